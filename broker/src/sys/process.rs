@@ -1,0 +1,75 @@
+//! Processes: forking, descriptors across an exec.
+
+use super::mount::last_errno;
+use rustix::io::{Errno, Result};
+use rustix::process::Pid;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+/// Which side of a [`fork`] this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fork {
+    /// The parent, with the child's process id.
+    Parent(Pid),
+    /// The child.
+    Child,
+}
+
+/// Makes a copy of this process.
+///
+/// # Errors
+/// As `fork(2)`. `EDEADLK` if this process has more than one thread: the child of
+/// such a fork could not even allocate.
+pub fn fork() -> Result<Fork> {
+    if thread_count()? != 1 {
+        return Err(Errno::DEADLK);
+    }
+    // SAFETY: the only obligation is that the child does nothing that a lock or
+    // state held by another thread could break; the check above showed that there
+    // is no other thread.
+    match unsafe { libc::fork() } {
+        -1 => Err(last_errno()),
+        0 => Ok(Fork::Child),
+        pid => Pid::from_raw(pid).map(Fork::Parent).ok_or(Errno::CHILD),
+    }
+}
+
+/// The number of threads of this process: the link count of its task directory
+/// less the two that every directory has (`proc_task_getattr`, fs/proc/base.c).
+/// A process that cannot see itself in `/proc` is one that this project forked.
+fn thread_count() -> Result<u64> {
+    match rustix::fs::stat(c"/proc/self/task") {
+        Ok(stat) => Ok((stat.st_nlink as u64).saturating_sub(2)),
+        Err(Errno::NOENT | Errno::ACCESS) => Ok(1),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Takes ownership of a descriptor that this process inherited by number.
+///
+/// # Errors
+/// `EBADF` if `number` is not an open descriptor or is one of the standard three.
+pub fn adopt(number: RawFd) -> Result<OwnedFd> {
+    if number <= 2 {
+        return Err(Errno::BADF);
+    }
+    // SAFETY: fcntl reads no memory; it fails with EBADF on a closed descriptor.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: the descriptor is open (checked above), and it was inherited across
+    // exec: nothing in this program made it, so nothing else owns it. Callers adopt
+    // a number once (`ctl` and `launcher` do so in `main`, before anything else).
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Marks every descriptor from `first` on as close-on-exec, so that the next program
+/// inherits none of them.
+///
+/// # Errors
+/// As `close_range(2)`.
+pub fn mark_close_on_exec_from(first: u32) -> Result<()> {
+    // SAFETY: the call touches no memory, and it closes nothing now: owners stay valid.
+    let result =
+        unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
+}
