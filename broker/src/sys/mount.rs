@@ -115,6 +115,8 @@ pub struct FileStat {
     pub mount_id: u64,
     /// Whether it is the root of that mount.
     pub is_mount_root: bool,
+    /// Major and minor number, if it is a device.
+    pub device: (u32, u32),
 }
 
 impl FileStat {
@@ -126,6 +128,11 @@ impl FileStat {
     /// Whether it is a symbolic link.
     pub fn is_symlink(&self) -> bool {
         u32::from(self.mode) & libc::S_IFMT == libc::S_IFLNK
+    }
+
+    /// Whether it is a character device.
+    pub fn is_char_device(&self) -> bool {
+        u32::from(self.mode) & libc::S_IFMT == libc::S_IFCHR
     }
 
     /// Whether it is a regular file.
@@ -159,6 +166,7 @@ fn stat_at(dir: BorrowedFd<'_>, path: impl rustix::path::Arg, flags: AtFlags) ->
         uid: s.stx_uid,
         mount_id: s.stx_mnt_id,
         is_mount_root: s.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
+        device: (s.stx_rdev_major, s.stx_rdev_minor),
     })
 }
 

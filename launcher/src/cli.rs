@@ -1,0 +1,292 @@
+//! What was typed. Nothing here opens a file or asks the host anything.
+
+use clap::{ArgMatches, Args as _, Command, FromArgMatches, Parser};
+use remount_broker::name::{Authority, TargetName};
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// The command line of `remount-run`, as typed.
+#[derive(Debug, Parser)]
+#[command(
+    name = "remount-run",
+    version,
+    about = "Start an agent in a sandbox whose directories can be switched between read-only and read-write",
+    override_usage = "remount-run [OPTIONS] [--] [COMMAND [ARG]...]",
+    after_help = "Without COMMAND, your shell is started. Inside, `remountctl ro workspace` makes the\n\
+                  project read-only and `remountctl rw workspace` writable again.\n\
+                  Exit status: the command's own; 128+N if signal N ended it; 125 if remount-run\n\
+                  failed, 126 if COMMAND cannot be executed, 127 if it is not found."
+)]
+pub struct Args {
+    /// Profile to use: a name, or a path to a TOML file (repeatable)
+    #[arg(long = "profile", value_name = "NAME|PATH")]
+    pub profiles: Vec<OsString>,
+
+    /// Make what is mounted at DEST a target that `remountctl` can switch (repeatable)
+    #[arg(long, num_args = 2, value_names = ["NAME", "DEST"])]
+    toggle: Vec<OsString>,
+
+    /// Bind SRC to DEST, read-write (repeatable)
+    #[arg(long, num_args = 2, value_names = ["SRC", "DEST"])]
+    bind: Vec<OsString>,
+
+    /// Like --bind, but do nothing if SRC does not exist
+    #[arg(long, num_args = 2, value_names = ["SRC", "DEST"])]
+    bind_try: Vec<OsString>,
+
+    /// Bind SRC to DEST, read-only (repeatable)
+    #[arg(long, num_args = 2, value_names = ["SRC", "DEST"])]
+    ro_bind: Vec<OsString>,
+
+    /// Like --ro-bind, but do nothing if SRC does not exist
+    #[arg(long, num_args = 2, value_names = ["SRC", "DEST"])]
+    ro_bind_try: Vec<OsString>,
+
+    /// Bind SRC to DEST, read-write, with access to devices (repeatable)
+    #[arg(long, num_args = 2, value_names = ["SRC", "DEST"])]
+    dev_bind: Vec<OsString>,
+
+    /// Mount an empty, private, writable directory at DEST (repeatable)
+    #[arg(long, value_name = "DEST")]
+    tmpfs: Vec<OsString>,
+
+    /// Size of the next --tmpfs, in bytes, or with suffix K, M or G
+    #[arg(long, value_name = "BYTES")]
+    size: Vec<String>,
+
+    /// Hide PATH: an empty, read-only file or directory stands there (repeatable)
+    #[arg(long, value_name = "PATH")]
+    pub mask: Vec<OsString>,
+
+    /// Keep PATH read-only below a writable directory (repeatable)
+    #[arg(long, value_name = "PATH")]
+    pub protect: Vec<OsString>,
+
+    /// Set an environment variable (repeatable)
+    #[arg(long, num_args = 2, value_names = ["VAR", "VALUE"], allow_hyphen_values = true)]
+    setenv: Vec<OsString>,
+
+    /// Unset an environment variable (repeatable)
+    #[arg(long, value_name = "VAR")]
+    unsetenv: Vec<OsString>,
+
+    /// Unset all environment variables
+    #[arg(long)]
+    clearenv: bool,
+
+    /// Change to DIR inside the sandbox
+    #[arg(long, value_name = "DIR")]
+    pub chdir: Option<PathBuf>,
+
+    /// Give the sandbox a network of its own, with nothing but loopback
+    #[arg(long)]
+    pub unshare_net: bool,
+
+    /// Give the sandbox a host name of its own
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+
+    /// Start a new terminal session (no job control)
+    #[arg(long)]
+    pub new_session: bool,
+
+    /// Who may make targets writable: self (any process inside), confirm or host
+    #[arg(long, value_name = "self|confirm|host", value_parser = parse_authority)]
+    pub authority: Option<Authority>,
+
+    /// Print the whole plan and do nothing
+    #[arg(long, value_name = "text|json", num_args = 0..=1, require_equals = true,
+          default_missing_value = "text", value_parser = parse_format)]
+    pub dry_run: Option<Format>,
+
+    /// List the profiles that can be used
+    #[arg(long)]
+    pub list_profiles: bool,
+
+    /// Say on standard error what is enforced
+    #[arg(long, short)]
+    pub verbose: bool,
+
+    /// Command to run, with its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+
+    /// The options whose order matters, in the order they were typed.
+    #[arg(skip)]
+    pub steps: Vec<Step>,
+}
+
+/// One option of the kind that can be given several times.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// `--bind` and its relatives.
+    Bind {
+        /// What is bound.
+        source: PathBuf,
+        /// Where it appears.
+        dest: PathBuf,
+        /// Whether files can be changed through it.
+        writable: bool,
+        /// Whether devices work below it.
+        devices: bool,
+        /// Whether a missing source is skipped.
+        optional: bool,
+    },
+    /// `--tmpfs`.
+    Tmpfs {
+        /// Where.
+        dest: PathBuf,
+        /// As typed after `--size`.
+        size: Option<String>,
+    },
+    /// `--toggle`.
+    Toggle {
+        /// The target's name.
+        name: TargetName,
+        /// Where it is mounted.
+        dest: PathBuf,
+    },
+    /// `--setenv`.
+    Set(OsString, OsString),
+    /// `--unsetenv`.
+    Unset(OsString),
+    /// `--clearenv`.
+    Clear,
+}
+
+/// How `--dry-run` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// For a person.
+    Text,
+    /// For a program.
+    Json,
+}
+
+fn parse_format(text: &str) -> Result<Format, String> {
+    match text {
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
+        _ => Err("must be text or json".to_owned()),
+    }
+}
+
+fn parse_authority(text: &str) -> Result<Authority, String> {
+    match text {
+        "self" => Ok(Authority::Inside),
+        "confirm" => Ok(Authority::Confirm),
+        "host" => Ok(Authority::Host),
+        _ => Err("must be self, confirm or host".to_owned()),
+    }
+}
+
+impl Args {
+    /// Reads a command line, program name first.
+    ///
+    /// # Errors
+    /// Clap's error, which prints as usage, help or version.
+    pub fn parse_from_os(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let command = Self::augment_args(Command::new("remount-run"));
+        let matches = command.try_get_matches_from(args)?;
+        let mut args = Self::from_arg_matches(&matches)?;
+        args.steps = steps(&args, &matches)?;
+        Ok(args)
+    }
+}
+
+/// The repeatable options, each with the place where it was typed, in that order.
+fn steps(args: &Args, matches: &ArgMatches) -> Result<Vec<Step>, clap::Error> {
+    let mut placed: Vec<(usize, Step)> = Vec::new();
+    let at = |id: &str| matches.indices_of(id).into_iter().flatten().collect::<Vec<_>>();
+    let pairs = |id: &str, values: &[OsString]| -> Vec<(usize, OsString, OsString)> {
+        let (pairs, _) = values.as_chunks::<2>();
+        at(id).chunks(2).zip(pairs).map(|(i, [a, b])| (i[0], a.clone(), b.clone())).collect()
+    };
+    for (id, values, writable, devices, optional) in [
+        ("bind", &args.bind, true, false, false),
+        ("bind_try", &args.bind_try, true, false, true),
+        ("ro_bind", &args.ro_bind, false, false, false),
+        ("ro_bind_try", &args.ro_bind_try, false, false, true),
+        ("dev_bind", &args.dev_bind, true, true, false),
+    ] {
+        for (index, source, dest) in pairs(id, values) {
+            let (source, dest) = (source.into(), dest.into());
+            placed.push((index, Step::Bind { source, dest, writable, devices, optional }));
+        }
+    }
+    let mut sizes: Vec<(usize, &String)> = at("size").into_iter().zip(&args.size).collect();
+    for (index, dest) in at("tmpfs").into_iter().zip(&args.tmpfs) {
+        let before = sizes.iter().position(|(size_at, _)| *size_at < index);
+        let size = before.map(|i| sizes.remove(i).1.clone());
+        placed.push((index, Step::Tmpfs { dest: dest.into(), size }));
+    }
+    if let Some((_, size)) = sizes.first() {
+        let text = format!("--size {size}: no --tmpfs follows it\n");
+        return Err(clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, text));
+    }
+    for (index, name, dest) in pairs("toggle", &args.toggle) {
+        let name = name.to_string_lossy().parse::<TargetName>().map_err(|error| {
+            let text = format!("--toggle: {error}\n");
+            clap::Error::raw(clap::error::ErrorKind::InvalidValue, text)
+        })?;
+        placed.push((index, Step::Toggle { name, dest: dest.into() }));
+    }
+    placed.extend(pairs("setenv", &args.setenv).into_iter().map(|(i, k, v)| (i, Step::Set(k, v))));
+    let unset = args.unsetenv.iter().map(|var| Step::Unset(var.clone()));
+    placed.extend(at("unsetenv").into_iter().zip(unset));
+    if args.clearenv {
+        placed.extend(at("clearenv").into_iter().map(|i| (i, Step::Clear)));
+    }
+    placed.sort_by_key(|(index, _)| *index);
+    Ok(placed.into_iter().map(|(_, step)| step).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Args, clap::Error> {
+        Args::parse_from_os(std::iter::once("remount-run").chain(words.iter().copied()).map(OsString::from))
+    }
+
+    #[test]
+    fn options_after_the_command_belong_to_it() {
+        let args = parse(&["--unshare-net", "ls", "-l", "--bind", "x"]).unwrap();
+        assert!(args.unshare_net);
+        assert_eq!(args.command, ["ls", "-l", "--bind", "x"]);
+        assert_eq!(parse(&["--", "--odd"]).unwrap().command, ["--odd"]);
+        assert!(parse(&[]).unwrap().command.is_empty());
+    }
+
+    #[test]
+    fn repeated_options_keep_their_order() {
+        let args = parse(&[
+            "--ro-bind", "/a", "/b", "--size", "5", "--tmpfs", "/t", "--bind", "/c", "/d", "--tmpfs", "/u",
+        ])
+        .unwrap();
+        let bind = |source: &str, dest: &str, writable| Step::Bind {
+            source: source.into(),
+            dest: dest.into(),
+            writable,
+            devices: false,
+            optional: false,
+        };
+        assert_eq!(
+            args.steps,
+            [
+                bind("/a", "/b", false),
+                Step::Tmpfs { dest: "/t".into(), size: Some("5".into()) },
+                bind("/c", "/d", true),
+                Step::Tmpfs { dest: "/u".into(), size: None },
+            ]
+        );
+    }
+
+    #[test]
+    fn a_bad_name_or_a_size_for_nothing_is_refused() {
+        assert!(parse(&["--toggle", "A b", "/x"]).is_err());
+        assert!(parse(&["--size", "5"]).is_err());
+        assert!(parse(&["--tmpfs", "/t", "--size", "5"]).is_err());
+        assert!(parse(&["--bind", "/only-one"]).is_err());
+    }
+}

@@ -1,0 +1,108 @@
+//! The last stage: the agent's process confines itself and becomes the agent.
+
+use crate::confine;
+use crate::enter::{EnterError, Start, Step};
+use crate::plan::{Exec, Plan};
+use crate::report::Reporter;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
+use remount_broker::sys::{mount, process};
+use rustix::io::{Errno, FdFlags};
+use std::convert::Infallible;
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+/// The number from which the inherited connection gets its descriptor: above what
+/// shells and scripts use for themselves.
+const CHANNEL_FROM: i32 = 100;
+
+/// The agent's process, with nothing given up yet.
+pub(crate) struct Confining<'a> {
+    pub plan: &'a Plan,
+    pub reporter: &'a Reporter,
+    pub start: Start,
+}
+
+impl Confining<'_> {
+    /// Gives everything up, in the order that makes each step stick, and executes the
+    /// agent. Returns only if that fails; nothing was executed then.
+    pub fn execute(self) -> Result<(), EnterError> {
+        match self.confine_and_exec() {
+            Ok(never) => match never {},
+            Err(error) => Err(error),
+        }
+    }
+
+    fn confine_and_exec(self) -> Result<Infallible, EnterError> {
+        let Self { plan, start, reporter: _ } = self;
+        let exec = &plan.exec;
+        rustix::process::chdir(&exec.cwd)
+            .map_err(|errno| EnterError::WorkingDirectory { path: exec.cwd.clone(), errno })?;
+        if exec.new_session {
+            rustix::process::setsid().step("start a session")?;
+        }
+        // Every descriptor from before the sandbox ends with exec, but the connection.
+        process::mark_close_on_exec_from(3).step("close descriptors")?;
+        let channel = keep(start.shared.into_fd()).step("keep the connection to the broker")?;
+        let command = Command::new(exec, &channel)?;
+        confine::limits()?;
+        confine::drop_capabilities()?;
+        confine::forbid_new_privileges()?;
+        if let Some(landlock) = &plan.landlock {
+            confine::landlock::restrict(landlock.abi, &landlock.rules)?;
+        }
+        restore_signals(&start.signal_mask)?;
+        confine::load_filter(&plan.filter)?;
+        confine::verify()?;
+        match start.from_broker.receive() {
+            Ok((bytes, None)) if bytes == b"go" => command.execute(),
+            _ => Err(EnterError::NoBroker),
+        }
+    }
+}
+
+/// Gives `fd` a high number that survives exec.
+fn keep(fd: OwnedFd) -> Result<OwnedFd, Errno> {
+    let fd = rustix::io::fcntl_dupfd_cloexec(fd, CHANNEL_FROM)?;
+    rustix::io::fcntl_setfd(&fd, FdFlags::empty())?;
+    Ok(fd)
+}
+
+/// The agent starts with the signal mask that the launcher was started with, and
+/// dies of a broken pipe like any program (the Rust runtime had that ignored).
+fn restore_signals(mask: &SigSet) -> Result<(), EnterError> {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    process::set_default_action(Signal::SIGPIPE, default).step("restore SIGPIPE")?;
+    nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(mask), None).step("restore the signal mask")
+}
+
+/// What `execve(2)` takes, ready.
+struct Command<'a> {
+    exec: &'a Exec,
+    program: CString,
+    arguments: Vec<CString>,
+    environment: Vec<CString>,
+}
+
+impl<'a> Command<'a> {
+    fn new(exec: &'a Exec, channel: &OwnedFd) -> Result<Self, EnterError> {
+        let inode = mount::stat(channel.as_fd()).step("look at the connection to the broker")?.id.ino;
+        let channel = format!("REMOUNT_CHANNEL={}:{inode}", channel.as_raw_fd());
+        let mut environment = vec![c_string(OsStr::new(&channel))?];
+        for (name, value) in &exec.environment {
+            environment.push(c_string(&[name.as_os_str(), value].join(OsStr::new("=")))?);
+        }
+        let arguments = exec.arguments.iter().map(|word| c_string(word)).collect::<Result<_, _>>()?;
+        Ok(Self { exec, program: c_string(exec.program.as_os_str())?, arguments, environment })
+    }
+
+    fn execute(self) -> Result<Infallible, EnterError> {
+        nix::unistd::execve(&self.program, &self.arguments, &self.environment).map_err(|errno| {
+            EnterError::Exec { path: self.exec.program.clone(), errno: Errno::from_raw_os_error(errno as i32) }
+        })
+    }
+}
+
+fn c_string(text: &OsStr) -> Result<CString, EnterError> {
+    CString::new(text.as_bytes()).map_err(|_| Errno::INVAL).step("prepare the command (it contains a NUL byte)")
+}

@@ -1,0 +1,293 @@
+//! Building the sandbox's file tree: a plan's operations, done by descriptor.
+//!
+//! The new root is built beside the old one, so that every source is still seen on
+//! the old one while every destination is looked up in the new one. No lookup follows
+//! a symlink; what is found must be the file that the plan was made for.
+
+mod control;
+mod devices;
+mod files;
+
+use crate::plan::{MountOp, MountPlan, OpKind, Shape, Source};
+use control::Control;
+use remount_broker::name::Mode;
+use remount_broker::sys::mount::{self, Attributes, FileId, Reach};
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// What no mount of a sandbox honours: set-user-id bits and device nodes.
+const NO_SUID_DEV: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+
+/// A mount that could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("{origin}: {step} {path:?}: {errno}")]
+pub struct MountError {
+    /// What was tried.
+    pub step: &'static str,
+    /// On what.
+    pub path: PathBuf,
+    /// Who asked for it.
+    pub origin: String,
+    /// Why the kernel refused.
+    pub errno: Errno,
+}
+
+/// Mounts that a target's mode applies to, and the broker's socket: what the broker
+/// needs of the tree.
+#[derive(Debug)]
+pub struct Handles {
+    /// The broker's listening socket.
+    pub listener: OwnedFd,
+    /// One descriptor for each mount of each target.
+    pub members: Vec<MemberHandle>,
+}
+
+/// One mount of a target.
+#[derive(Debug)]
+pub struct MemberHandle {
+    /// Which target, counting into [`MountPlan::targets`].
+    pub target: usize,
+    /// Where the mount is, inside.
+    pub path: PathBuf,
+    /// The root of the mount, opened as a location.
+    pub fd: OwnedFd,
+}
+
+/// Builds the tree and makes it the root of this process's mount namespace; the old
+/// root is gone afterwards. `limit_namespaces`: forbid further mount namespaces in
+/// this process's user namespace.
+///
+/// # Errors
+/// The first operation that failed. The half-built tree dies with this process.
+pub fn build(plan: &MountPlan, limit_namespaces: bool) -> Result<Handles, MountError> {
+    let old_root = open_old_root()?;
+    let mut tree = Tree { old_root, root: None, control: None, members: Vec::new(), limit_namespaces };
+    for op in &plan.ops {
+        tree.perform(op).map_err(|failed| failed.in_op(op))?;
+    }
+    tree.enter()
+}
+
+/// The old root, cut off from the host: what is mounted from here on is seen nowhere else.
+fn open_old_root() -> Result<OwnedFd, MountError> {
+    let private = || {
+        let root = mount::open_exact(CWD, c"/")?;
+        mount::set_attributes(root.as_fd(), Attributes::PRIVATE, Reach::Tree)?;
+        Ok(root)
+    };
+    private().map_err(|errno| Failed("make private", errno).on(Path::new("/"), "sandbox"))
+}
+
+/// A step and why it failed.
+struct Failed(&'static str, Errno);
+
+impl Failed {
+    fn on(self, path: &Path, origin: &str) -> MountError {
+        MountError { step: self.0, path: path.to_owned(), origin: origin.to_owned(), errno: self.1 }
+    }
+
+    fn in_op(self, op: &MountOp) -> MountError {
+        self.on(&op.dest, &op.origin)
+    }
+}
+
+/// Names the step that a system call belongs to.
+trait Step<T> {
+    fn step(self, step: &'static str) -> Result<T, Failed>;
+}
+
+impl<T> Step<T> for Result<T, Errno> {
+    fn step(self, step: &'static str) -> Result<T, Failed> {
+        self.map_err(|errno| Failed(step, errno))
+    }
+}
+
+struct Tree {
+    old_root: OwnedFd,
+    root: Option<OwnedFd>,
+    control: Option<Control>,
+    members: Vec<MemberHandle>,
+    limit_namespaces: bool,
+}
+
+impl Tree {
+    fn perform(&mut self, op: &MountOp) -> Result<(), Failed> {
+        match &op.kind {
+            OpKind::Bind { source, mode, devices, submounts } => {
+                self.bind(op, source, *mode, *devices, submounts)
+            }
+            OpKind::SelfBind { id, mode, submounts } => self.self_bind(op, *id, *mode, submounts),
+            OpKind::Tmpfs { size, permissions } => {
+                let tmpfs = files::tmpfs(*size, *permissions).step("make a tmpfs for")?;
+                self.attach(op, tmpfs.as_fd(), Shape::Directory)
+            }
+            OpKind::Overlay { lower } => self.overlay(op, lower),
+            OpKind::Mask(shape) => self.mask(op, *shape),
+            OpKind::Dev { terminal } => {
+                let at = self.mountpoint(&op.dest, Shape::Directory)?;
+                devices::mount(self.old_root.as_fd(), at.as_fd(), terminal.as_deref())
+            }
+            OpKind::Proc => self.proc(op),
+            OpKind::Control { program } => {
+                let at = self.mountpoint(&op.dest, Shape::Directory)?;
+                let program = self.open_source(program)?;
+                self.control = Some(Control::mount(at.as_fd(), program.as_fd())?);
+                Ok(())
+            }
+        }
+    }
+
+    /// The new root; before the first operation, the place where it will be attached.
+    fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_ref().unwrap_or(&self.old_root).as_fd()
+    }
+
+    /// Opens a source on the old root and checks that it is the file of the plan.
+    fn open_source(&self, source: &Source) -> Result<OwnedFd, Failed> {
+        let fd = mount::open_exact_in(self.old_root.as_fd(), &source.path).step("open the source of")?;
+        check_identity(fd.as_fd(), source.id)?;
+        Ok(fd)
+    }
+
+    fn bind(
+        &mut self,
+        op: &MountOp,
+        source: &Source,
+        mode: Mode,
+        devices: bool,
+        submounts: &[PathBuf],
+    ) -> Result<(), Failed> {
+        let source_fd = self.open_source(source)?;
+        let tree = mount::clone_tree(source_fd.as_fd()).step("clone the source of")?;
+        let mut flags = if devices { libc::MOUNT_ATTR_NOSUID } else { NO_SUID_DEV };
+        let toggled = op.member_of.is_some();
+        if mode == Mode::Ro && !toggled {
+            flags |= libc::MOUNT_ATTR_RDONLY;
+        }
+        let attributes = Attributes::default().and_set(flags);
+        mount::set_attributes(tree.as_fd(), attributes, Reach::Tree).step("set the flags of")?;
+        self.attach(op, tree.as_fd(), source.shape)?;
+        if op.dest == Path::new("/") {
+            self.root = Some(tree);
+            return Ok(());
+        }
+        self.finish_member(op, tree, mode, submounts)
+    }
+
+    fn self_bind(
+        &mut self,
+        op: &MountOp,
+        id: Option<FileId>,
+        mode: Mode,
+        submounts: &[PathBuf],
+    ) -> Result<(), Failed> {
+        let at = match mount::open_exact_in(self.root(), &op.dest) {
+            // Not every kernel has every file in /proc.
+            Err(Errno::NOENT) if id.is_none() && op.dest.starts_with("/proc") => return Ok(()),
+            result => result.step("find")?,
+        };
+        check_identity(at.as_fd(), id)?;
+        let tree = mount::clone_tree(at.as_fd()).step("clone")?;
+        if mode == Mode::Ro && op.member_of.is_none() {
+            mount::set_attributes(tree.as_fd(), Attributes::READ_ONLY, Reach::Tree).step("protect")?;
+        }
+        mount::attach(tree.as_fd(), at.as_fd()).step("mount on")?;
+        self.finish_member(op, tree, mode, submounts)
+    }
+
+    /// Keeps the mounts that follow a target's mode, and gives them its mode.
+    fn finish_member(
+        &mut self,
+        op: &MountOp,
+        tree: OwnedFd,
+        mode: Mode,
+        submounts: &[PathBuf],
+    ) -> Result<(), Failed> {
+        let Some(target) = op.member_of else { return Ok(()) };
+        let mut mounts = vec![(op.dest.clone(), tree)];
+        for path in submounts {
+            let fd = mount::open_exact_in(self.root(), path).step("find the mounts below")?;
+            if mount::stat(fd.as_fd()).step("find the mounts below")?.is_mount_root {
+                mounts.push((path.clone(), fd));
+            }
+        }
+        for (path, fd) in mounts {
+            // What the host has read-only never becomes writable: it is not a member.
+            if mount::is_read_only(&fd).step("look at the mode of")? {
+                continue;
+            }
+            if mode == Mode::Ro {
+                mount::set_attributes(fd.as_fd(), Attributes::READ_ONLY, Reach::This).step("set the mode of")?;
+            }
+            self.members.push(MemberHandle { target, path, fd });
+        }
+        Ok(())
+    }
+
+    fn overlay(&mut self, op: &MountOp, lower: &Source) -> Result<(), Failed> {
+        let lower = self.open_source(lower)?;
+        let scratch = files::tmpfs(None, 0o700).step("make a tmpfs for")?;
+        self.attach(op, scratch.as_fd(), Shape::Directory)?;
+        let overlay = files::overlay(lower.as_fd(), scratch.as_fd()).step("make an overlay for")?;
+        mount::attach(overlay.as_fd(), scratch.as_fd()).step("mount on")
+    }
+
+    fn mask(&mut self, op: &MountOp, shape: Shape) -> Result<(), Failed> {
+        let at = match mount::open_exact_in(self.root(), &op.dest) {
+            Err(Errno::NOENT) if op.dest.starts_with("/proc") => return Ok(()),
+            result => result.step("find")?,
+        };
+        let control = self.control.as_ref().ok_or(Failed("mask", Errno::NOENT))?;
+        let empty = control.empty(shape).step("make an empty file for")?;
+        mount::attach(empty.as_fd(), at.as_fd()).step("mask")
+    }
+
+    fn proc(&mut self, op: &MountOp) -> Result<(), Failed> {
+        let proc = files::proc().step("make")?;
+        if self.limit_namespaces {
+            files::forbid_mount_namespaces(proc.as_fd()).step("limit mount namespaces in")?;
+        }
+        self.attach(op, proc.as_fd(), Shape::Directory)
+    }
+
+    fn attach(&self, op: &MountOp, tree: BorrowedFd<'_>, shape: Shape) -> Result<(), Failed> {
+        let at = self.mountpoint(&op.dest, shape)?;
+        mount::attach(tree, at.as_fd()).step("mount on")
+    }
+
+    /// The place to mount on; made if it is missing, which works in private memory
+    /// only: everything else is read-only or was looked at when the plan was made.
+    fn mountpoint(&self, dest: &Path, shape: Shape) -> Result<OwnedFd, Failed> {
+        match mount::open_exact_in(self.root(), dest) {
+            Err(Errno::NOENT) => files::make_mountpoint(self.root(), dest, shape).step("create"),
+            result => result.step("find"),
+        }
+    }
+
+    /// Makes the new tree the root and lets go of the old one.
+    fn enter(self) -> Result<Handles, MountError> {
+        let (Some(root), Some(control)) = (&self.root, self.control) else {
+            return Err(Failed("find", Errno::NOENT).on(Path::new("/"), "sandbox"));
+        };
+        let enter = || -> Result<OwnedFd, Failed> {
+            let listener = control.seal()?;
+            rustix::process::fchdir(root).step("enter")?;
+            rustix::process::pivot_root(c".", c".").step("pivot to")?;
+            // The old root now lies on top of the new one: take it off.
+            rustix::mount::unmount(c".", rustix::mount::UnmountFlags::DETACH).step("let go of the old")?;
+            rustix::process::chdir(c"/").step("enter")?;
+            Ok(listener)
+        };
+        let listener = enter().map_err(|failed| failed.on(Path::new("/"), "sandbox"))?;
+        Ok(Handles { listener, members: self.members })
+    }
+}
+
+fn check_identity(fd: BorrowedFd<'_>, expected: Option<FileId>) -> Result<(), Failed> {
+    match expected {
+        Some(id) if mount::stat(fd).step("look at")?.id != id => Err(Failed("recognise", Errno::STALE)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,103 @@
+//! File systems made from nothing, and places to mount them.
+
+use crate::plan::Shape;
+use remount_broker::sys::mount;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount,
+    fsopen,
+};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path};
+
+const NO_SUID_DEV: MountAttrFlags =
+    MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
+
+/// A file system of type `kind`, configured by `options`, not attached anywhere.
+pub(super) fn filesystem(
+    kind: &str,
+    options: &[(&str, &str)],
+    flags: &[&str],
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd, Errno> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in options {
+        fsconfig_set_string(&context, *key, *value)?;
+    }
+    for flag in flags {
+        fsconfig_set_flag(&context, *flag)?;
+    }
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// An empty directory in memory.
+pub(super) fn tmpfs(size: Option<u64>, permissions: u32) -> Result<OwnedFd, Errno> {
+    let mode = format!("{permissions:o}");
+    let size = size.map(|size| size.to_string());
+    let mut options = vec![("mode", mode.as_str())];
+    options.extend(size.as_deref().map(|size| ("size", size)));
+    filesystem("tmpfs", &options, &[], NO_SUID_DEV)
+}
+
+/// The process file system of this process's PID namespace.
+pub(super) fn proc() -> Result<OwnedFd, Errno> {
+    filesystem("proc", &[], &[], NO_SUID_DEV | MountAttrFlags::MOUNT_ATTR_NOEXEC)
+}
+
+/// What is below `lower`, with writes kept in `scratch`, an attached and empty tmpfs.
+pub(super) fn overlay(lower: BorrowedFd<'_>, scratch: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let permissions = Mode::from_raw_mode(mount::stat(lower)?.mode.into());
+    rustix::fs::mkdirat(scratch, c"upper", permissions)?;
+    rustix::fs::mkdirat(scratch, c"work", Mode::RWXU)?;
+    // By descriptor: no name that has to be escaped, none that can be replaced.
+    let lower = format!("/proc/self/fd/{}", lower.as_raw_fd());
+    let scratch = format!("/proc/self/fd/{}", scratch.as_raw_fd());
+    let (upper, work) = (format!("{scratch}/upper"), format!("{scratch}/work"));
+    let options = [("lowerdir", lower.as_str()), ("upperdir", &upper), ("workdir", &work)];
+    // Without `trusted.*` attributes, which a user namespace cannot write.
+    filesystem("overlay", &options, &["userxattr"], NO_SUID_DEV)
+}
+
+/// Allows this process's user namespace, and all below it, no more mount namespaces
+/// than the one it has: a new one would keep its own writable copy of every target.
+pub(super) fn forbid_mount_namespaces(proc: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(proc, c"sys/user/max_mnt_namespaces", flags, Mode::empty())?;
+    rustix::io::write(file, b"1").map(drop)
+}
+
+/// Makes `dest` below `root`, and the directories on the way, and opens it.
+pub(super) fn make_mountpoint(root: BorrowedFd<'_>, dest: &Path, shape: Shape) -> Result<OwnedFd, Errno> {
+    let mut names = dest.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name),
+        _ => None,
+    });
+    let last = names.next_back().ok_or(Errno::EXIST)?;
+    let mut dir = mount::open_exact_in(root, c"/")?;
+    for name in names {
+        dir = match mount::open_exact(dir.as_fd(), name) {
+            Err(Errno::NOENT) => {
+                rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(0o755))?;
+                mount::open_exact(dir.as_fd(), name)?
+            }
+            result => result?,
+        };
+    }
+    match shape {
+        Shape::Directory => rustix::fs::mkdirat(&dir, last, Mode::from_raw_mode(0o755))?,
+        Shape::File => empty_file(dir.as_fd(), last, 0o644)?,
+    }
+    mount::open_exact(dir.as_fd(), last)
+}
+
+/// Makes an empty file; one that exists is an error.
+pub(super) fn empty_file(
+    dir: BorrowedFd<'_>,
+    name: impl rustix::path::Arg,
+    permissions: u32,
+) -> Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(permissions)).map(drop)
+}

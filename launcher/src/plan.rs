@@ -1,0 +1,204 @@
+//! The plan: everything that will be done, resolved, in order, as plain data.
+//!
+//! Equal plans give equal sandboxes. A plan prints as `--dry-run`; nothing after it
+//! reads configuration, environment or `PATH`.
+
+mod build;
+mod print;
+
+use crate::confine::landlock::Access;
+use remount_broker::filter::Program;
+use remount_broker::name::{Authority, Mode, TargetName};
+use remount_broker::sys::mount::FileId;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Where the sandbox's own files are, inside.
+pub const CONTROL_DIR: &str = "/run/remount";
+
+/// All that a start does.
+#[derive(Debug)]
+pub struct Plan {
+    /// Profiles it came from, most general first.
+    pub profiles: Vec<String>,
+    /// Directories made on the host first, mode 0700: an agent's own state.
+    pub host_directories: Vec<PathBuf>,
+    /// Namespaces and identity.
+    pub namespaces: Namespaces,
+    /// What is mounted, in order.
+    pub mounts: MountPlan,
+    /// The Landlock rules; `None` if the profile allows a kernel without Landlock
+    /// and this is one.
+    pub landlock: Option<LandlockPlan>,
+    /// The agent's system call filter.
+    pub filter: Program,
+    /// The program and what it is started with.
+    pub exec: Exec,
+    /// What the person should know, e.g. what this kernel lacks.
+    pub warnings: Vec<String>,
+}
+
+/// Which namespaces are new, and what is in them. The mount, PID and IPC
+/// namespaces always are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespaces {
+    /// A user namespace that maps this user and group to themselves; `None` for
+    /// root, which needs none.
+    pub user: Option<Identity>,
+    /// No network but loopback.
+    pub unshare_network: bool,
+    /// A UTS namespace with this host name.
+    pub hostname: Option<String>,
+}
+
+/// A user and a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+/// The mounts and what can be toggled among them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountPlan {
+    /// What is mounted, parents before children; the first is the root.
+    pub ops: Vec<MountOp>,
+    /// The targets; `MountOp::member_of` counts into this list.
+    pub targets: Vec<TargetPlan>,
+}
+
+/// One step of building the sandbox's file tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountOp {
+    /// Where, inside; absolute and without symlinks.
+    pub dest: PathBuf,
+    /// What.
+    pub kind: OpKind,
+    /// The target whose mode this mount follows.
+    pub member_of: Option<usize>,
+    /// Who asked for it, for messages: `claude.toml:3:8`, `--bind`, …
+    pub origin: String,
+}
+
+/// What a step mounts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OpKind {
+    /// The host's file or directory, with the mounts below it.
+    Bind {
+        /// What is bound.
+        source: Source,
+        /// Whether files can be changed through it.
+        mode: Mode,
+        /// Whether device nodes below it work.
+        devices: bool,
+        /// Mounts of the host below it, as paths inside, that follow its mode.
+        submounts: Vec<PathBuf>,
+    },
+    /// What is already there, mounted on itself: read-only to protect it under a
+    /// writable mount; writable to pin a directory that must not be renamed, since
+    /// something below it is mounted.
+    SelfBind {
+        /// Which file it must be; `None` where the kernel makes it (`/proc`).
+        id: Option<FileId>,
+        /// Whether files can be changed through it.
+        mode: Mode,
+        /// Mounts of the host below it, as paths inside, that follow its mode.
+        submounts: Vec<PathBuf>,
+    },
+    /// An empty, private directory in memory.
+    Tmpfs {
+        /// In bytes; `None` is the kernel's default.
+        size: Option<u64>,
+        /// Permission bits.
+        permissions: u32,
+    },
+    /// The host's directory, writes kept in memory and thrown away.
+    Overlay {
+        /// What is seen through.
+        lower: Source,
+    },
+    /// An empty, read-only directory or file.
+    Mask(Shape),
+    /// A minimal `/dev`; with the terminal at `/dev/console`.
+    Dev {
+        /// The terminal of the person.
+        terminal: Option<PathBuf>,
+    },
+    /// The process file system of the new PID namespace.
+    Proc,
+    /// The sandbox's own directory: `remountctl` and the broker's socket.
+    Control {
+        /// This program's file: under the name `remountctl` it is the client.
+        program: Source,
+    },
+}
+
+/// Directory or not: a mount and its mountpoint must agree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// A directory.
+    Directory,
+    /// Anything else.
+    File,
+}
+
+/// A file of the host, as found when the plan was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Absolute, without symlinks.
+    pub path: PathBuf,
+    /// Which file; checked again when it is mounted. `None` if the start makes it.
+    pub id: Option<FileId>,
+    /// Directory or not.
+    pub shape: Shape,
+}
+
+/// A mount whose mode can be switched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetPlan {
+    /// Its name.
+    pub name: TargetName,
+    /// Where it is, inside.
+    pub dest: PathBuf,
+    /// Its mode at the start.
+    pub mode: Mode,
+    /// Who may ask for `rw`.
+    pub authority: Authority,
+}
+
+/// The Landlock ruleset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LandlockPlan {
+    /// The kernel's ABI.
+    pub abi: u32,
+    /// What is granted, beneath which path.
+    pub rules: Vec<(PathBuf, Access)>,
+}
+
+/// What is executed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exec {
+    /// The file to execute; relative to `cwd` if not absolute.
+    pub program: PathBuf,
+    /// Arguments, the command's name first.
+    pub arguments: Vec<OsString>,
+    /// The environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The working directory, inside.
+    pub cwd: PathBuf,
+    /// Start a new terminal session.
+    pub new_session: bool,
+}
+
+impl OpKind {
+    /// Whether files can be changed there when the sandbox starts.
+    pub fn is_writable(&self) -> bool {
+        match self {
+            Self::Bind { mode, .. } | Self::SelfBind { mode, .. } => *mode == Mode::Rw,
+            Self::Tmpfs { .. } | Self::Overlay { .. } | Self::Dev { .. } => true,
+            Self::Mask(_) | Self::Proc | Self::Control { .. } => false,
+        }
+    }
+}

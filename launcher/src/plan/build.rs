@@ -1,0 +1,222 @@
+//! From a specification to a plan: order, pinned ancestors, members, rules.
+//!
+//! Everything here is a pure function of the specification and the host's mount table.
+
+use super::{
+    CONTROL_DIR, Identity, LandlockPlan, MountOp, MountPlan, Namespaces, OpKind, Plan, Shape, Source, TargetPlan,
+};
+use crate::confine::landlock::Access;
+use crate::host::{Found, MountTable};
+use crate::spec::{Entry, Spec, What};
+use remount_broker::filter::agent::agent_filter;
+use remount_broker::name::Mode;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What of a fresh `/proc` is read-only: with these, root without a user namespace
+/// could change the host (as container runtimes do).
+const PROC_READ_ONLY: &[&str] = &["sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi", "mtrr"];
+
+/// An ordinary user owns nothing below `/proc` but its processes and, in a user
+/// namespace, some of `/proc/sys`.
+const PROC_READ_ONLY_FOR_USERS: &[&str] = &["sys", "sysrq-trigger"];
+
+/// What of a fresh `/proc` only root can read, and must not.
+const PROC_MASKED: &[&str] = &["kcore", "keys", "timer_list", "kpagecount", "kpageflags", "kpagecgroup"];
+
+impl Plan {
+    /// Puts a specification in order.
+    pub fn build(spec: Spec, host_mounts: &MountTable) -> Self {
+        let is_root = spec.identity.uid == 0;
+        let mounts = MountPlan::build(&spec, host_mounts, is_root);
+        let landlock = spec.landlock.map(|abi| LandlockPlan { abi, rules: mounts.landlock_rules() });
+        Self {
+            profiles: spec.profiles,
+            host_directories: spec.host_directories,
+            namespaces: Namespaces {
+                user: spec.user_namespace.then_some(Identity { ..spec.identity }),
+                unshare_network: spec.unshare_network,
+                hostname: spec.hostname,
+            },
+            mounts,
+            landlock,
+            filter: agent_filter().compile(),
+            exec: spec.exec,
+            warnings: spec.warnings,
+        }
+    }
+}
+
+impl MountPlan {
+    fn build(spec: &Spec, host_mounts: &MountTable, is_root: bool) -> Self {
+        let mut ops: BTreeMap<PathBuf, MountOp> = BTreeMap::new();
+        let mut targets = Vec::new();
+        for op in own_ops(spec, is_root) {
+            ops.insert(op.dest.clone(), op);
+        }
+        for entry in &spec.entries {
+            let member_of = target_of(entry, &mut targets);
+            let kind = kind_of(entry);
+            let (dest, origin) = (entry.dest.clone(), entry.origin.clone());
+            ops.insert(dest.clone(), MountOp { dest, kind, member_of, origin });
+        }
+        pin_ancestors(&mut ops);
+        assign_submounts(&mut ops, host_mounts);
+        Self { ops: in_order(ops), targets }
+    }
+
+    /// What Landlock grants: the same as the mounts. Targets are granted writing for
+    /// good, since rules cannot be widened later; there the mount flag is the gate.
+    fn landlock_rules(&self) -> Vec<(PathBuf, Access)> {
+        let access = |op: &MountOp| match &op.kind {
+            _ if op.dest == Path::new("/") => Some(Access::ReadExecute),
+            OpKind::Bind { devices: true, .. } | OpKind::Dev { .. } => Some(Access::Device),
+            OpKind::Bind { mode, .. } if *mode == Mode::Rw || op.member_of.is_some() => Some(Access::Full),
+            OpKind::Tmpfs { .. } | OpKind::Overlay { .. } => Some(Access::Full),
+            OpKind::Proc => Some(Access::ProcWrite),
+            OpKind::Bind { .. } | OpKind::SelfBind { .. } | OpKind::Mask(_) | OpKind::Control { .. } => None,
+        };
+        self.ops.iter().filter_map(|op| Some((op.dest.clone(), access(op)?))).collect()
+    }
+}
+
+/// What every sandbox has.
+fn own_ops(spec: &Spec, is_root: bool) -> Vec<MountOp> {
+    let op = |dest: &str, kind| MountOp {
+        dest: dest.into(),
+        kind,
+        member_of: None,
+        origin: "sandbox".to_owned(),
+    };
+    let root = Source { path: "/".into(), id: None, shape: Shape::Directory };
+    let root = OpKind::Bind { source: root, mode: Mode::Ro, devices: false, submounts: Vec::new() };
+    let program = source_of(Some(&spec.program), &spec.program.path);
+    let mut ops = vec![
+        op("/", root),
+        op(CONTROL_DIR, OpKind::Control { program }),
+        op("/dev", OpKind::Dev { terminal: spec.terminal.clone() }),
+        op("/proc", OpKind::Proc),
+    ];
+    let (read_only, masked) =
+        if is_root { (PROC_READ_ONLY, PROC_MASKED) } else { (PROC_READ_ONLY_FOR_USERS, &[][..]) };
+    for name in read_only {
+        let kind = OpKind::SelfBind { id: None, mode: Mode::Ro, submounts: Vec::new() };
+        ops.push(op(&format!("/proc/{name}"), kind));
+    }
+    ops.extend(masked.iter().map(|name| op(&format!("/proc/{name}"), OpKind::Mask(Shape::File))));
+    ops
+}
+
+fn target_of(entry: &Entry, targets: &mut Vec<TargetPlan>) -> Option<usize> {
+    let What::Bind { target: Some(toggle), mode, .. } = &entry.what else { return None };
+    targets.push(TargetPlan {
+        name: toggle.name.clone(),
+        dest: entry.dest.clone(),
+        mode: *mode,
+        authority: toggle.authority,
+    });
+    Some(targets.len() - 1)
+}
+
+fn kind_of(entry: &Entry) -> OpKind {
+    match &entry.what {
+        What::Bind { source, path, mode, devices, .. } => OpKind::Bind {
+            source: source_of(source.as_ref(), path),
+            mode: *mode,
+            devices: *devices,
+            submounts: Vec::new(),
+        },
+        What::Tmpfs { size, permissions } => OpKind::Tmpfs { size: *size, permissions: *permissions },
+        What::Overlay { lower } => OpKind::Overlay { lower: source_of(Some(lower), &lower.path) },
+        What::Mask(found) => OpKind::Mask(shape(found)),
+        What::Protect(found) => {
+            OpKind::SelfBind { id: Some(found.stat.id), mode: Mode::Ro, submounts: Vec::new() }
+        }
+    }
+}
+
+fn source_of(found: Option<&Found>, path: &Path) -> Source {
+    let shape = found.map_or(Shape::Directory, shape);
+    Source { path: path.to_owned(), id: found.map(|found| found.stat.id), shape }
+}
+
+fn shape(found: &Found) -> Shape {
+    if found.stat.is_dir() { Shape::Directory } else { Shape::File }
+}
+
+/// The deepest operation whose destination holds `path` strictly.
+fn enclosing<'a>(ops: &'a BTreeMap<PathBuf, MountOp>, path: &Path) -> Option<&'a MountOp> {
+    path.ancestors().skip(1).find_map(|parent| ops.get(parent))
+}
+
+/// Whether processes inside can rename what is below it, now or after a toggle, and
+/// it is the host's.
+fn is_changeable_host(op: &MountOp) -> bool {
+    match op.kind {
+        OpKind::Bind { mode, .. } | OpKind::SelfBind { mode, .. } => mode == Mode::Rw || op.member_of.is_some(),
+        _ => false,
+    }
+}
+
+/// Binds every directory between a writable mount and what is mounted below it onto
+/// itself: rename refuses a mountpoint, but not the parent of one, and with a parent
+/// renamed away a fresh, unprotected one could take its place.
+fn pin_ancestors(ops: &mut BTreeMap<PathBuf, MountOp>) {
+    let mut pins = Vec::new();
+    for dest in ops.keys() {
+        let Some(holder) = enclosing(ops, dest).filter(|op| is_changeable_host(op)) else { continue };
+        let between = dest.ancestors().skip(1).take_while(|parent| *parent != holder.dest);
+        let mode = match holder.kind {
+            OpKind::Bind { mode, .. } | OpKind::SelfBind { mode, .. } => mode,
+            _ => Mode::Ro,
+        };
+        for parent in between {
+            pins.push(MountOp {
+                dest: parent.to_owned(),
+                kind: OpKind::SelfBind { id: None, mode, submounts: Vec::new() },
+                member_of: holder.member_of,
+                origin: format!("pin for {}", dest.display()),
+            });
+        }
+    }
+    for pin in pins {
+        ops.entry(pin.dest.clone()).or_insert(pin);
+    }
+}
+
+/// Gives every host mount below a target to the operation that shows it. A mount that
+/// is read-only on the host is nobody's: it never becomes writable.
+fn assign_submounts(ops: &mut BTreeMap<PathBuf, MountOp>, host_mounts: &MountTable) {
+    let mut owned: Vec<(PathBuf, PathBuf)> = Vec::new();
+    for op in ops.values().filter(|op| op.member_of.is_some()) {
+        let OpKind::Bind { source, .. } = &op.kind else { continue };
+        for mount in host_mounts.below(&source.path).into_iter().filter(|mount| !mount.read_only) {
+            let Ok(below) = mount.point.strip_prefix(&source.path) else { continue };
+            let dest = op.dest.join(below);
+            let Some(owner) = enclosing(ops, &dest) else { continue };
+            if !ops.contains_key(&dest) && owner.member_of == op.member_of {
+                owned.push((owner.dest.clone(), dest));
+            }
+        }
+    }
+    for (owner, dest) in owned {
+        if let Some(OpKind::Bind { submounts, .. } | OpKind::SelfBind { submounts, .. }) =
+            ops.get_mut(&owner).map(|op| &mut op.kind)
+        {
+            submounts.push(dest);
+        }
+    }
+}
+
+/// Parents before children. The control directory comes as early as it can, since
+/// masks are made of its empty file and its empty directory.
+fn in_order(ops: BTreeMap<PathBuf, MountOp>) -> Vec<MountOp> {
+    let control = Path::new(CONTROL_DIR);
+    let (mut first, rest): (Vec<_>, Vec<_>) =
+        ops.into_values().partition(|op| control.starts_with(&op.dest));
+    first.extend(rest);
+    first
+}
+
+#[cfg(test)]
+mod tests;

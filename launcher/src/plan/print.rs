@@ -1,0 +1,184 @@
+//! A plan as text for a person and as JSON for a program.
+
+use super::{MountOp, OpKind, Plan, Shape};
+use remount_broker::escape::escaped;
+use serde_json::{Value, json};
+use std::fmt;
+use std::path::Path;
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "profiles: {}", self.profiles.join(", "))?;
+        let command: Vec<String> =
+            self.exec.arguments.iter().map(|word| escaped(word.as_encoded_bytes())).collect();
+        writeln!(f, "command: {}", command.join(" "))?;
+        writeln!(f, "executes: {}", path(&self.exec.program))?;
+        writeln!(f, "in: {}", path(&self.exec.cwd))?;
+        writeln!(f, "namespaces: {}", self.namespace_names().join(", "))?;
+        for dir in &self.host_directories {
+            writeln!(f, "create on the host: {}", path(dir))?;
+        }
+        writeln!(f, "\nmounts, in order:")?;
+        for op in &self.mounts.ops {
+            writeln!(f, "  {:<10} {:<3} {}", op.verb(), op.mode_word(), self.line(op))?;
+        }
+        writeln!(f, "\ntargets:")?;
+        for target in &self.mounts.targets {
+            let (name, mode, authority) = (target.name.as_str(), target.mode, target.authority);
+            writeln!(f, "  {name:<10} {mode:<3} {} (rw: {authority})", path(&target.dest))?;
+        }
+        match &self.landlock {
+            None => writeln!(f, "\nlandlock: not available")?,
+            Some(landlock) => {
+                writeln!(f, "\nlandlock, ABI {}:", landlock.abi)?;
+                for (dest, access) in &landlock.rules {
+                    writeln!(f, "  {:<12} {}", format!("{access:?}"), path(dest))?;
+                }
+            }
+        }
+        writeln!(f, "\nseccomp: {} instructions", self.filter.len())?;
+        writeln!(f, "capabilities: none, no_new_privs")?;
+        writeln!(f, "\nenvironment:")?;
+        for (name, value) in &self.exec.environment {
+            let (name, value) = (name.as_encoded_bytes(), value.as_encoded_bytes());
+            writeln!(f, "  {}={}", escaped(name), escaped(value))?;
+        }
+        for warning in &self.warnings {
+            writeln!(f, "\nwarning: {warning}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Plan {
+    /// The plan as JSON. Bytes that are not UTF-8 are shown as U+FFFD.
+    pub fn to_json(&self) -> Value {
+        let text = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
+        let environment: serde_json::Map<String, Value> =
+            self.exec.environment.iter().map(|(name, value)| (text(name), text(value).into())).collect();
+        json!({
+            "profiles": self.profiles,
+            "command": self.exec.arguments.iter().map(|word| text(word)).collect::<Vec<_>>(),
+            "program": self.exec.program.to_string_lossy(),
+            "cwd": self.exec.cwd.to_string_lossy(),
+            "new-session": self.exec.new_session,
+            "namespaces": self.namespace_names(),
+            "hostname": self.namespaces.hostname,
+            "create": self.host_directories.iter().map(|dir| dir.to_string_lossy()).collect::<Vec<_>>(),
+            "mounts": self.mounts.ops.iter().map(|op| self.op_to_json(op)).collect::<Vec<_>>(),
+            "targets": self.mounts.targets.iter().map(|target| json!({
+                "name": target.name,
+                "path": target.dest.to_string_lossy(),
+                "mode": target.mode,
+                "authority": target.authority,
+            })).collect::<Vec<_>>(),
+            "landlock": self.landlock.as_ref().map(|landlock| json!({
+                "abi": landlock.abi,
+                "rules": landlock.rules.iter().map(|(dest, access)| json!({
+                    "path": dest.to_string_lossy(),
+                    "access": format!("{access:?}"),
+                })).collect::<Vec<_>>(),
+            })),
+            "seccomp-instructions": self.filter.len(),
+            "environment": environment,
+            "warnings": self.warnings,
+        })
+    }
+
+    fn namespace_names(&self) -> Vec<&'static str> {
+        let optional = [
+            (self.namespaces.user.is_some(), "user"),
+            (self.namespaces.hostname.is_some(), "uts"),
+            (self.namespaces.unshare_network, "network"),
+        ];
+        let optional = optional.into_iter().filter_map(|(new, name)| new.then_some(name));
+        ["mount", "pid", "ipc"].into_iter().chain(optional).collect()
+    }
+
+    fn line(&self, op: &MountOp) -> String {
+        let mut line = path(&op.dest);
+        match &op.kind {
+            OpKind::Bind { source, .. } if source.path != op.dest => {
+                line.push_str(&format!(" from {}", path(&source.path)));
+            }
+            OpKind::Tmpfs { size: Some(size), .. } => line.push_str(&format!(", {size} bytes")),
+            _ => {}
+        }
+        for submount in op.submounts() {
+            line.push_str(&format!(", with {}", path(submount)));
+        }
+        if let Some(target) = op.member_of.and_then(|index| self.mounts.targets.get(index)) {
+            line.push_str(&format!(" [target {}]", target.name));
+        }
+        line.push_str(&format!("  ({})", escaped(op.origin.as_bytes())));
+        line
+    }
+
+    fn op_to_json(&self, op: &MountOp) -> Value {
+        let mut value = json!({
+            "op": op.verb(),
+            "dest": op.dest.to_string_lossy(),
+            "mode": op.mode_word(),
+            "origin": op.origin,
+        });
+        let Some(map) = value.as_object_mut() else { return value };
+        let mut set = |key: &str, value: Value| map.insert(key.to_owned(), value);
+        match &op.kind {
+            OpKind::Bind { source, devices, .. } => {
+                set("source", source.path.to_string_lossy().into());
+                set("devices", (*devices).into());
+            }
+            OpKind::Tmpfs { size, permissions } => {
+                set("size", (*size).into());
+                set("permissions", format!("{permissions:04o}").into());
+            }
+            OpKind::Overlay { lower } => {
+                set("source", lower.path.to_string_lossy().into());
+            }
+            OpKind::Mask(shape) => {
+                let shape = if *shape == Shape::Directory { "directory" } else { "file" };
+                set("shape", shape.into());
+            }
+            OpKind::SelfBind { .. } | OpKind::Dev { .. } | OpKind::Proc | OpKind::Control { .. } => {}
+        }
+        if !op.submounts().is_empty() {
+            let submounts = op.submounts().iter().map(|path| path.to_string_lossy());
+            set("submounts", submounts.collect::<Vec<_>>().into());
+        }
+        if let Some(target) = op.member_of.and_then(|index| self.mounts.targets.get(index)) {
+            set("target", target.name.as_str().into());
+        }
+        value
+    }
+}
+
+impl MountOp {
+    fn verb(&self) -> &'static str {
+        match self.kind {
+            OpKind::Bind { .. } => "bind",
+            OpKind::SelfBind { .. } => "self-bind",
+            OpKind::Tmpfs { .. } => "tmpfs",
+            OpKind::Overlay { .. } => "overlay",
+            OpKind::Mask(_) => "mask",
+            OpKind::Dev { .. } => "dev",
+            OpKind::Proc => "proc",
+            OpKind::Control { .. } => "control",
+        }
+    }
+
+    fn mode_word(&self) -> &'static str {
+        if self.kind.is_writable() { "rw" } else { "ro" }
+    }
+
+    /// The host's mounts below it that follow its mode.
+    pub fn submounts(&self) -> &[std::path::PathBuf] {
+        match &self.kind {
+            OpKind::Bind { submounts, .. } | OpKind::SelfBind { submounts, .. } => submounts,
+            _ => &[],
+        }
+    }
+}
+
+fn path(path: &Path) -> String {
+    escaped(path.as_os_str().as_encoded_bytes())
+}

@@ -1,0 +1,524 @@
+//! Places: every source found, every destination followed, every conflict named.
+
+use super::view::{Area, Place, View};
+use super::{Entry, SpecError, Toggle, What, git};
+use crate::cli::{Args, Step};
+use crate::host::{Found, Host};
+use crate::plan::Shape;
+use crate::profile::{GitPolicy, Missing, Profile, Variables, expand};
+use remount_broker::name::{Authority, Mode, TargetName};
+use rustix::io::Errno;
+use std::collections::HashMap;
+use std::path::{Component, Path, PathBuf};
+
+/// What is mounted where, symlinks followed; not yet in order.
+pub(super) struct Layout<'h> {
+    pub entries: Vec<Entry>,
+    pub host_directories: Vec<PathBuf>,
+    pub warnings: Vec<String>,
+    /// Variables that point a tool to a private directory, for caches that are missing.
+    pub cache_variables: Vec<(String, PathBuf)>,
+    pub view: View<'h>,
+    host: &'h Host,
+    default_authority: Authority,
+}
+
+/// Something asked for, before its paths are followed.
+struct Wish {
+    dest: PathBuf,
+    origin: String,
+    what: WishKind,
+}
+
+enum WishKind {
+    Bind { source: PathBuf, mode: Mode, devices: bool, missing: Missing, target: Option<Toggle> },
+    Tmpfs { size: Option<u64>, permissions: u32 },
+    Cache { variable: Option<String> },
+}
+
+impl<'h> Layout<'h> {
+    pub fn build(
+        args: &Args,
+        profile: &Profile,
+        host: &'h Host,
+        variables: &Variables,
+        default_authority: Authority,
+    ) -> Result<Self, SpecError> {
+        let mut layout = Self {
+            entries: Vec::new(),
+            host_directories: Vec::new(),
+            warnings: Vec::new(),
+            cache_variables: Vec::new(),
+            view: View::new(host.files.as_ref()),
+            host,
+            default_authority,
+        };
+        let mut wishes = layout.wishes_of_profile(profile, variables)?;
+        wishes.extend(wishes_of_command_line(args)?);
+        // Parents first, so that a destination is followed through what stands there
+        // by then. The sort is stable: at one destination the later wish wins.
+        wishes.sort_by_key(|wish| wish.dest.components().count());
+        for wish in wishes {
+            layout.place(wish)?;
+        }
+        for step in &args.steps {
+            if let Step::Toggle { name, dest } = step {
+                layout.toggle(name, dest)?;
+            }
+        }
+        layout.protect_all(args, profile, variables)?;
+        layout.mask_all(args, profile, variables)?;
+        layout.refuse_planted_links()?;
+        layout.refuse_aliases()?;
+        layout.refuse_equal_names()?;
+        Ok(layout)
+    }
+
+    fn wishes_of_profile(
+        &mut self,
+        profile: &Profile,
+        variables: &Variables,
+    ) -> Result<Vec<Wish>, SpecError> {
+        let mut wishes = Vec::new();
+        for entry in &profile.tmpfs {
+            let (value, origin) = (&entry.value, entry.origin.to_string());
+            let dest = path_of(&value.path, variables, &origin)?;
+            let what = WishKind::Tmpfs { size: value.size, permissions: value.mode };
+            wishes.push(Wish { dest, origin, what });
+        }
+        for entry in &profile.caches {
+            let origin = entry.origin.to_string();
+            let dest = path_of(&entry.value.path, variables, &origin)?;
+            let what = WishKind::Cache { variable: entry.value.env.clone() };
+            wishes.push(Wish { dest, origin, what });
+        }
+        wishes.extend(self.workspace(profile, variables)?);
+        for entry in &profile.binds {
+            let (value, origin) = (&entry.value, entry.origin.to_string());
+            let source = path_of(&value.path, variables, &origin)?;
+            let dest = match &value.dest {
+                Some(dest) => path_of(dest, variables, &origin)?,
+                None => source.clone(),
+            };
+            let authority = value.authority.unwrap_or(self.default_authority);
+            let target = value.toggle.clone().map(|name| Toggle { name, authority });
+            let what = WishKind::Bind {
+                source,
+                mode: value.mode,
+                devices: value.devices,
+                missing: value.missing,
+                target,
+            };
+            wishes.push(Wish { dest, origin, what });
+        }
+        Ok(wishes)
+    }
+
+    /// The project, and its git directory as a target of its own.
+    fn workspace(&mut self, profile: &Profile, variables: &Variables) -> Result<Vec<Wish>, SpecError> {
+        let root = variables.workspace.clone();
+        let origin = "[workspace]".to_owned();
+        if self.host.home.starts_with(&root) {
+            return Err(SpecError::ProjectTooLarge(root));
+        }
+        let workspace = &profile.workspace;
+        let authority = workspace.authority.unwrap_or(self.default_authority);
+        let bind = |path: PathBuf, name: TargetName, mode| Wish {
+            dest: path.clone(),
+            origin: origin.clone(),
+            what: WishKind::Bind {
+                source: path,
+                mode,
+                devices: false,
+                missing: Missing::Error,
+                target: Some(Toggle { name, authority }),
+            },
+        };
+        let mut wishes = vec![bind(root.clone(), workspace.name.clone(), workspace.mode)];
+        let git = git::git_dir(&root, self.host.files.as_ref());
+        if let (Some(git), Ok(name)) = (git, "git".parse()) {
+            if workspace.git != GitPolicy::Ro {
+                wishes.push(bind(git.common, name, workspace.mode));
+            }
+        }
+        Ok(wishes)
+    }
+
+    fn place(&mut self, wish: Wish) -> Result<(), SpecError> {
+        let Wish { dest, origin, what } = wish;
+        let place = self.locate(&dest, &origin)?;
+        refuse_reserved(&place.path, &origin)?;
+        let (what, area) = match what {
+            WishKind::Tmpfs { size, permissions } => {
+                self.check_mountpoint(&place, Shape::Directory, Path::new("tmpfs"), &origin)?;
+                (What::Tmpfs { size, permissions }, Area::Fresh)
+            }
+            WishKind::Cache { variable } => match place.found.clone() {
+                Some(found) if found.stat.is_dir() => {
+                    let area = Area::Host { source: found.path.clone(), writable: false };
+                    (What::Overlay { lower: found }, area)
+                }
+                _ => {
+                    let name = dest.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                    let private = Path::new("/tmp/.cache").join(name.trim_start_matches('.'));
+                    self.cache_variables.extend(variable.map(|variable| (variable, private)));
+                    return Ok(());
+                }
+            },
+            WishKind::Bind { source, mode, devices, missing, target } => {
+                let Some((path, found)) = self.source(&source, missing, &origin)? else {
+                    return Ok(());
+                };
+                let shape = found.as_ref().map_or(Shape::Directory, shape_of);
+                if missing != Missing::Create || found.is_some() {
+                    self.check_mountpoint(&place, shape, &source, &origin)?;
+                }
+                let writable = mode == Mode::Rw || target.is_some();
+                let area = Area::Host { source: path.clone(), writable };
+                (What::Bind { source: found, path, mode, devices, target }, area)
+            }
+        };
+        self.view.cover(&place.path, area);
+        self.put(Entry { dest: place.path, what, origin });
+        Ok(())
+    }
+
+    /// Adds an entry, in place of one with the same destination.
+    fn put(&mut self, entry: Entry) {
+        self.entries.retain(|other| other.dest != entry.dest);
+        self.entries.push(entry);
+    }
+
+    /// The file to bind; `None` if there is none and none is wanted.
+    fn source(
+        &mut self,
+        source: &Path,
+        missing: Missing,
+        origin: &str,
+    ) -> Result<Option<(PathBuf, Option<Found>)>, SpecError> {
+        match self.host.files.find(source) {
+            Ok(found) => {
+                let on_proc = self.host.mounts.of(&found.path).is_some_and(|mount| mount.kind == "proc");
+                if on_proc || found.path.starts_with("/proc") {
+                    return Err(SpecError::ProcSource { path: source.to_owned(), origin: origin.to_owned() });
+                }
+                Ok(Some((found.path.clone(), Some(found))))
+            }
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) if missing == Missing::Skip => Ok(None),
+            Err(Errno::NOENT) if missing == Missing::Create => {
+                let parents = source.ancestors().skip(1);
+                let base = parents.into_iter().find_map(|parent| {
+                    Some((parent, self.host.files.find(parent).ok()?.path))
+                });
+                let path = match base {
+                    Some((parent, real)) => real.join(source.strip_prefix(parent).unwrap_or(source)),
+                    None => source.to_owned(),
+                };
+                self.host_directories.push(path.clone());
+                Ok(Some((path, None)))
+            }
+            Err(errno) => {
+                Err(SpecError::Find { path: source.to_owned(), origin: origin.to_owned(), errno })
+            }
+        }
+    }
+
+    fn locate(&self, path: &Path, origin: &str) -> Result<Place, SpecError> {
+        require_plain(path, origin)?;
+        self.view.locate(path).map_err(|errno| SpecError::Find {
+            path: path.to_owned(),
+            origin: origin.to_owned(),
+            errno,
+        })
+    }
+
+    fn check_mountpoint(
+        &self,
+        place: &Place,
+        shape: Shape,
+        from: &Path,
+        origin: &str,
+    ) -> Result<(), SpecError> {
+        match &place.found {
+            Some(found) if shape_of(found) == shape => Ok(()),
+            Some(_) => Err(SpecError::Shape {
+                from: from.to_owned(),
+                path: place.path.clone(),
+                origin: origin.to_owned(),
+            }),
+            None if place.fresh => Ok(()),
+            None => Err(SpecError::NoMountpoint { path: place.path.clone(), origin: origin.to_owned() }),
+        }
+    }
+
+    /// Makes what is at `dest` a target: the bind there, or what is seen there, bound
+    /// on itself in the mode that it has.
+    fn toggle(&mut self, name: &TargetName, dest: &Path) -> Result<(), SpecError> {
+        let origin = format!("--toggle {name}");
+        let place = self.locate(dest, &origin)?;
+        let toggle = Toggle { name: name.clone(), authority: self.default_authority };
+        let not_toggleable =
+            |why| SpecError::NotToggleable { path: dest.to_owned(), why, origin: origin.clone() };
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.dest == place.path) {
+            let What::Bind { target, path, .. } = &mut entry.what else {
+                return Err(not_toggleable("it is private memory"));
+            };
+            *target = Some(toggle);
+            let area = Area::Host { source: path.clone(), writable: true };
+            self.view.cover(&place.path, area);
+            return Ok(());
+        }
+        refuse_reserved(&place.path, &origin)?;
+        let found = match place.found {
+            Some(found) => found,
+            None if place.fresh => return Err(not_toggleable("nothing of the host is there")),
+            None => return Err(SpecError::NoMountpoint { path: dest.to_owned(), origin }),
+        };
+        let mode = self.view.mode(&place.path);
+        let path = found.path.clone();
+        self.view.cover(&place.path, Area::Host { source: path.clone(), writable: true });
+        let what = What::Bind { source: Some(found), path, mode, devices: false, target: Some(toggle) };
+        self.put(Entry { dest: place.path, what, origin });
+        Ok(())
+    }
+
+    fn protect_all(
+        &mut self,
+        args: &Args,
+        profile: &Profile,
+        variables: &Variables,
+    ) -> Result<(), SpecError> {
+        let workspace = variables.workspace.clone();
+        if let Some(git) = git::git_dir(&workspace, self.host.files.as_ref()) {
+            match profile.workspace.git {
+                GitPolicy::Ro => self.protect(&git.common, "[workspace] git", Missing::Skip)?,
+                GitPolicy::Rw => {}
+                GitPolicy::Hooks => {
+                    for path in &git.executed {
+                        self.protect(path, "[workspace] git", Missing::Skip)?;
+                    }
+                }
+            }
+        }
+        if self.view.locate(&workspace.join(".git")).is_ok_and(|place| {
+            place.found.is_some_and(|found| found.stat.is_file())
+        }) {
+            // The pointer of a linked worktree: whoever writes it chooses the hooks.
+            self.protect(&workspace.join(".git"), "[workspace] git", Missing::Skip)?;
+        }
+        for entry in &profile.protects {
+            let origin = entry.origin.to_string();
+            let path = match expand(&entry.value.path, variables) {
+                Ok(path) => path,
+                Err(_) if !entry.value.path.starts_with(['/', '~', '{']) => {
+                    workspace.join(&entry.value.path)
+                }
+                Err(error) => return Err(error.at(&origin).into()),
+            };
+            self.protect(&path, &origin, entry.value.missing)?;
+        }
+        for path in &args.protect {
+            self.protect(Path::new(path), "--protect", Missing::Error)?;
+        }
+        Ok(())
+    }
+
+    fn protect(&mut self, path: &Path, origin: &str, missing: Missing) -> Result<(), SpecError> {
+        let place = self.locate(path, origin)?;
+        let Some(found) = place.found else {
+            if missing == Missing::Error {
+                return Err(SpecError::NoMountpoint { path: path.to_owned(), origin: origin.to_owned() });
+            }
+            return Ok(());
+        };
+        if !self.view.is_writable(&place.path) {
+            return Ok(());
+        }
+        refuse_reserved(&place.path, origin)?;
+        if self.entries.iter().any(|entry| entry.dest == place.path) {
+            let why = "something else is mounted there";
+            let path = place.path;
+            return Err(SpecError::NotToggleable { path, why, origin: origin.to_owned() });
+        }
+        let source = found.path.clone();
+        self.view.cover(&place.path, Area::Host { source, writable: false });
+        self.put(Entry { dest: place.path, what: What::Protect(found), origin: origin.to_owned() });
+        Ok(())
+    }
+
+    fn mask_all(
+        &mut self,
+        args: &Args,
+        profile: &Profile,
+        variables: &Variables,
+    ) -> Result<(), SpecError> {
+        for entry in &profile.masks {
+            let origin = entry.origin.to_string();
+            let path = path_of(&entry.value, variables, &origin)?;
+            // What this user cannot reach, the agent cannot reach either.
+            match self.view.locate(&path) {
+                Ok(place) => self.mask(place, origin)?,
+                Err(Errno::ACCESS | Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                Err(errno) => return Err(SpecError::Find { path, origin, errno }),
+            }
+        }
+        for path in &args.mask {
+            let place = self.locate(Path::new(path), "--mask")?;
+            if place.found.is_none() {
+                let path = PathBuf::from(path);
+                return Err(SpecError::NoMountpoint { path, origin: "--mask".to_owned() });
+            }
+            self.mask(place, "--mask".to_owned())?;
+        }
+        Ok(())
+    }
+
+    fn mask(&mut self, place: Place, origin: String) -> Result<(), SpecError> {
+        let Some(found) = place.found else { return Ok(()) };
+        refuse_reserved(&place.path, &origin)?;
+        if self.entries.iter().any(|entry| entry.dest == place.path && matches!(entry.what, What::Bind { .. })) {
+            // A bind at this very place is the more deliberate wish.
+            return Ok(());
+        }
+        self.view.cover(&place.path, Area::Fresh);
+        self.put(Entry { dest: place.path, what: What::Mask(found), origin });
+        Ok(())
+    }
+
+    fn refuse_planted_links(&self) -> Result<(), SpecError> {
+        for entry in &self.entries {
+            let What::Bind { path, .. } = &entry.what else { continue };
+            if *path == entry.dest {
+                continue;
+            }
+            if let Some(link) = self.view.planted_link(path) {
+                let origin = entry.origin.clone();
+                return Err(SpecError::PlantedLink { path: path.clone(), link, origin });
+            }
+        }
+        Ok(())
+    }
+
+    /// The same files at two places, both writable: a toggle of one would leave the
+    /// other open.
+    fn refuse_aliases(&self) -> Result<(), SpecError> {
+        let changeable = |entry: &&Entry| match &entry.what {
+            What::Bind { mode, target, .. } => *mode == Mode::Rw || target.is_some(),
+            _ => false,
+        };
+        let mut by_source: HashMap<&Path, &Entry> = HashMap::new();
+        for entry in self.entries.iter().filter(changeable) {
+            let What::Bind { path, .. } = &entry.what else { continue };
+            if let Some(other) = by_source.insert(path, entry) {
+                return Err(alias(other, entry));
+            }
+        }
+        for entry in by_source.values() {
+            let What::Bind { path, .. } = &entry.what else { continue };
+            for parent in path.ancestors().skip(1) {
+                let Some(outer) = by_source.get(parent) else { continue };
+                let below = path.strip_prefix(parent).unwrap_or(path);
+                if outer.dest.join(below) != entry.dest {
+                    return Err(alias(outer, entry));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse_equal_names(&self) -> Result<(), SpecError> {
+        let mut names: HashMap<&TargetName, &Entry> = HashMap::new();
+        for entry in &self.entries {
+            let What::Bind { target: Some(target), .. } = &entry.what else { continue };
+            if let Some(first) = names.insert(&target.name, entry) {
+                return Err(SpecError::TargetName {
+                    name: target.name.clone(),
+                    first: first.dest.clone(),
+                    second: entry.dest.clone(),
+                    origin: entry.origin.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn alias(first: &Entry, second: &Entry) -> SpecError {
+    SpecError::Alias {
+        first: first.dest.clone(),
+        first_origin: first.origin.clone(),
+        second: second.dest.clone(),
+        second_origin: second.origin.clone(),
+    }
+}
+
+fn wishes_of_command_line(args: &Args) -> Result<Vec<Wish>, SpecError> {
+    let mut wishes = Vec::new();
+    for step in &args.steps {
+        match step {
+            Step::Bind { source, dest, writable, devices, optional } => {
+                let name = match (devices, writable) {
+                    (true, _) => "--dev-bind",
+                    (false, true) => "--bind",
+                    (false, false) => "--ro-bind",
+                };
+                require_plain(source, name)?;
+                let mode = if *writable { Mode::Rw } else { Mode::Ro };
+                let missing = if *optional { Missing::Skip } else { Missing::Error };
+                let what = WishKind::Bind {
+                    source: source.clone(),
+                    mode,
+                    devices: *devices,
+                    missing,
+                    target: None,
+                };
+                wishes.push(Wish { dest: dest.clone(), origin: name.to_owned(), what });
+            }
+            Step::Tmpfs { dest, size } => {
+                let origin = "--tmpfs".to_owned();
+                let size = match size {
+                    None => None,
+                    Some(text) => Some(crate::profile::parse_size(text).ok_or_else(|| {
+                        SpecError::Size { text: text.clone(), origin: "--size".to_owned() }
+                    })?),
+                };
+                let what = WishKind::Tmpfs { size, permissions: 0o755 };
+                wishes.push(Wish { dest: dest.clone(), origin, what });
+            }
+            Step::Toggle { .. } | Step::Set(..) | Step::Unset(_) | Step::Clear => {}
+        }
+    }
+    Ok(wishes)
+}
+
+fn path_of(text: &str, variables: &Variables, origin: &str) -> Result<PathBuf, SpecError> {
+    expand(text, variables).map_err(|error| error.at(origin).into())
+}
+
+/// Absolute, and nothing that climbs.
+fn require_plain(path: &Path, origin: &str) -> Result<(), SpecError> {
+    let (path_owned, origin) = (path.to_owned(), origin.to_owned());
+    if !path.is_absolute() {
+        return Err(SpecError::Relative { path: path_owned, origin });
+    }
+    if path.components().any(|component| component == Component::ParentDir) {
+        return Err(SpecError::DotDot { path: path_owned, origin });
+    }
+    Ok(())
+}
+
+/// The root, and what the sandbox makes itself, cannot be mounted over.
+fn refuse_reserved(path: &Path, origin: &str) -> Result<(), SpecError> {
+    let own = ["/dev", "/proc", crate::plan::CONTROL_DIR];
+    let taken = path == Path::new("/")
+        || own.iter().any(|own| path.starts_with(own) || Path::new(own).starts_with(path) && path != Path::new("/run"));
+    // Device nodes and shared memory may be added below /dev.
+    if taken && !(path.starts_with("/dev") && path != Path::new("/dev")) {
+        return Err(SpecError::Reserved { path: path.to_owned(), origin: origin.to_owned() });
+    }
+    Ok(())
+}
+
+pub(super) fn shape_of(found: &Found) -> Shape {
+    if found.stat.is_dir() { Shape::Directory } else { Shape::File }
+}
