@@ -12,14 +12,19 @@
 mod identity;
 mod init;
 
+pub(crate) use init::Start;
+
 use crate::confine;
 use crate::mount::Handles;
 use crate::plan::{Namespaces, Plan};
 use crate::report::{Failure, Link, Message, Reporter};
 use nix::sched::CloneFlags;
 use remount_broker::server::{self, Setup};
+use remount_broker::filter::broker_filter;
 use remount_broker::sys::process::{self, Fork};
-use remount_broker::target::{Member, Origin, Target};
+use remount_broker::sys::seccomp;
+use remount_broker::proto::Origin;
+use remount_broker::target::{Member, Target};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, PidfdFlags, Signal, pidfd_open, set_dumpable_behavior};
 use std::os::fd::OwnedFd;
@@ -72,6 +77,14 @@ pub enum EnterError {
     /// The agent's working directory is not there.
     #[error("change to {path:?} in the sandbox: {errno}")]
     WorkingDirectory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        errno: Errno,
+    },
+    /// What a Landlock rule names is not there.
+    #[error("grant {path:?} in Landlock: {errno}")]
+    Rule {
         /// Which.
         path: PathBuf,
         /// Why.
@@ -233,9 +246,8 @@ fn create_namespaces(namespaces: &Namespaces) -> Result<(), EnterError> {
 fn confine_broker() -> Result<(), EnterError> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("make the broker unreadable")?;
     confine::reduce_capabilities(confine::BROKER_CAPABILITIES)?;
-    confine::forbid_new_privileges()?;
-    confine::load_filter(&remount_broker::filter::own::broker_filter().compile())?;
-    Ok(())
+    rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
+    seccomp::load(&broker_filter().compile()).step("load the broker's filter")
 }
 
 /// Takes the descriptors that init made: first the listener, then one for each mount
@@ -263,8 +275,11 @@ fn targets(plan: &Plan, members: Vec<crate::mount::MemberHandle>) -> Vec<Target>
         .mounts
         .targets
         .iter()
-        .map(|target| {
-            Target::new(target.name.clone(), target.dest.clone(), target.authority, target.mode)
+        .map(|target| Target {
+            name: target.name.clone(),
+            path: target.dest.clone(),
+            authority: target.authority,
+            members: Vec::new(),
         })
         .collect();
     for member in members {

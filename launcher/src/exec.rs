@@ -2,10 +2,10 @@
 
 use crate::confine;
 use crate::enter::{EnterError, Start, Step};
-use crate::plan::{Exec, Plan};
-use crate::report::Reporter;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
-use remount_broker::sys::{mount, process};
+use crate::confine::landlock;
+use crate::plan::{Exec, LandlockPlan, Plan};
+use nix::sys::signal::{SigSet, SigmaskHow};
+use remount_broker::sys::{mount, process, seccomp};
 use rustix::io::{Errno, FdFlags};
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
@@ -19,7 +19,6 @@ const CHANNEL_FROM: i32 = 100;
 /// The agent's process, with nothing given up yet.
 pub(crate) struct Confining<'a> {
     pub plan: &'a Plan,
-    pub reporter: &'a Reporter,
     pub start: Start,
 }
 
@@ -34,7 +33,7 @@ impl Confining<'_> {
     }
 
     fn confine_and_exec(self) -> Result<Infallible, EnterError> {
-        let Self { plan, start, reporter: _ } = self;
+        let Self { plan, start } = self;
         let exec = &plan.exec;
         rustix::process::chdir(&exec.cwd)
             .map_err(|errno| EnterError::WorkingDirectory { path: exec.cwd.clone(), errno })?;
@@ -47,18 +46,34 @@ impl Confining<'_> {
         let command = Command::new(exec, &channel)?;
         confine::limits()?;
         confine::drop_capabilities()?;
-        confine::forbid_new_privileges()?;
+        rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
         if let Some(landlock) = &plan.landlock {
-            confine::landlock::restrict(landlock.abi, &landlock.rules)?;
+            restrict(landlock)?;
         }
         restore_signals(&start.signal_mask)?;
-        confine::load_filter(&plan.filter)?;
-        confine::verify()?;
+        let filters = confine::filters_in_force()?;
+        seccomp::load(&plan.filter).step("load the system call filter")?;
+        confine::verify(filters)?;
         match start.from_broker.receive() {
             Ok((bytes, None)) if bytes == b"go" => command.execute(),
             _ => Err(EnterError::NoBroker),
         }
     }
+}
+
+/// Opens what the rules name, as it is inside, and restricts this process to them.
+fn restrict(plan: &LandlockPlan) -> Result<(), EnterError> {
+    let mut opened = Vec::with_capacity(plan.rules.len());
+    for (path, access) in &plan.rules {
+        let fd = mount::open_exact(rustix::fs::CWD, path)
+            .map_err(|errno| EnterError::Rule { path: path.clone(), errno })?;
+        opened.push((path, fd, *access));
+    }
+    let rules: Vec<_> = opened
+        .iter()
+        .map(|(path, fd, access)| landlock::Rule { path, at: fd.as_fd(), access: *access })
+        .collect();
+    Ok(landlock::restrict(plan.abi, &rules)?)
 }
 
 /// Gives `fd` a high number that survives exec.
@@ -71,8 +86,7 @@ fn keep(fd: OwnedFd) -> Result<OwnedFd, Errno> {
 /// The agent starts with the signal mask that the launcher was started with, and
 /// dies of a broken pipe like any program (the Rust runtime had that ignored).
 fn restore_signals(mask: &SigSet) -> Result<(), EnterError> {
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    process::set_default_action(Signal::SIGPIPE, default).step("restore SIGPIPE")?;
+    process::default_sigpipe().step("restore SIGPIPE")?;
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(mask), None).step("restore the signal mask")
 }
 

@@ -1,5 +1,6 @@
 //! Facts about the host, read once. Tests put others in their place.
 
+use crate::confine::landlock::Unavailable;
 use remount_broker::sys::mount::{self, FileStat};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
@@ -22,7 +23,7 @@ pub struct Host {
     /// The environment.
     pub environment: Vec<(OsString, OsString)>,
     /// The Landlock ABI, or why there is none.
-    pub landlock: Result<u32, Errno>,
+    pub landlock: Result<u32, Unavailable>,
     /// The terminal on standard input, output or error, if there is one.
     pub terminal: Option<PathBuf>,
     /// This program's file.
@@ -164,7 +165,7 @@ impl Host {
             home: absolute(&environment, "HOME").unwrap_or(account.home),
             shell: absolute(&environment, "SHELL").unwrap_or(account.shell),
             cwd: std::env::current_dir().ok(),
-            landlock: crate::confine::landlock::detect_abi(),
+            landlock: crate::confine::landlock::detect(),
             terminal: terminal(),
             program,
             mounts: MountTable::parse(&table),

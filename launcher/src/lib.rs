@@ -6,4 +6,20 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cli;
+pub mod confine;
+pub mod enter;
+mod exec;
+pub mod host;
+mod mount;
+pub mod plan;
 pub mod profile;
+pub mod report;
+pub mod spec;
+pub mod supervise;
+
+mod front;
+
+pub use front::{is_called, run};
+pub use report::Failure;
+

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let args: Vec<_> = std::env::args_os().collect();
     if remount_launcher::is_called(&args, "remountctl") {
-        return remount_ctl::main(args);
+        return remount_ctl::main(args.into_iter());
     }
     match run(args) {
         Ok(code) => ExitCode::from(code),

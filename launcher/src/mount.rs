@@ -63,7 +63,7 @@ pub struct MemberHandle {
 /// The first operation that failed. The half-built tree dies with this process.
 pub fn build(plan: &MountPlan, limit_namespaces: bool) -> Result<Handles, MountError> {
     let old_root = open_old_root()?;
-    let mut tree = Tree { old_root, root: None, control: None, members: Vec::new(), limit_namespaces };
+    let mut tree = Tree { old_root, root: None, control: None, members: Vec::new(), limit_namespaces, limit: None };
     for op in &plan.ops {
         tree.perform(op).map_err(|failed| failed.in_op(op))?;
     }
@@ -110,6 +110,8 @@ struct Tree {
     control: Option<Control>,
     members: Vec<MemberHandle>,
     limit_namespaces: bool,
+    /// Where the limit of mount namespaces is written.
+    limit: Option<OwnedFd>,
 }
 
 impl Tree {
@@ -247,7 +249,8 @@ impl Tree {
     fn proc(&mut self, op: &MountOp) -> Result<(), Failed> {
         let proc = files::proc().step("make")?;
         if self.limit_namespaces {
-            files::forbid_mount_namespaces(proc.as_fd()).step("limit mount namespaces in")?;
+            // Opened now, since it will be read-only, and written last.
+            self.limit = Some(files::namespace_limit(proc.as_fd()).step("limit mount namespaces in")?);
         }
         self.attach(op, proc.as_fd(), Shape::Directory)
     }
@@ -273,6 +276,9 @@ impl Tree {
         };
         let enter = || -> Result<OwnedFd, Failed> {
             let listener = control.seal()?;
+            if let Some(limit) = &self.limit {
+                files::forbid_mount_namespaces(limit.as_fd()).step("limit mount namespaces in")?;
+            }
             rustix::process::fchdir(root).step("enter")?;
             rustix::process::pivot_root(c".", c".").step("pivot to")?;
             // The old root now lies on top of the new one: take it off.

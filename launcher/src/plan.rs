@@ -7,7 +7,7 @@ mod build;
 mod print;
 
 use crate::confine::landlock::Access;
-use remount_broker::filter::Program;
+use remount_broker::sys::seccomp::Instruction;
 use remount_broker::name::{Authority, Mode, TargetName};
 use remount_broker::sys::mount::FileId;
 use std::ffi::OsString;
@@ -31,7 +31,7 @@ pub struct Plan {
     /// and this is one.
     pub landlock: Option<LandlockPlan>,
     /// The agent's system call filter.
-    pub filter: Program,
+    pub filter: Vec<Instruction>,
     /// The program and what it is started with.
     pub exec: Exec,
     /// What the person should know, e.g. what this kernel lacks.

@@ -11,12 +11,16 @@ mod view;
 
 pub use error::SpecError;
 
-use crate::cli::{Args, Step};
+use crate::cli::Args;
 use crate::host::{Found, Host};
 use crate::plan::{Exec, Identity};
-use crate::profile::{self, Profile, Variables};
+use crate::profile::{self, Hostname, Loader, Need, Network, Profile, UserNamespace, Variables};
 use remount_broker::name::{Authority, Mode, TargetName};
-use std::path::{Path, PathBuf};
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+/// A project's own profile, which can only narrow.
+const PROJECT_FILE: &str = ".remount.toml";
 
 /// What a sandbox is to be, without order: the plan puts it in order.
 #[derive(Debug)]
@@ -70,40 +74,93 @@ impl Spec {
     ///
     /// # Errors
     /// Everything that a user can mend; nothing has been done yet.
-    pub fn resolve(args: &Args, host: &Host, loader: &profile::Loader) -> Result<Self, SpecError> {
+    pub fn resolve(args: &Args, host: &Host, loader: &Loader) -> Result<Self, SpecError> {
         let cwd = host.cwd.clone().ok_or(SpecError::NoCwd)?;
-        let command = command::words(args, host);
-        let profile = load_profile(args, loader, &command)?;
-        let project = git::find_project(&cwd, host);
-        let variables = variables(host, &cwd, &project);
-        let profile = narrow(profile, loader, host, &variables)?;
+        let words = command::words(args, host);
+        let profile = load_profile(args, loader, &words)?;
+        let git_root = git::work_tree(&cwd, host.files.as_ref());
+        let environment = |name: &str| host.variable(name).map(OsStr::to_owned);
+        let mut variables = Variables::new(cwd, host.home.clone(), git_root, host.uid, environment);
+        let profile = narrow(profile, loader, &variables)?;
+        variables.workspace = workspace(&profile, &variables, host)?;
         let settings = &profile.sandbox;
-        let authority = args.authority.or(settings.authority).unwrap_or(Authority::Inside);
+        let authority = args.authority.unwrap_or(settings.authority.value);
         let layout = layout::Layout::build(args, &profile, host, &variables, authority)?;
         let environment = environment::resolve(args, &profile, host, &variables, &layout)?;
-        let exec = command::resolve(args, &command, host, &layout, environment, &profile)?;
-        let landlock = landlock(settings, host)?;
-        let mut warnings = layout.warnings;
-        if landlock.is_none() {
-            warnings.push("this kernel has no Landlock: mounts, capabilities and seccomp alone confine".into());
-        }
-        let program = host
-            .files
-            .find(&host.program)
-            .map_err(|errno| SpecError::Program(host.program.clone(), errno))?;
+        let new_session = args.new_session || settings.new_session.value;
+        let exec = command::resolve(args, &words, host, &layout, environment, new_session)?;
+        let landlock = match (host.landlock, settings.landlock.value) {
+            (Ok(abi), _) => Some(abi),
+            (Err(_), Need::Optional) => None,
+            (Err(unavailable), Need::Required) => return Err(SpecError::Landlock(unavailable)),
+        };
+        let program =
+            host.files.find(&host.program).map_err(|errno| SpecError::Program(host.program.clone(), errno))?;
         Ok(Self {
-            profiles: profile.names.clone(),
+            warnings: warnings(&profile, landlock),
+            profiles: profile.sources,
             entries: layout.entries,
             host_directories: layout.host_directories,
             exec,
             identity: Identity { uid: host.uid, gid: host.gid },
-            user_namespace: host.uid != 0 || settings.user_namespace == Some(profile::UserNamespace::Always),
-            unshare_network: args.unshare_net || settings.network == Some(profile::Network::None),
+            user_namespace: host.uid != 0 || settings.user_namespace.value == UserNamespace::Always,
+            unshare_network: args.unshare_net || settings.network.value == Network::None,
             hostname: hostname(args, settings)?,
             landlock,
             terminal: host.terminal.clone(),
             program,
-            warnings,
         })
     }
+}
+
+/// The profiles that were named, else the one for the command.
+fn load_profile(args: &Args, loader: &Loader, words: &[OsString]) -> Result<Profile, SpecError> {
+    if !args.profiles.is_empty() {
+        return Ok(loader.load(&args.profiles)?);
+    }
+    let command = words.first().map_or(OsStr::new(""), OsString::as_os_str);
+    Ok(loader.load(&[loader.choose(command)?.into()])?)
+}
+
+/// What the project's own file takes away.
+fn narrow(profile: Profile, loader: &Loader, variables: &Variables) -> Result<Profile, SpecError> {
+    let path = variables.project.join(PROJECT_FILE);
+    match loader.read_project_file(&path)? {
+        Some(text) => Ok(loader.narrow(profile, &path, &text)?),
+        None => Ok(profile),
+    }
+}
+
+/// The project's directory, without symlinks.
+fn workspace(profile: &Profile, variables: &Variables, host: &Host) -> Result<PathBuf, SpecError> {
+    let path = &profile.workspace.path;
+    let origin = path.origin.to_string();
+    let expanded = path
+        .value
+        .expand(variables)
+        .map_err(|error| SpecError::expand(&origin, path.value.as_str(), error))?;
+    match host.files.find(&expanded) {
+        Ok(found) => Ok(found.path),
+        Err(errno) => Err(SpecError::Find { path: expanded, origin, errno }),
+    }
+}
+
+fn hostname(args: &Args, settings: &profile::Sandbox) -> Result<Option<String>, SpecError> {
+    match (&args.hostname, &settings.hostname) {
+        (Some(name), _) => match Hostname::try_from(name.clone()) {
+            Ok(name) => Ok(Some(name.as_str().to_owned())),
+            Err(why) => Err(SpecError::Hostname(why)),
+        },
+        (None, Some(name)) => Ok(Some(name.value.as_str().to_owned())),
+        (None, None) => Ok(None),
+    }
+}
+
+fn warnings(profile: &Profile, landlock: Option<u32>) -> Vec<String> {
+    let mut warnings: Vec<String> =
+        profile.notes.iter().map(|note| format!("{}: {}", note.origin, note.value)).collect();
+    if landlock.is_none() {
+        warnings.push("without Landlock, mounts, capabilities and seccomp alone confine".to_owned());
+    }
+    warnings
 }

@@ -197,11 +197,10 @@ impl Sandbox {
 fn wait_for<const N: usize>(fds: [Option<BorrowedFd<'_>>; N]) -> Result<[bool; N], Errno> {
     let mut polled: Vec<_> =
         fds.iter().flatten().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
-    loop {
-        match poll(&mut polled, None) {
-            Err(Errno::INTR) => {}
-            result => break result?,
-        };
+    while let Err(errno) = poll(&mut polled, None) {
+        if errno != Errno::INTR {
+            return Err(errno);
+        }
     }
     let mut answers = polled.iter().map(|fd| !fd.revents().is_empty());
     Ok(fds.map(|fd| fd.is_some() && answers.next().unwrap_or(false)))

@@ -17,10 +17,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 /// What init inherits from the broker.
-pub(super) struct Start {
+pub(crate) struct Start {
+    /// Where the broker says that it is ready.
     pub from_broker: Link,
     /// The agent's end of the connection that all processes inside inherit.
     pub shared: Link,
+    /// The signal mask that the agent is to have.
     pub signal_mask: SigSet,
 }
 
@@ -42,7 +44,7 @@ pub(super) fn run(plan: &Plan, reporter: &Reporter, start: Start) -> Result<(), 
     let agent = match process::fork().step("fork the agent")? {
         Fork::Child => {
             rustix::process::umask(umask);
-            let confined = exec::Confining { plan, reporter, start };
+            let confined = exec::Confining { plan, start };
             end(reporter, confined.execute())
         }
         Fork::Parent(pid) => pid,
@@ -51,7 +53,7 @@ pub(super) fn run(plan: &Plan, reporter: &Reporter, start: Start) -> Result<(), 
     let pidfd = pidfd_open(agent, PidfdFlags::empty()).step("open a pidfd of the agent")?;
     reporter.tell(&Message::Started(pidfd)).step("report the agent")?;
     confine::drop_capabilities()?;
-    confine::forbid_new_privileges()?;
+    rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
     reap(agent, reporter)
 }
 

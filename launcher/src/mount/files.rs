@@ -60,12 +60,17 @@ pub(super) fn overlay(lower: BorrowedFd<'_>, scratch: BorrowedFd<'_>) -> Result<
     filesystem("overlay", &options, &["userxattr"], NO_SUID_DEV)
 }
 
+/// Where the limit of mount namespaces of this process's user namespace is written.
+pub(super) fn namespace_limit(proc: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    rustix::fs::openat(proc, c"sys/user/max_mnt_namespaces", flags, Mode::empty())
+}
+
 /// Allows this process's user namespace, and all below it, no more mount namespaces
 /// than the one it has: a new one would keep its own writable copy of every target.
-pub(super) fn forbid_mount_namespaces(proc: BorrowedFd<'_>) -> Result<(), Errno> {
-    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(proc, c"sys/user/max_mnt_namespaces", flags, Mode::empty())?;
-    rustix::io::write(file, b"1").map(drop)
+/// Detached mounts count as well, so that this comes after the last of them.
+pub(super) fn forbid_mount_namespaces(limit: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::io::write(limit, b"1").map(drop)
 }
 
 /// Makes `dest` below `root`, and the directories on the way, and opens it.

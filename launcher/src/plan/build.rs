@@ -8,7 +8,7 @@ use super::{
 use crate::confine::landlock::Access;
 use crate::host::{Found, MountTable};
 use crate::spec::{Entry, Spec, What};
-use remount_broker::filter::agent::agent_filter;
+use remount_broker::filter::agent_filter;
 use remount_broker::name::Mode;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -73,7 +73,7 @@ impl MountPlan {
             OpKind::Bind { devices: true, .. } | OpKind::Dev { .. } => Some(Access::Device),
             OpKind::Bind { mode, .. } if *mode == Mode::Rw || op.member_of.is_some() => Some(Access::Full),
             OpKind::Tmpfs { .. } | OpKind::Overlay { .. } => Some(Access::Full),
-            OpKind::Proc => Some(Access::ProcWrite),
+            OpKind::Proc => Some(Access::WriteExisting),
             OpKind::Bind { .. } | OpKind::SelfBind { .. } | OpKind::Mask(_) | OpKind::Control { .. } => None,
         };
         self.ops.iter().filter_map(|op| Some((op.dest.clone(), access(op)?))).collect()

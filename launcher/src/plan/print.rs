@@ -1,7 +1,7 @@
 //! A plan as text for a person and as JSON for a program.
 
 use super::{MountOp, OpKind, Plan, Shape};
-use remount_broker::escape::escaped;
+use remount_broker::escape::Escaped;
 use serde_json::{Value, json};
 use std::fmt;
 use std::path::Path;
@@ -10,7 +10,7 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "profiles: {}", self.profiles.join(", "))?;
         let command: Vec<String> =
-            self.exec.arguments.iter().map(|word| escaped(word.as_encoded_bytes())).collect();
+            self.exec.arguments.iter().map(|word| Escaped::os(word).to_string()).collect();
         writeln!(f, "command: {}", command.join(" "))?;
         writeln!(f, "executes: {}", path(&self.exec.program))?;
         writeln!(f, "in: {}", path(&self.exec.cwd))?;
@@ -40,8 +40,7 @@ impl fmt::Display for Plan {
         writeln!(f, "capabilities: none, no_new_privs")?;
         writeln!(f, "\nenvironment:")?;
         for (name, value) in &self.exec.environment {
-            let (name, value) = (name.as_encoded_bytes(), value.as_encoded_bytes());
-            writeln!(f, "  {}={}", escaped(name), escaped(value))?;
+            writeln!(f, "  {}={}", Escaped::os(name), Escaped::os(value))?;
         }
         for warning in &self.warnings {
             writeln!(f, "\nwarning: {warning}")?;
@@ -110,7 +109,7 @@ impl Plan {
         if let Some(target) = op.member_of.and_then(|index| self.mounts.targets.get(index)) {
             line.push_str(&format!(" [target {}]", target.name));
         }
-        line.push_str(&format!("  ({})", escaped(op.origin.as_bytes())));
+        line.push_str(&format!("  ({})", Escaped::text(&op.origin)));
         line
     }
 
@@ -180,5 +179,5 @@ impl MountOp {
 }
 
 fn path(path: &Path) -> String {
-    escaped(path.as_os_str().as_encoded_bytes())
+    Escaped::path(path).to_string()
 }

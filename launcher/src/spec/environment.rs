@@ -20,20 +20,18 @@ pub(super) fn resolve(
     layout: &Layout<'_>,
 ) -> Result<Vec<(OsString, OsString)>, SpecError> {
     let mut environment: BTreeMap<OsString, OsString> = BTreeMap::new();
-    if !profile.environment.clear {
+    if !profile.environment.clear.value {
         environment.extend(host.environment.iter().cloned());
-        for pattern in &profile.environment.unset {
-            environment.retain(|name, _| !matches_pattern(name, &pattern.value));
-        }
+        environment.retain(|name, _| profile.environment.unset_by(name).is_none());
     }
     for (name, path) in &layout.cache_variables {
         environment.entry(name.into()).or_insert_with(|| path.clone().into_os_string());
     }
-    for entry in &profile.environment.set {
-        let (name, text) = &entry.value;
-        let value = crate::profile::expand_value(text, variables)
-            .map_err(|error| error.at(&entry.origin.to_string()))?;
-        environment.insert(name.into(), value);
+    for (name, text) in &profile.environment.set {
+        let expanded = text.value.expand(variables).map_err(|error| {
+            SpecError::expand(&text.origin.to_string(), text.value.as_str(), error)
+        })?;
+        environment.insert(name.as_str().into(), expanded);
     }
     for step in &args.steps {
         match step {
@@ -59,26 +57,4 @@ pub(super) fn resolve(
     environment.remove(OsStr::new("REMOUNT_CHANNEL"));
     environment.remove(OsStr::new("REMOUNT_SOCKET"));
     Ok(environment.into_iter().collect())
-}
-
-/// Whether `name` is what `pattern` says: the same, or begins with what stands
-/// before its trailing `*`.
-fn matches_pattern(name: &OsStr, pattern: &str) -> bool {
-    match pattern.strip_suffix('*') {
-        Some(prefix) => name.as_bytes().starts_with(prefix.as_bytes()),
-        None => name == pattern,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_star_stands_for_any_ending() {
-        assert!(matches_pattern(OsStr::new("DBUS_X"), "DBUS_*"));
-        assert!(!matches_pattern(OsStr::new("DBUSX"), "DBUS_*"));
-        assert!(matches_pattern(OsStr::new("A"), "A"));
-        assert!(!matches_pattern(OsStr::new("AB"), "A"));
-    }
 }

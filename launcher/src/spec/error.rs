@@ -1,6 +1,8 @@
 //! What can be wrong with arguments, profiles and the host they meet.
 
-use crate::profile::ProfileError;
+use crate::confine::landlock::Unavailable;
+use crate::profile::{ExpandError, ProfileError};
+use remount_broker::escape::Escaped;
 use remount_broker::name::TargetName;
 use rustix::io::Errno;
 use std::path::PathBuf;
@@ -122,22 +124,27 @@ pub enum SpecError {
         origin: String,
     },
     /// A size that is none.
-    #[error("{origin}: size {text:?}: must be a number of bytes, with K, M or G for larger units")]
-    Size {
-        /// As typed.
+    #[error("--size: {0}")]
+    Size(String),
+    /// A path of a profile that cannot be expanded.
+    #[error("{origin}: {}: {error}", Escaped::text(text))]
+    Expand {
+        /// As written.
         text: String,
         /// Who gave it.
         origin: String,
+        /// Why.
+        error: ExpandError,
     },
     /// An environment variable that cannot be set.
     #[error("--setenv {0:?}: a variable's name has no '=' and is not empty")]
     Variable(String),
     /// A host name the kernel does not take.
-    #[error("--hostname {0:?}: must be 1 to 64 bytes without blanks and slashes")]
+    #[error("--hostname: {0}")]
     Hostname(String),
     /// The kernel has no Landlock.
     #[error("use Landlock: {0}")]
-    Landlock(Errno),
+    Landlock(Unavailable),
     /// The program's own file is gone.
     #[error("find this program's own file {0:?}: {1}")]
     Program(PathBuf, Errno),
@@ -161,6 +168,11 @@ pub enum SpecError {
 }
 
 impl SpecError {
+    /// A path of a profile that cannot be expanded.
+    pub(super) fn expand(origin: &str, text: &str, error: ExpandError) -> Self {
+        Self::Expand { text: text.to_owned(), origin: origin.to_owned(), error }
+    }
+
     /// The exit code of `remount-run` for this error.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -192,14 +204,10 @@ impl SpecError {
             Self::Alias { .. } => "bind one of them, or make one of them read-only",
             Self::TargetName { .. } => "give every target a name of its own",
             Self::NotToggleable { .. } => "only files and directories of the host can be switched: --bind it first",
-            Self::Size { .. } => "for example --size 64M --tmpfs /scratch",
-            Self::Landlock(Errno::OPNOTSUPP) => {
-                "Landlock is built into this kernel but not enabled: add landlock to lsm= on the \
-                 kernel command line, or set landlock = \"optional\" under [sandbox] in a profile"
-            }
-            Self::Landlock(_) => {
-                "this kernel has no Landlock (Linux 5.13 and CONFIG_SECURITY_LANDLOCK): \
-                 set landlock = \"optional\" under [sandbox] in a profile to go on without it"
+            Self::Size(_) => "for example --size 64M --tmpfs /scratch",
+            Self::Landlock(error) => {
+                let optional = "or set landlock = \"optional\" under [sandbox] in a profile to go on without it";
+                return Some(format!("{}, {optional}", error.hint()));
             }
             Self::CommandNotFound(_) => "check the spelling and PATH",
             Self::CommandHidden(_) => "it is below a directory that is private in the sandbox: --ro-bind it",
@@ -207,7 +215,7 @@ impl SpecError {
             Self::CommandNotExecutable { .. } => "chmod +x it, or name its interpreter",
             Self::DirectoryOnStdio(_) => "redirect it from or to a file",
             Self::Program(..) => "it was replaced while it ran: start again",
-            Self::Variable(_) | Self::Hostname(_) => return None,
+            Self::Expand { .. } | Self::Variable(_) | Self::Hostname(_) => return None,
         };
         Some(hint.to_owned())
     }

@@ -1,7 +1,7 @@
 //! Where a repository's own files are. Git is never run: its configuration could
 //! make it execute anything, and the agent can write some of it.
 
-use crate::host::{Files, Host};
+use crate::host::Files;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -10,21 +10,10 @@ use std::path::{Path, PathBuf};
 /// for what it runs (gitrepository-layout(5), githooks(5), gitattributes(5)).
 const EXECUTED: &[&str] = &["config", "config.worktree", "hooks", "info/attributes"];
 
-/// The directory that the sandbox is about: the nearest one at or above `cwd` that
-/// holds a `.git`, else `cwd`.
-pub(super) fn find_project(cwd: &Path, host: &Host) -> Project {
-    let has_git = |dir: &&Path| host.files.lstat(&dir.join(".git")).is_ok();
-    let root = cwd.ancestors().find(has_git).map(Path::to_owned);
-    Project { path: root.clone().unwrap_or_else(|| cwd.to_owned()), git_root: root }
-}
-
-/// The directory that the sandbox is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Project {
-    /// Its path.
-    pub path: PathBuf,
-    /// The same, if it has a `.git`.
-    pub git_root: Option<PathBuf>,
+/// The git work tree around `cwd`: the nearest directory at or above it with a `.git`.
+pub(super) fn work_tree(cwd: &Path, files: &dyn Files) -> Option<PathBuf> {
+    let has_git = |dir: &&Path| files.lstat(&dir.join(".git")).is_ok();
+    cwd.ancestors().find(has_git).map(Path::to_owned)
 }
 
 /// The git directory of a worktree.

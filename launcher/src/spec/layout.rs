@@ -5,7 +5,9 @@ use super::{Entry, SpecError, Toggle, What, git};
 use crate::cli::{Args, Step};
 use crate::host::{Found, Host};
 use crate::plan::Shape;
-use crate::profile::{GitPolicy, Missing, Profile, Variables, expand};
+use crate::profile::{
+    GitPolicy, Missing, MissingProtect, PathText, Profile, Size, Variables,
+};
 use remount_broker::name::{Authority, Mode, TargetName};
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -15,10 +17,11 @@ use std::path::{Component, Path, PathBuf};
 pub(super) struct Layout<'h> {
     pub entries: Vec<Entry>,
     pub host_directories: Vec<PathBuf>,
-    pub warnings: Vec<String>,
     /// Variables that point a tool to a private directory, for caches that are missing.
     pub cache_variables: Vec<(String, PathBuf)>,
     pub view: View<'h>,
+    /// Every source of a bind as it was asked for, and by whom.
+    asked: Vec<(PathBuf, String)>,
     host: &'h Host,
     default_authority: Authority,
 }
@@ -47,9 +50,9 @@ impl<'h> Layout<'h> {
         let mut layout = Self {
             entries: Vec::new(),
             host_directories: Vec::new(),
-            warnings: Vec::new(),
             cache_variables: Vec::new(),
             view: View::new(host.files.as_ref()),
+            asked: Vec::new(),
             host,
             default_authority,
         };
@@ -83,25 +86,25 @@ impl<'h> Layout<'h> {
         for entry in &profile.tmpfs {
             let (value, origin) = (&entry.value, entry.origin.to_string());
             let dest = path_of(&value.path, variables, &origin)?;
-            let what = WishKind::Tmpfs { size: value.size, permissions: value.mode };
+            let what = WishKind::Tmpfs { size: value.size.map(|size| size.0), permissions: value.mode.0 };
             wishes.push(Wish { dest, origin, what });
         }
         for entry in &profile.caches {
             let origin = entry.origin.to_string();
             let dest = path_of(&entry.value.path, variables, &origin)?;
-            let what = WishKind::Cache { variable: entry.value.env.clone() };
+            let variable = entry.value.env.as_ref().map(|name| name.as_str().to_owned());
+            let what = WishKind::Cache { variable };
             wishes.push(Wish { dest, origin, what });
         }
         wishes.extend(self.workspace(profile, variables)?);
         for entry in &profile.binds {
             let (value, origin) = (&entry.value, entry.origin.to_string());
             let source = path_of(&value.path, variables, &origin)?;
-            let dest = match &value.dest {
-                Some(dest) => path_of(dest, variables, &origin)?,
-                None => source.clone(),
-            };
-            let authority = value.authority.unwrap_or(self.default_authority);
-            let target = value.toggle.clone().map(|name| Toggle { name, authority });
+            let dest = path_of(value.destination(), variables, &origin)?;
+            let target = value.toggle.as_ref().map(|toggle| Toggle {
+                name: toggle.name.clone(),
+                authority: toggle.authority.unwrap_or(self.default_authority),
+            });
             let what = WishKind::Bind {
                 source,
                 mode: value.mode,
@@ -117,12 +120,12 @@ impl<'h> Layout<'h> {
     /// The project, and its git directory as a target of its own.
     fn workspace(&mut self, profile: &Profile, variables: &Variables) -> Result<Vec<Wish>, SpecError> {
         let root = variables.workspace.clone();
-        let origin = "[workspace]".to_owned();
+        let origin = profile.workspace.path.origin.to_string();
         if self.host.home.starts_with(&root) {
             return Err(SpecError::ProjectTooLarge(root));
         }
         let workspace = &profile.workspace;
-        let authority = workspace.authority.unwrap_or(self.default_authority);
+        let authority = workspace.authority.as_ref().map_or(self.default_authority, |it| it.value);
         let bind = |path: PathBuf, name: TargetName, mode| Wish {
             dest: path.clone(),
             origin: origin.clone(),
@@ -134,11 +137,11 @@ impl<'h> Layout<'h> {
                 target: Some(Toggle { name, authority }),
             },
         };
-        let mut wishes = vec![bind(root.clone(), workspace.name.clone(), workspace.mode)];
+        let mut wishes = vec![bind(root.clone(), workspace.name.value.clone(), workspace.mode.value)];
         let git = git::git_dir(&root, self.host.files.as_ref());
         if let (Some(git), Ok(name)) = (git, "git".parse()) {
-            if workspace.git != GitPolicy::Ro {
-                wishes.push(bind(git.common, name, workspace.mode));
+            if workspace.git.value != GitPolicy::Ro {
+                wishes.push(bind(git.common, name, workspace.mode.value));
             }
         }
         Ok(wishes)
@@ -198,6 +201,9 @@ impl<'h> Layout<'h> {
     ) -> Result<Option<(PathBuf, Option<Found>)>, SpecError> {
         match self.host.files.find(source) {
             Ok(found) => {
+                if found.path != source {
+                    self.asked.push((source.to_owned(), origin.to_owned()));
+                }
                 let on_proc = self.host.mounts.of(&found.path).is_some_and(|mount| mount.kind == "proc");
                 if on_proc || found.path.starts_with("/proc") {
                     return Err(SpecError::ProcSource { path: source.to_owned(), origin: origin.to_owned() });
@@ -290,12 +296,12 @@ impl<'h> Layout<'h> {
     ) -> Result<(), SpecError> {
         let workspace = variables.workspace.clone();
         if let Some(git) = git::git_dir(&workspace, self.host.files.as_ref()) {
-            match profile.workspace.git {
-                GitPolicy::Ro => self.protect(&git.common, "[workspace] git", Missing::Skip)?,
+            match profile.workspace.git.value {
+                GitPolicy::Ro => self.protect(&git.common, "[workspace] git", MissingProtect::Skip)?,
                 GitPolicy::Rw => {}
                 GitPolicy::Hooks => {
                     for path in &git.executed {
-                        self.protect(path, "[workspace] git", Missing::Skip)?;
+                        self.protect(path, "[workspace] git", MissingProtect::Skip)?;
                     }
                 }
             }
@@ -304,29 +310,23 @@ impl<'h> Layout<'h> {
             place.found.is_some_and(|found| found.stat.is_file())
         }) {
             // The pointer of a linked worktree: whoever writes it chooses the hooks.
-            self.protect(&workspace.join(".git"), "[workspace] git", Missing::Skip)?;
+            self.protect(&workspace.join(".git"), "[workspace] git", MissingProtect::Skip)?;
         }
         for entry in &profile.protects {
             let origin = entry.origin.to_string();
-            let path = match expand(&entry.value.path, variables) {
-                Ok(path) => path,
-                Err(_) if !entry.value.path.starts_with(['/', '~', '{']) => {
-                    workspace.join(&entry.value.path)
-                }
-                Err(error) => return Err(error.at(&origin).into()),
-            };
+            let path = path_of(&entry.value.path, variables, &origin)?;
             self.protect(&path, &origin, entry.value.missing)?;
         }
         for path in &args.protect {
-            self.protect(Path::new(path), "--protect", Missing::Error)?;
+            self.protect(Path::new(path), "--protect", MissingProtect::Error)?;
         }
         Ok(())
     }
 
-    fn protect(&mut self, path: &Path, origin: &str, missing: Missing) -> Result<(), SpecError> {
+    fn protect(&mut self, path: &Path, origin: &str, missing: MissingProtect) -> Result<(), SpecError> {
         let place = self.locate(path, origin)?;
         let Some(found) = place.found else {
-            if missing == Missing::Error {
+            if missing == MissingProtect::Error {
                 return Err(SpecError::NoMountpoint { path: path.to_owned(), origin: origin.to_owned() });
             }
             return Ok(());
@@ -386,14 +386,9 @@ impl<'h> Layout<'h> {
     }
 
     fn refuse_planted_links(&self) -> Result<(), SpecError> {
-        for entry in &self.entries {
-            let What::Bind { path, .. } = &entry.what else { continue };
-            if *path == entry.dest {
-                continue;
-            }
+        for (path, origin) in &self.asked {
             if let Some(link) = self.view.planted_link(path) {
-                let origin = entry.origin.clone();
-                return Err(SpecError::PlantedLink { path: path.clone(), link, origin });
+                return Err(SpecError::PlantedLink { path: path.clone(), link, origin: origin.clone() });
             }
         }
         Ok(())
@@ -478,9 +473,7 @@ fn wishes_of_command_line(args: &Args) -> Result<Vec<Wish>, SpecError> {
                 let origin = "--tmpfs".to_owned();
                 let size = match size {
                     None => None,
-                    Some(text) => Some(crate::profile::parse_size(text).ok_or_else(|| {
-                        SpecError::Size { text: text.clone(), origin: "--size".to_owned() }
-                    })?),
+                    Some(text) => Some(Size::try_from(text.clone()).map_err(SpecError::Size)?.0),
                 };
                 let what = WishKind::Tmpfs { size, permissions: 0o755 };
                 wishes.push(Wish { dest: dest.clone(), origin, what });
@@ -491,8 +484,8 @@ fn wishes_of_command_line(args: &Args) -> Result<Vec<Wish>, SpecError> {
     Ok(wishes)
 }
 
-fn path_of(text: &str, variables: &Variables, origin: &str) -> Result<PathBuf, SpecError> {
-    expand(text, variables).map_err(|error| error.at(origin).into())
+fn path_of(text: &PathText, variables: &Variables, origin: &str) -> Result<PathBuf, SpecError> {
+    text.expand(variables).map_err(|error| SpecError::expand(origin, text.as_str(), error))
 }
 
 /// Absolute, and nothing that climbs.
