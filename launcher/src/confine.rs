@@ -1,17 +1,21 @@
 //! The last stage before exec, in the process that becomes the sandboxed command.
 //!
-//! The order is [`limits`], [`drop_capabilities`], [`landlock::restrict`] (which sets
-//! `no_new_privs`), the seccomp filter, [`verify`]. Capabilities go first because
-//! emptying the bounding set takes one; the filter goes last because the steps before
-//! it make calls that it may deny. Everything here acts on the calling thread: the
-//! process must have no other.
+//! The order is [`empty_bounding_set`] (before the broker and the command's side part, for
+//! both), [`limits`], [`drop_capabilities`], [`landlock::restrict`] (which sets
+//! `no_new_privs`), the seccomp filter, [`verify`]. The bounding set goes first because
+//! emptying it takes a capability; the filter goes last because it may deny what the
+//! steps before it call. Everything here acts on the calling thread: the process must
+//! have no other.
 
 mod caps;
 pub mod landlock;
 mod limits;
 mod status;
 
-pub use caps::{BROKER_CAPABILITIES, drop_capabilities, reduce_capabilities};
+pub use caps::{
+    BROKER_CAPABILITIES, EmptyBoundingSet, drop_capabilities, empty_bounding_set,
+    reduce_capabilities,
+};
 pub use limits::{CoreDumps, limits};
 pub use status::{filters_in_force, verify};
 
@@ -21,9 +25,6 @@ use std::path::PathBuf;
 /// Which step of confinement failed, and why.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfineError {
-    /// The ambient set could not be cleared.
-    #[error("clear the ambient capabilities")]
-    Ambient(#[source] Errno),
     /// A capability could not be dropped from the bounding set. `EPERM`: the process
     /// has no `CAP_SETPCAP`, that is, it is neither root nor in a user namespace of its own.
     #[error("drop capability {capability} from the bounding set")]

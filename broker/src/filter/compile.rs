@@ -40,7 +40,7 @@ impl Filter {
     /// The program that decides as this filter says.
     #[must_use]
     pub fn compile(&self) -> Program {
-        let mut asm = Assembler { code: Vec::with_capacity(512) };
+        let mut asm = Assembler { code: Vec::with_capacity(256), returns: Vec::with_capacity(8) };
         let foreign = asm.action(self.foreign);
         let native = asm.search(&self.segments());
         asm.fall_through_to(native);
@@ -83,6 +83,8 @@ struct Label(usize);
 /// A program under construction, last instruction first.
 struct Assembler {
     code: Vec<Instruction>,
+    /// Where each value was last returned.
+    returns: Vec<(u32, Label)>,
 }
 
 impl Assembler {
@@ -107,11 +109,20 @@ impl Assembler {
             Action::Errno(errno) => libc::SECCOMP_RET_ERRNO | u32::from(errno),
             Action::KillProcess => libc::SECCOMP_RET_KILL_PROCESS,
         };
-        let same = |i: &Instruction| i.code == RETURN && i.k == k;
-        match self.code.iter().rev().take(REACH / 2).position(same) {
-            Some(back) => Label(self.code.len() - 1 - back),
-            None => self.push(RETURN, k),
+        match self.returns.iter().find(|(value, _)| *value == k) {
+            // Room is left for what is written before the jump to it.
+            Some(&(_, label)) if self.distance(label) < REACH / 2 => label,
+            _ => self.give_back(k),
         }
+    }
+
+    fn give_back(&mut self, k: u32) -> Label {
+        let label = self.push(RETURN, k);
+        match self.returns.iter_mut().find(|(value, _)| *value == k) {
+            Some(known) => known.1 = label,
+            None => self.returns.push((k, label)),
+        }
+        label
     }
 
     /// `label`, or a stand-in for it, no further than a conditional jump reaches even
@@ -123,7 +134,7 @@ impl Assembler {
     /// A copy of what is at `label` if that is a return, else a jump to it.
     fn stand_in(&mut self, label: Label) -> Label {
         match self.code.get(label.0) {
-            Some(target) if target.code == RETURN => self.push(RETURN, target.k),
+            Some(target) if target.code == RETURN => self.give_back(target.k),
             // A distance fits 32 bits: there are at most 4096 instructions.
             _ => self.push(JUMP, self.distance(label) as u32),
         }

@@ -177,7 +177,7 @@ fn parse(mut fill: impl FnMut(&mut [u8]) -> Result<usize, Errno>) -> Result<Stat
 #[cfg(test)]
 mod tests {
     use super::super::testing::{in_thread, privileged};
-    use super::super::{drop_capabilities, landlock};
+    use super::super::{drop_capabilities, empty_bounding_set, landlock};
     use super::*;
 
     /// As in `verify`, of a thread: tests have many.
@@ -200,7 +200,9 @@ mod tests {
         }
         in_thread(|| {
             assert_eq!(wrong_field(), "CapPrm");
-            drop_capabilities().unwrap();
+            let bounding = empty_bounding_set().unwrap();
+            assert_eq!(wrong_field(), "CapPrm");
+            drop_capabilities(bounding).unwrap();
             assert_eq!(wrong_field(), "NoNewPrivs");
             let root = rustix::fs::open("/", OFlags::PATH, Mode::empty()).unwrap();
             let rule = landlock::Rule {
