@@ -233,3 +233,36 @@ impl Arg {
         self.low() + 4
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where a jump over `distance` instructions from the first of `program` ends.
+    fn target(program: &[Instruction], distance: u8) -> u32 {
+        let mut at = 1 + usize::from(distance);
+        while program[at].code == JUMP {
+            at += 1 + program[at].k as usize;
+        }
+        program[at].k
+    }
+
+    #[test]
+    fn a_branch_ends_where_it_should_at_any_distance() {
+        for (far, between, near) in (0..600).map(|n| (n % 3, n % 2, n)) {
+            for swap in [false, true] {
+                let mut asm = Assembler { code: Vec::new(), returns: Vec::new() };
+                // Loads, so that what cannot be reached needs a jump, not a copy.
+                let first = asm.push(LOAD, 100);
+                (0..far).for_each(|_| _ = asm.push(LOAD, 0));
+                let second = asm.push(if between == 0 { LOAD } else { RETURN }, 200);
+                (0..near).for_each(|_| _ = asm.push(LOAD, 0));
+                let (yes, no) = if swap { (second, first) } else { (first, second) };
+                asm.branch(IF_EQUAL, 7, yes, no);
+                let program = asm.finish();
+                let ends = [program[0].jt, program[0].jf].map(|jump| target(&program, jump));
+                assert_eq!(ends, if swap { [200, 100] } else { [100, 200] }, "{far} {near}");
+            }
+        }
+    }
+}
