@@ -3,6 +3,7 @@
 //!
 //! Everything `unsafe` in the project is in [`sys`]; every other module is safe Rust.
 
+pub mod filter;
 pub mod name;
 #[allow(unsafe_code)]
 pub mod sys;

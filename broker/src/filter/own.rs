@@ -1,0 +1,185 @@
+//! The broker's own filter.
+
+use super::{Action, Arg, Condition, Filter, Group, Rule};
+
+/// What the broker may do once it is set up; everything else kills it.
+///
+/// Killing is chosen over an error because the broker's death ends the sandbox, so it
+/// fails closed. An error could be taken for a fact ("this file is not there") and
+/// acted on, and it would let an attacker who runs code in the broker try again.
+#[must_use]
+pub fn broker_filter() -> Filter {
+    Filter::new(Action::KillProcess, Action::KillProcess, GROUPS)
+}
+
+const fn allow(name: &'static str, calls: &'static [libc::c_long]) -> Group {
+    Group { name, rule: Rule::Always(Action::Allow), calls }
+}
+
+const fn allow_if(
+    name: &'static str,
+    calls: &'static [libc::c_long],
+    all: &'static [Condition],
+) -> Group {
+    let rule = Rule::If { all, then: Action::Allow, otherwise: Action::KillProcess };
+    Group { name, rule, calls }
+}
+
+/// A kernel interface takes `arg` as a 32-bit number, and no bit of `mask` is in it.
+const fn no_bit(arg: Arg, mask: u32) -> Condition {
+    Condition::MaskedEq { arg, mask: mask as u64, value: 0 }
+}
+
+const GROUPS: &[Group] = &[
+    // Talking on connections that exist. No socket, bind, listen or connect: the
+    // sockets are made before the filter is loaded.
+    allow(
+        "connections",
+        &[
+            libc::SYS_read,
+            libc::SYS_write,
+            libc::SYS_readv,
+            libc::SYS_writev,
+            libc::SYS_recvmsg,
+            libc::SYS_sendmsg,
+            libc::SYS_recvfrom,
+            libc::SYS_sendto,
+            libc::SYS_accept4,
+            libc::SYS_getsockopt,
+            libc::SYS_setsockopt,
+            libc::SYS_shutdown,
+            libc::SYS_close,
+            libc::SYS_dup,
+        ],
+    ),
+    // Descriptor flags, and nothing of locks, leases, owners and signals.
+    allow_if(
+        "descriptor-flags",
+        &[libc::SYS_fcntl],
+        &[Condition::LowIn {
+            arg: Arg::A1,
+            values: &[
+                libc::F_GETFD as u32,
+                libc::F_SETFD as u32,
+                libc::F_GETFL as u32,
+                libc::F_SETFL as u32,
+                libc::F_DUPFD_CLOEXEC as u32,
+            ],
+        }],
+    ),
+    // How the standard library makes a socket non-blocking; FIONBIO is in
+    // include/uapi/asm-generic/ioctls.h.
+    allow_if(
+        "non-blocking",
+        &[libc::SYS_ioctl],
+        &[Condition::LowIn { arg: Arg::A1, values: &[0x5421] }],
+    ),
+    allow(
+        "event-loop",
+        &[
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_poll,
+            libc::SYS_ppoll,
+            libc::SYS_epoll_create1,
+            libc::SYS_epoll_ctl,
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_epoll_wait,
+            libc::SYS_epoll_pwait,
+            libc::SYS_epoll_pwait2,
+            libc::SYS_timerfd_create,
+            libc::SYS_timerfd_settime,
+            libc::SYS_timerfd_gettime,
+            libc::SYS_signalfd4,
+            libc::SYS_clock_gettime,
+            libc::SYS_clock_nanosleep,
+            libc::SYS_nanosleep,
+            libc::SYS_restart_syscall,
+            libc::SYS_sched_yield,
+        ],
+    ),
+    // The broker's purpose. One mount by descriptor, never a tree of them: a
+    // recursive change would make protected mounts below a target writable.
+    allow_if(
+        "toggle",
+        &[libc::SYS_mount_setattr],
+        &[Condition::MaskedEq {
+            arg: Arg::A2,
+            mask: 0xFFFF_FFFF,
+            value: libc::AT_EMPTY_PATH as u64,
+        }],
+    ),
+    // A protection that was renamed away on the host is put back.
+    allow("heal", &[libc::SYS_open_tree, libc::SYS_move_mount]),
+    // Which mount is where, and who holds a file of it open (/proc/PID/fd).
+    allow(
+        "look",
+        &[
+            libc::SYS_statx,
+            libc::SYS_newfstatat,
+            libc::SYS_fstat,
+            libc::SYS_statfs,
+            libc::SYS_fstatfs,
+            libc::SYS_openat,
+            libc::SYS_openat2,
+            libc::SYS_getdents64,
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_readlink,
+            libc::SYS_readlinkat,
+            libc::SYS_lseek,
+            libc::SYS_pread64,
+        ],
+    ),
+    // Ending holders that a client asked to end, by descriptor so that a reused
+    // process id is never hit: no kill. tgkill is how abort(3) ends this process.
+    allow(
+        "processes",
+        &[
+            libc::SYS_pidfd_open,
+            libc::SYS_pidfd_send_signal,
+            libc::SYS_waitid,
+            libc::SYS_wait4,
+            libc::SYS_tgkill,
+            libc::SYS_getpid,
+            libc::SYS_gettid,
+            libc::SYS_getppid,
+            libc::SYS_getuid,
+            libc::SYS_geteuid,
+            libc::SYS_exit,
+            libc::SYS_exit_group,
+        ],
+    ),
+    // Limits are read (no new value is passed), of this process or another.
+    allow_if(
+        "limits",
+        &[libc::SYS_prlimit64],
+        &[Condition::MaskedEq { arg: Arg::A2, mask: u64::MAX, value: 0 }],
+    ),
+    allow(
+        "memory",
+        &[
+            libc::SYS_munmap,
+            libc::SYS_mremap,
+            libc::SYS_brk,
+            libc::SYS_madvise,
+            libc::SYS_futex,
+            libc::SYS_getrandom,
+        ],
+    ),
+    // The program is static and complete: it never makes more code.
+    allow_if(
+        "no-new-code",
+        &[libc::SYS_mmap, libc::SYS_mprotect],
+        &[no_bit(Arg::A2, libc::PROT_EXEC as u32)],
+    ),
+    allow(
+        "runtime",
+        &[
+            libc::SYS_rt_sigaction,
+            libc::SYS_rt_sigprocmask,
+            libc::SYS_rt_sigreturn,
+            libc::SYS_sigaltstack,
+            libc::SYS_set_robust_list,
+            libc::SYS_rseq,
+        ],
+    ),
+];
