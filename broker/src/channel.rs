@@ -208,6 +208,15 @@ impl Connection {
         }
     }
 
+    /// Connects through the inherited channel `shared`.
+    ///
+    /// # Errors
+    /// As `sendmsg(2)`: `EPIPE` when the broker does not listen there any more, `EAGAIN`
+    /// when it is behind.
+    pub fn open_through(shared: BorrowedFd<'_>, timeout: Duration) -> Result<Self> {
+        Ok(Self { stream: hand_over(shared, timeout)? })
+    }
+
     /// The connection's stream socket.
     pub fn into_fd(self) -> OwnedFd {
         self.stream

@@ -24,7 +24,6 @@ use crate::proto::{
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::time::Duration;
 
 /// How long a broker may take to answer, if nothing else is said. It gives a busy mount
@@ -92,15 +91,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::NoBroker`].
     pub fn connect_within(timeout: Duration) -> Result<Self, ClientError> {
-        Ok(Self { stream: Connection::open(timeout)?.into_fd(), broken: false })
-    }
-
-    /// Connects to the broker that listens at `path`.
-    ///
-    /// # Errors
-    /// [`ClientError::NoBroker`].
-    pub fn connect_to(path: &Path, timeout: Duration) -> Result<Self, ClientError> {
-        Ok(Self { stream: Connection::open_at(path, timeout)?.into_fd(), broken: false })
+        Ok(Connection::open(timeout)?.into())
     }
 
     /// Changes the mode of `names`, all of them or, on any error, none. The answer has
@@ -200,6 +191,13 @@ impl Client {
             }
         }
         Ok(answer)
+    }
+}
+
+/// For a connection made in another way than [`Client::connect`] makes it.
+impl From<Connection> for Client {
+    fn from(connection: Connection) -> Self {
+        Self { stream: connection.into_fd(), broken: false }
     }
 }
 

@@ -357,4 +357,4 @@ mod wire;
 pub use wire::{BadReply, parse};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
