@@ -3,7 +3,15 @@
 //!
 //! Everything `unsafe` in the project is in [`sys`]; every other module is safe Rust.
 
+pub mod apply;
+pub mod channel;
+pub mod client;
+pub mod escape;
 pub mod filter;
 pub mod name;
+pub mod proto;
+pub mod sandbox;
+pub mod server;
 #[allow(unsafe_code)]
 pub mod sys;
+pub mod target;

@@ -157,6 +157,33 @@ pub fn lstat_at(dir: BorrowedFd<'_>, path: impl rustix::path::Arg) -> Result<Fil
     stat_at(dir, path, AtFlags::SYMLINK_NOFOLLOW)
 }
 
+/// The mount that `fd` is on (`stx_mnt_id`). An id is not given to another mount
+/// while a descriptor pins the first.
+///
+/// # Errors
+/// As `statx(2)`.
+pub fn mount_id(fd: BorrowedFd<'_>) -> Result<u64> {
+    mount_id_with(fd, c"", AtFlags::EMPTY_PATH)
+}
+
+/// The mount on which `path` below `dir` lies, not following a last symlink. Asks
+/// the filesystem for no attribute, so that a slow one (FUSE, NFS) is not waited for.
+///
+/// # Errors
+/// As `statx(2)`.
+pub fn mount_id_at(dir: BorrowedFd<'_>, path: impl rustix::path::Arg) -> Result<u64> {
+    mount_id_with(dir, path, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+fn mount_id_with(dir: BorrowedFd<'_>, path: impl rustix::path::Arg, flags: AtFlags) -> Result<u64> {
+    let flags = flags | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    let answer = rustix::fs::statx(dir, path, flags, StatxFlags::MNT_ID)?;
+    if answer.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
+        return Err(Errno::OPNOTSUPP);
+    }
+    Ok(answer.stx_mnt_id)
+}
+
 fn stat_at(dir: BorrowedFd<'_>, path: impl rustix::path::Arg, flags: AtFlags) -> Result<FileStat> {
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
     let s = rustix::fs::statx(dir, path, flags | AtFlags::NO_AUTOMOUNT, wanted)?;

@@ -36,6 +36,7 @@ pub fn fork() -> Result<Fork> {
 /// The number of threads of this process: the link count of its task directory
 /// less the two that every directory has (`proc_task_getattr`, fs/proc/base.c).
 /// A process that cannot see itself in `/proc` is one that this project forked.
+#[allow(clippy::unnecessary_cast)] // st_nlink has another type on aarch64
 fn thread_count() -> Result<u64> {
     match rustix::fs::stat(c"/proc/self/task") {
         Ok(stat) => Ok((stat.st_nlink as u64).saturating_sub(2)),
@@ -60,6 +61,24 @@ pub fn adopt(number: RawFd) -> Result<OwnedFd> {
     // exec: nothing in this program made it, so nothing else owns it. Callers adopt
     // a number once (`ctl` and `launcher` do so in `main`, before anything else).
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// A descriptor of our own for what the descriptor numbered `number` refers to,
+/// close-on-exec. Unlike [`adopt`] it takes nothing away from whoever owns the number,
+/// so that a library may call it; whether it refers to what the caller hopes for is to
+/// be checked on the result.
+///
+/// # Errors
+/// `EBADF` if `number` is not an open descriptor.
+pub fn duplicate(number: RawFd) -> Result<OwnedFd> {
+    // SAFETY: F_DUPFD_CLOEXEC reads and writes no memory and leaves `number` as it is;
+    // it fails with EBADF if that is not open.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy < 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: the kernel just made this descriptor; nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 /// Marks every descriptor from `first` on as close-on-exec, so that the next program

@@ -1,0 +1,210 @@
+//! A client of the broker, for programs that want to switch targets themselves.
+//!
+//! ```no_run
+//! use remount_broker::client::Client;
+//! use remount_broker::proto::Wish;
+//!
+//! let mut client = Client::connect()?;
+//! let plans = "plans".parse()?;
+//! for target in client.set(&[plans], Wish::Rw)? {
+//!     println!("{}: {}", target.name, target.mode);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A connection serves any number of requests, one after the other; a toggle takes some
+//! ten microseconds. After an error other than [`ClientError::Refused`] the connection is
+//! of no more use: connect anew.
+
+use crate::channel::{Connection, NoBroker};
+use crate::name::TargetName;
+use crate::proto::{
+    BadReply, Origin, Refusal, Reply, Request, Selection, SetRequest, TargetReport, Wish,
+};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+/// How long a broker may take to answer, if nothing else is said. It gives a busy mount
+/// up after a quarter of a second.
+pub const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// No reply is longer: a broker that says more is none.
+const MAX_REPLY: usize = 1 << 20;
+
+/// Why a request brought no answer, or not the one hoped for.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// There is no broker to talk to.
+    #[error(transparent)]
+    NoBroker(#[from] NoBroker),
+    /// The broker refused the request, and says why.
+    #[error("{}", .0.message)]
+    Refused(Refusal),
+    /// The request does not fit in one line.
+    #[error("send the request: too many targets at once")]
+    TooLong,
+    /// The broker did not answer in time. What became of the request is not known.
+    #[error("wait for the broker's answer: timed out")]
+    TimedOut,
+    /// The connection ended before the answer.
+    #[error("talk to the broker: it closed the connection")]
+    Closed,
+    /// The connection failed.
+    #[error("talk to the broker: {0}")]
+    Transport(Errno),
+    /// The answer makes no sense.
+    #[error(transparent)]
+    BadReply(#[from] BadReply),
+}
+
+/// What [`Client::status`] tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The side of the sandbox's wall that the broker takes this process to be on.
+    pub origin: Origin,
+    /// Every target.
+    pub targets: Vec<TargetReport>,
+}
+
+/// A connection to a broker.
+#[derive(Debug)]
+pub struct Client {
+    stream: OwnedFd,
+    /// Whether an answer may still be under way that belongs to no request.
+    broken: bool,
+}
+
+impl Client {
+    /// Connects to the broker of the sandbox that this process is in (see
+    /// [`Connection::open`]); [`TIMEOUT`] holds for every call.
+    ///
+    /// # Errors
+    /// [`ClientError::NoBroker`].
+    pub fn connect() -> Result<Self, ClientError> {
+        Self::connect_within(TIMEOUT)
+    }
+
+    /// As [`Self::connect`], with another limit for every call.
+    ///
+    /// # Errors
+    /// [`ClientError::NoBroker`].
+    pub fn connect_within(timeout: Duration) -> Result<Self, ClientError> {
+        Ok(Connection::open(timeout)?.into())
+    }
+
+    /// Changes the mode of `names`, all of them or, on any error, none. The answer has
+    /// them as they are now; once `ro` is answered, no write through them succeeds.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] if the broker did not do it, else the connection failed.
+    pub fn set(
+        &mut self,
+        names: &[TargetName],
+        wish: Wish,
+    ) -> Result<Vec<TargetReport>, ClientError> {
+        self.change(Selection::Named(names.to_vec()), wish)
+    }
+
+    /// As [`Self::set`], for every target of the sandbox.
+    ///
+    /// # Errors
+    /// As [`Self::set`].
+    pub fn set_all(&mut self, wish: Wish) -> Result<Vec<TargetReport>, ClientError> {
+        self.change(Selection::All, wish)
+    }
+
+    fn change(&mut self, targets: Selection, wish: Wish) -> Result<Vec<TargetReport>, ClientError> {
+        self.targets(&Request::Set(SetRequest { targets, wish, path: None }))
+    }
+
+    /// Every target, as it is now.
+    ///
+    /// # Errors
+    /// As [`Self::set`].
+    pub fn list(&mut self) -> Result<Vec<TargetReport>, ClientError> {
+        self.targets(&Request::List)
+    }
+
+    /// Every target, and what the broker takes this process for.
+    ///
+    /// # Errors
+    /// As [`Self::set`].
+    pub fn status(&mut self) -> Result<Status, ClientError> {
+        match self.ask(&Request::Status)? {
+            Reply::Status(origin, targets) => Ok(Status { origin, targets }),
+            _ => Err(BadReply("not a status".to_owned()).into()),
+        }
+    }
+
+    fn targets(&mut self, request: &Request) -> Result<Vec<TargetReport>, ClientError> {
+        match self.ask(request)? {
+            Reply::Done(targets) | Reply::List(targets) => Ok(targets),
+            _ => Err(BadReply("no targets".to_owned()).into()),
+        }
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<Reply, ClientError> {
+        let line = request.to_line().ok_or(ClientError::TooLong)?;
+        if self.broken {
+            return Err(ClientError::Closed);
+        }
+        // Until the answer is there: giving up half-way leaves one behind.
+        self.broken = true;
+        match self.send(&line) {
+            // It may have said why before it hung up.
+            Ok(()) | Err(ClientError::Closed) => {}
+            Err(error) => return Err(error),
+        }
+        let reply = Reply::from_json(&self.receive()?)?;
+        self.broken = false;
+        match reply {
+            Reply::Refused(refusal) => Err(ClientError::Refused(refusal)),
+            reply => Ok(reply),
+        }
+    }
+
+    fn send(&self, mut line: &[u8]) -> Result<(), ClientError> {
+        while !line.is_empty() {
+            match rustix::net::send(&self.stream, line, SendFlags::NOSIGNAL) {
+                Ok(sent) => line = &line[sent..],
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(transport(errno)),
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&self) -> Result<Vec<u8>, ClientError> {
+        let mut answer = Vec::new();
+        let mut chunk = [0_u8; 4096];
+        while answer.last() != Some(&b'\n') {
+            match rustix::net::recv(&self.stream, &mut chunk[..], RecvFlags::empty()) {
+                Ok((_, 0)) => return Err(ClientError::Closed),
+                Ok((_, received)) => answer.extend_from_slice(&chunk[..received]),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(transport(errno)),
+            }
+            if answer.len() > MAX_REPLY {
+                return Err(BadReply("too long".to_owned()).into());
+            }
+        }
+        Ok(answer)
+    }
+}
+
+/// For a connection made in another way than [`Client::connect`] makes it.
+impl From<Connection> for Client {
+    fn from(connection: Connection) -> Self {
+        Self { stream: connection.into_fd(), broken: false }
+    }
+}
+
+fn transport(errno: Errno) -> ClientError {
+    match errno {
+        Errno::AGAIN => ClientError::TimedOut,
+        Errno::PIPE | Errno::CONNRESET => ClientError::Closed,
+        errno => ClientError::Transport(errno),
+    }
+}

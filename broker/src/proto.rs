@@ -1,0 +1,360 @@
+//! The protocol: what a line says, and what is answered. No I/O.
+//!
+//! A request is one line of UTF-8 without NUL, at most [`MAX_LINE`] bytes with its
+//! newline. A line that begins with `{` is JSON and gets one line of JSON:
+//!
+//! ```text
+//! {"op":"set","targets":["workspace"],"mode":"ro"}     mode: ro, rw or toggle
+//! {"op":"set","all":true,"mode":"ro"}
+//! {"op":"list"}
+//! {"op":"status"}
+//! {"ok":true,"targets":[{"name":"workspace","path":"/p","mode":"ro","state":"ok","authority":"self"}]}
+//! {"ok":false,"error":"busy","message":"…","hint":"…"}
+//! ```
+//!
+//! Any other line is the classic dialect of remountd: `ro NAME [PATH] [PID]`,
+//! `rw NAME [PATH] [PID]`, `list`, `quit`, answered by `OK` or `ERROR: …`; before its
+//! `OK`, `list` prints `NAME MODE PATH` lines. The pid is ignored: a peer is who the
+//! kernel says it is. The limit on a line's length binds peers; a reply is as long as
+//! the broker's own targets make it.
+//!
+//! Paths are bytes, but JSON is text: a path that is not UTF-8 is shown there with
+//! replacement characters, and with escapes (see [`Escaped`]) everywhere else. Paths
+//! identify nothing in this protocol; names do.
+
+use crate::escape::Escaped;
+use crate::name::{Authority, BadName, Mode, TargetName};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// The longest request line, in bytes, newline included.
+pub const MAX_LINE: usize = 4096;
+
+/// How a peer speaks, and is answered: decided anew by each line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialect {
+    /// Words, as remountd's first clients spoke.
+    Classic,
+    /// JSON.
+    Json,
+}
+
+/// A peer's request: a claim, which gives no right to anything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Change modes.
+    Set(SetRequest),
+    /// Name the targets.
+    List,
+    /// Name the targets and tell the peer what it is.
+    Status,
+    /// End the connection.
+    Quit,
+}
+
+/// A request to change modes: all of it happens, or nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetRequest {
+    /// What to change.
+    pub targets: Selection,
+    /// The mode wanted.
+    pub wish: Wish,
+    /// Where the peer believes the target to be.
+    pub path: Option<PathClaim>,
+}
+
+/// Which targets a request is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selection {
+    /// These. Never empty when it was parsed.
+    Named(Vec<TargetName>),
+    /// Every target of the sandbox.
+    All,
+}
+
+/// The mode wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wish {
+    /// Read-only.
+    Ro,
+    /// Read-write.
+    Rw,
+    /// For each target, the mode that it does not have.
+    Toggle,
+}
+
+impl Wish {
+    /// The mode that a target in mode `now` is to have.
+    #[must_use]
+    pub fn from(self, now: Mode) -> Mode {
+        match self {
+            Self::Ro => Mode::Ro,
+            Self::Rw => Mode::Rw,
+            Self::Toggle => now.flipped(),
+        }
+    }
+}
+
+/// The path in a classic line. A path may hold blanks and may be followed by a pid, so
+/// what it says is only known next to the path that it ought to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathClaim(String);
+
+impl PathClaim {
+    /// Whether the peer named `path`.
+    pub fn names(&self, path: &Path) -> bool {
+        let path = path.as_os_str().as_bytes();
+        let without_pid = match self.0.rsplit_once(char::is_whitespace) {
+            Some((before, pid)) if is_pid(pid) => before.trim_end(),
+            _ => &self.0,
+        };
+        path == self.0.as_bytes() || path == without_pid.as_bytes()
+    }
+}
+
+fn is_pid(word: &str) -> bool {
+    !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// What is wrong with a line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// It does not end within [`MAX_LINE`] bytes.
+    #[error("line is longer than {MAX_LINE} bytes")]
+    TooLong,
+    /// It is not UTF-8, or has a NUL in it.
+    #[error("line is not UTF-8 text")]
+    NotText,
+    /// It has the form of neither dialect, or says something impossible.
+    #[error("{}", Escaped::text(.0))]
+    Form(String),
+}
+
+impl From<BadName> for Malformed {
+    fn from(bad: BadName) -> Self {
+        // Not `to_string`: `Form` escapes what it shows, and the name's own text
+        // would be escaped twice.
+        Self::Form(format!("'{}' is no target name", bad.0))
+    }
+}
+
+/// Everything that a request can meet but success.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// The line is no request.
+    #[error("bad request: {0}")]
+    BadRequest(#[from] Malformed),
+    /// No target has this name.
+    #[error("unknown target {0}")]
+    UnknownTarget(TargetName),
+    /// A classic line named another path than the target's.
+    #[error("target {name} is at {}, not at the path given", Escaped::path(.path))]
+    OtherPath {
+        /// The target.
+        name: TargetName,
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// The peer may not make this target writable.
+    #[error("make {name} writable: authority is {authority}, and this request came from inside")]
+    NotAuthorised {
+        /// The target.
+        name: TargetName,
+        /// Who may.
+        authority: Authority,
+    },
+    /// A mount is no longer where the sandbox was given it.
+    #[error("{}: {} is no longer the mount it was", stale(name, *mode), Escaped::path(.path))]
+    Stale {
+        /// The target.
+        name: TargetName,
+        /// The first mount found amiss.
+        path: PathBuf,
+        /// The mode asked for: `rw` was refused, `ro` was done as far as mounts are left.
+        mode: Mode,
+    },
+    /// A file of the mount stayed open for writing.
+    #[error("make {name} read-only: a file on {} is open for writing", Escaped::path(.path))]
+    Busy {
+        /// The target.
+        name: TargetName,
+        /// The mount that refused.
+        path: PathBuf,
+    },
+    /// The kernel refused, or the broker gave the request up.
+    #[error("make {name} {mode}: {}: {reason}", Escaped::path(.path))]
+    Failed {
+        /// The target.
+        name: TargetName,
+        /// The mode wanted.
+        mode: Mode,
+        /// The mount that failed.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The broker dropped the request to make room for others.
+    #[error("request dropped: too many requests at a time")]
+    Dropped,
+}
+
+fn stale(name: &TargetName, mode: Mode) -> String {
+    match mode {
+        Mode::Ro => format!("{name} is read-only now, but stale"),
+        Mode::Rw => format!("make {name} writable: stale"),
+    }
+}
+
+impl Fault {
+    /// The word for it in a reply.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::BadRequest(_) => ErrorCode::BadRequest,
+            Self::UnknownTarget(_) | Self::OtherPath { .. } => ErrorCode::UnknownTarget,
+            Self::NotAuthorised { .. } => ErrorCode::NotAuthorised,
+            Self::Stale { .. } => ErrorCode::Stale,
+            Self::Busy { .. } => ErrorCode::Busy,
+            Self::Failed { .. } | Self::Dropped => ErrorCode::Failed,
+        }
+    }
+
+    /// What the peer can do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::BadRequest(_) => None,
+            Self::UnknownTarget(_) | Self::OtherPath { .. } => {
+                Some("'remountctl list' names the targets")
+            }
+            Self::NotAuthorised { authority: Authority::Confirm, .. } => {
+                Some("a person outside the sandbox has to approve it")
+            }
+            Self::NotAuthorised { .. } => {
+                Some("only a request from outside the sandbox can make it writable")
+            }
+            Self::Stale { .. } => Some(
+                "the directory was moved or replaced outside; start the sandbox anew to write there",
+            ),
+            Self::Busy { .. } => Some("close what writes there, or try again; nothing was changed"),
+            Self::Failed { .. } => None,
+            Self::Dropped => Some("try again"),
+        }
+    }
+}
+
+/// The word for a fault in a reply: a program decides by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorCode {
+    /// [`Fault::Busy`].
+    Busy,
+    /// [`Fault::UnknownTarget`].
+    UnknownTarget,
+    /// [`Fault::NotAuthorised`].
+    NotAuthorised,
+    /// [`Fault::Stale`].
+    Stale,
+    /// [`Fault::BadRequest`].
+    BadRequest,
+    /// Anything else, also what a newer broker may say.
+    #[serde(other)]
+    Failed,
+}
+
+/// Whether a target's mounts are where they were at the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// They are.
+    Ok,
+    /// They are not; it cannot become writable any more.
+    Stale,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ok => "ok",
+            Self::Stale => "stale",
+        })
+    }
+}
+
+/// Which side of the sandbox's wall a request comes from. The channel that it came
+/// through decides, never its text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// A process in the sandbox.
+    Inside,
+    /// A process of the host.
+    Outside,
+}
+
+/// A target as the broker sees it at the moment of the reply.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetReport {
+    /// Its name.
+    pub name: TargetName,
+    /// Where it is, in the sandbox. In JSON not necessarily exact (see the module).
+    #[serde(serialize_with = "lossy", deserialize_with = "from_text")]
+    pub path: PathBuf,
+    /// `rw` if anything can be written through any of its mounts.
+    pub mode: Mode,
+    /// Whether its mounts are where they were.
+    pub state: State,
+    /// Who may make it writable.
+    pub authority: Authority,
+}
+
+fn lossy<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&path.to_string_lossy())
+}
+
+fn from_text<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+    String::deserialize(from).map(PathBuf::from)
+}
+
+/// A refusal as a client reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// For programs.
+    pub error: ErrorCode,
+    /// For people.
+    pub message: String,
+    /// What to do.
+    pub hint: Option<String>,
+}
+
+impl From<&Fault> for Refusal {
+    fn from(fault: &Fault) -> Self {
+        Self {
+            error: fault.code(),
+            message: fault.to_string(),
+            hint: fault.hint().map(str::to_owned),
+        }
+    }
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// Done: the targets changed (all of them have the mode wanted).
+    Done(Vec<TargetReport>),
+    /// The targets there are.
+    List(Vec<TargetReport>),
+    /// The targets there are, and the side that the peer is on.
+    Status(Origin, Vec<TargetReport>),
+    /// Farewell.
+    Bye,
+    /// Not done, and nothing changed (but see [`Fault::Stale`]).
+    Refused(Refusal),
+}
+
+mod wire;
+pub use wire::{BadReply, parse};
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,208 @@
+use super::*;
+
+fn name(text: &str) -> TargetName {
+    text.parse().unwrap()
+}
+
+fn request(line: &str) -> Result<Request, Malformed> {
+    parse(line.as_bytes()).1
+}
+
+fn set(names: &[&str], wish: Wish) -> Request {
+    let targets = Selection::Named(names.iter().map(|text| name(text)).collect());
+    Request::Set(SetRequest { targets, wish, path: None })
+}
+
+/// Enough chance for tests, the same in every run.
+pub(crate) struct Chance(pub(crate) u64);
+
+impl Chance {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+#[test]
+fn requests_survive_the_round_trip() {
+    let all = SetRequest { targets: Selection::All, wish: Wish::Toggle, path: None };
+    for wanted in [
+        set(&["a"], Wish::Ro),
+        set(&["a", "b-c_9"], Wish::Rw),
+        Request::Set(all),
+        Request::List,
+        Request::Status,
+    ] {
+        let line = wanted.to_line().unwrap();
+        let (&newline, line) = line.split_last().unwrap();
+        assert_eq!(newline, b'\n');
+        assert_eq!(parse(line), (Dialect::Json, Ok(wanted)));
+    }
+    assert_eq!(Request::Quit.to_line(), None);
+    let long: Vec<_> = (0..1000).map(|n| format!("target{n}")).collect();
+    let long: Vec<_> = long.iter().map(String::as_str).collect();
+    assert_eq!(set(&long, Wish::Ro).to_line(), None, "does not fit in a line");
+}
+
+#[test]
+fn json_is_taken_at_its_word_only() {
+    for bad in [
+        "{",
+        "{}",
+        r#"{"op":"set"}"#,
+        r#"{"op":"set","mode":"ro"}"#,
+        r#"{"op":"set","targets":[],"mode":"ro"}"#,
+        r#"{"op":"set","targets":["a"],"all":true,"mode":"ro"}"#,
+        r#"{"op":"set","all":false,"mode":"ro"}"#,
+        r#"{"op":"set","targets":["A"],"mode":"ro"}"#,
+        r#"{"op":"set","targets":["../a"],"mode":"ro"}"#,
+        r#"{"op":"set","targets":"a","mode":"ro"}"#,
+        r#"{"op":"set","targets":["a"],"mode":"RO"}"#,
+        r#"{"op":"set","targets":["a"],"mode":"ro","pid":1}"#,
+        r#"{"op":"set","targets":["a"],"mode":"ro","origin":"outside"}"#,
+        r#"{"op":"set","targets":["a"],"mode":"ro","mode":"rw"}"#,
+        r#"{"op":"list","all":true}"#,
+        r#"{"op":"approve"}"#,
+        r#"{"op":"list"} x"#,
+    ] {
+        assert!(matches!(request(bad), Err(Malformed::Form(_))), "{bad}");
+    }
+    let good = r#"{"op":"set","targets":["a","b"],"mode":"ro"}"#;
+    assert_eq!(request(good), Ok(set(&["a", "b"], Wish::Ro)));
+    for end in 0..good.len() {
+        assert!(request(&good[..end]).is_err(), "{}", &good[..end]);
+    }
+}
+
+#[test]
+fn classic_lines() {
+    assert_eq!(request("ro a"), Ok(set(&["a"], Wish::Ro)));
+    assert_eq!(request("rw a 1234\r"), Ok(set(&["a"], Wish::Rw)), "the pid says nothing");
+    assert_eq!(request("list"), Ok(Request::List));
+    assert_eq!(request(" quit "), Ok(Request::Quit));
+    for bad in
+        ["", "ro", "ro A", "ro ../x", "ro a b", "toggle a", "list x", "RO a", "GET / HTTP/1.1"]
+    {
+        assert!(matches!(request(bad), Err(Malformed::Form(_))), "{bad}");
+    }
+}
+
+#[test]
+fn a_path_claim_is_compared_whole() {
+    for (line, path, names) in [
+        ("ro a /p/q", "/p/q", true),
+        ("ro a /p/q 77", "/p/q", true),
+        ("ro a /p/q 77", "/p/q 77", true),
+        ("ro a /p q/r", "/p q/r", true),
+        ("ro a /p q/r 77", "/p q/r", true),
+        ("ro a /p/q/r", "/p/q", false),
+        ("ro a /p/q/../r", "/p/r", false),
+        ("ro a /p", "/p/q", false),
+    ] {
+        let Ok(Request::Set(SetRequest { path: Some(claim), .. })) = request(line) else {
+            panic!("{line}");
+        };
+        assert_eq!(claim.names(Path::new(path)), names, "{line} against {path}");
+    }
+}
+
+#[test]
+fn over_long_and_not_text() {
+    let longest = format!("ro a /{}", "x".repeat(MAX_LINE - 7));
+    assert_eq!(longest.len(), MAX_LINE - 1, "the newline counts");
+    assert!(request(&longest).is_ok());
+    assert_eq!(request(&format!("{longest}x")), Err(Malformed::TooLong));
+    assert_eq!(parse(b"ro a\0").1, Err(Malformed::NotText));
+    assert_eq!(parse(b"{\"op\":\"list\"}\0").1, Err(Malformed::NotText));
+    assert_eq!(parse(b"ro \xff").1, Err(Malformed::NotText));
+    let deep = format!("{{\"op\":{}", "[".repeat(4000));
+    assert!(matches!(request(&deep), Err(Malformed::Form(_))));
+}
+
+/// Whatever comes, it is a request or a fault, and the answer is one clean line.
+#[test]
+fn no_bytes_panic() {
+    let mut chance = Chance(0x9e37_79b9_7f4a_7c15);
+    let seeds: [&[u8]; 4] = [
+        br#"{"op":"set","targets":["a","b"],"mode":"toggle"}"#,
+        br#"{"op":"status"}"#,
+        b"rw workspace /home/u/p 4711",
+        b"list",
+    ];
+    for round in 0..50_000_u64 {
+        let mut line = seeds[(round % 4) as usize].to_vec();
+        if round % 3 == 0 {
+            line = (0..chance.below(200)).map(|_| chance.below(256) as u8).collect();
+        }
+        for _ in 0..chance.below(4) {
+            if !line.is_empty() {
+                let at = chance.below(line.len() as u64) as usize;
+                line[at] = chance.below(256) as u8;
+            }
+        }
+        let (dialect, parsed) = parse(&line);
+        if let Err(malformed) = parsed {
+            let reply = Reply::Refused(Refusal::from(&Fault::from(malformed)));
+            let text = String::from_utf8(reply.to_bytes(dialect)).unwrap();
+            let body = text.strip_suffix('\n').unwrap();
+            assert!(!body.is_empty() && !body.contains(char::is_control), "{body:?}");
+        }
+    }
+}
+
+#[test]
+fn replies_survive_the_round_trip() {
+    let report = TargetReport {
+        name: name("workspace"),
+        path: PathBuf::from("/home/u/a b"),
+        mode: Mode::Ro,
+        state: State::Stale,
+        authority: Authority::Confirm,
+    };
+    let refusal =
+        Refusal { error: ErrorCode::Busy, message: "m\u{1b}".to_owned(), hint: Some("h".into()) };
+    for reply in [
+        Reply::List(vec![report.clone()]),
+        Reply::Status(Origin::Inside, vec![report.clone()]),
+        Reply::Refused(refusal),
+        Reply::Bye,
+    ] {
+        assert_eq!(Reply::from_json(&reply.to_bytes(Dialect::Json)), Ok(reply));
+    }
+    let done = Reply::Done(vec![report.clone()]).to_bytes(Dialect::Json);
+    assert_eq!(
+        String::from_utf8(done).unwrap(),
+        "{\"ok\":true,\"targets\":[{\"name\":\"workspace\",\"path\":\"/home/u/a b\",\
+         \"mode\":\"ro\",\"state\":\"stale\",\"authority\":\"confirm\"}]}\n"
+    );
+    let classic = Reply::List(vec![report]).to_bytes(Dialect::Classic);
+    assert_eq!(String::from_utf8(classic).unwrap(), "workspace ro /home/u/a b\nOK\n");
+    let newer = r#"{"ok":false,"error":"too-early","message":"m","since":3}"#;
+    assert!(matches!(
+        Reply::from_json(newer.as_bytes()),
+        Ok(Reply::Refused(Refusal { error: ErrorCode::Failed, .. }))
+    ));
+    for bad in ["", "x", "{}", r#"{"ok":false}"#, r#"{"ok":true,"targets":[{}]}"#] {
+        assert!(Reply::from_json(bad.as_bytes()).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_path_of_any_bytes_stays_on_its_line() {
+    use std::ffi::OsStr;
+    let path = PathBuf::from(OsStr::from_bytes(b"/a\nb\x1b[2J\xff"));
+    let report = TargetReport {
+        name: name("x"),
+        path,
+        mode: Mode::Rw,
+        state: State::Ok,
+        authority: Authority::Inside,
+    };
+    let reply = Reply::List(vec![report]);
+    let classic = String::from_utf8(reply.to_bytes(Dialect::Classic)).unwrap();
+    assert_eq!(classic, "x rw /a\\nb\\u{1b}[2J\\xff\nOK\n");
+    let json = String::from_utf8(reply.to_bytes(Dialect::Json)).unwrap();
+    assert!(json.contains(r#""path":"/a\nb\u001b[2J�""#), "{json}");
+}

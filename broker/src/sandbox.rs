@@ -1,0 +1,179 @@
+//! The sandbox's targets, and who may do what with them.
+//!
+//! A [`SetRequest`] is a claim. [`Registry::authorize`] is the only way to an
+//! [`Authorized`], and that is the only thing [`crate::apply`] acts on.
+
+use crate::apply::{Kernel, Mounts};
+use crate::name::{Authority, Mode, TargetName};
+use crate::proto::{Fault, Origin, Selection, SetRequest, State, TargetReport};
+use crate::sys::socket::Peer;
+use crate::target::{Member, Target};
+use std::collections::BTreeSet;
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// The side it is on: known from the channel. All rights follow from this.
+    pub origin: Origin,
+    /// The process, as the kernel names it; for the record only, since a socketpair
+    /// names its creator and a process may pass its connection on.
+    pub peer: Option<Peer>,
+}
+
+/// Targets that no registry can be made of.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadTargets {
+    /// Two targets of one name.
+    #[error("two targets are named {0}")]
+    Twice(TargetName),
+    /// A target that could never be switched.
+    #[error("target {0} has no mount")]
+    Empty(TargetName),
+}
+
+/// The place of a target in its registry.
+pub(crate) type Index = usize;
+
+/// Every target of one sandbox.
+#[derive(Debug)]
+pub struct Registry {
+    targets: Vec<Target>,
+    mounts: Box<dyn Mounts>,
+}
+
+/// The right to change modes, and which: made by [`Registry::authorize`] only, and spent
+/// by [`crate::apply::Operation::new`].
+#[derive(Debug)]
+pub struct Authorized {
+    changes: Vec<(Index, Mode)>,
+}
+
+impl Authorized {
+    /// The changes to make.
+    pub(crate) fn into_changes(self) -> Vec<(Index, Mode)> {
+        self.changes
+    }
+}
+
+impl Registry {
+    /// A registry of real mounts.
+    ///
+    /// # Errors
+    /// Two targets share a name, or one has no member.
+    pub fn new(targets: Vec<Target>) -> Result<Self, BadTargets> {
+        Self::with_mounts(targets, Box::new(Kernel))
+    }
+
+    pub(crate) fn with_mounts(
+        targets: Vec<Target>,
+        mounts: Box<dyn Mounts>,
+    ) -> Result<Self, BadTargets> {
+        let mut names = BTreeSet::new();
+        for target in &targets {
+            if !names.insert(&target.name) {
+                return Err(BadTargets::Twice(target.name.clone()));
+            }
+            if target.members.is_empty() {
+                return Err(BadTargets::Empty(target.name.clone()));
+            }
+        }
+        Ok(Self { targets, mounts })
+    }
+
+    pub(crate) fn mounts(&self) -> &dyn Mounts {
+        &*self.mounts
+    }
+
+    pub(crate) fn target(&self, index: Index) -> &Target {
+        &self.targets[index]
+    }
+
+    /// Every target there is.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Index> + use<> {
+        0..self.targets.len()
+    }
+
+    /// The targets that a request names, each once, in the request's order.
+    ///
+    /// # Errors
+    /// A name that is no target's, or a path that is not the target's.
+    pub(crate) fn select(&self, request: &SetRequest) -> Result<Vec<Index>, Fault> {
+        let names = match &request.targets {
+            Selection::All => return Ok(self.all().collect()),
+            Selection::Named(names) => names,
+        };
+        let mut selected = Vec::new();
+        for name in names {
+            let index = self
+                .all()
+                .find(|&index| self.target(index).name == *name)
+                .ok_or_else(|| Fault::UnknownTarget(name.clone()))?;
+            let path = &self.target(index).path;
+            if request.path.as_ref().is_some_and(|claim| !claim.names(path)) {
+                return Err(Fault::OtherPath { name: name.clone(), path: path.clone() });
+            }
+            if !selected.contains(&index) {
+                selected.push(index);
+            }
+        }
+        Ok(selected)
+    }
+
+    /// Decides whether a request may be carried out. A toggle is judged by what it would
+    /// do now, so nothing may change the targets between this and the operation's start.
+    ///
+    /// # Errors
+    /// An unknown target, or one that a peer of this `origin` may not make writable.
+    pub fn authorize(&self, request: &SetRequest, origin: Origin) -> Result<Authorized, Fault> {
+        let mut changes = Vec::new();
+        for index in self.select(request)? {
+            let mode = request.wish.from(self.mode(index));
+            let target = self.target(index);
+            if !permitted(target.authority, origin, mode) {
+                let (name, authority) = (target.name.clone(), target.authority);
+                return Err(Fault::NotAuthorised { name, authority });
+            }
+            changes.push((index, mode));
+        }
+        Ok(Authorized { changes })
+    }
+
+    /// `Rw` if anything can be written through any mount of the target, or if the kernel
+    /// does not say.
+    pub(crate) fn mode(&self, index: Index) -> Mode {
+        let is_ro = |member: &Member| matches!(self.mounts.mode(member), Ok(Mode::Ro));
+        if self.target(index).members.iter().all(is_ro) { Mode::Ro } else { Mode::Rw }
+    }
+
+    fn state(&self, index: Index) -> State {
+        let in_place = |member: &Member| self.mounts.in_place(member);
+        if self.target(index).members.iter().all(in_place) { State::Ok } else { State::Stale }
+    }
+
+    /// What there is to say of some targets, read from the kernel now.
+    pub(crate) fn report(&self, which: impl IntoIterator<Item = Index>) -> Vec<TargetReport> {
+        let report = |index| {
+            let target = self.target(index);
+            TargetReport {
+                name: target.name.clone(),
+                path: target.path.clone(),
+                mode: self.mode(index),
+                state: self.state(index),
+                authority: target.authority,
+            }
+        };
+        which.into_iter().map(report).collect()
+    }
+}
+
+/// Who may set which mode: anyone may close, and what opens a target is the whole table.
+fn permitted(authority: Authority, origin: Origin, mode: Mode) -> bool {
+    match (mode, origin, authority) {
+        (Mode::Ro, _, _) | (Mode::Rw, Origin::Outside, _) => true,
+        (Mode::Rw, Origin::Inside, Authority::Inside) => true,
+        (Mode::Rw, Origin::Inside, Authority::Confirm | Authority::Host) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

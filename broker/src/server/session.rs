@@ -1,0 +1,139 @@
+//! One client: its bytes in, its bytes out. Nothing here waits, and nothing grows with
+//! what the peer sends or fails to read.
+
+use crate::proto::MAX_LINE;
+use crate::sandbox::Caller;
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// A connected client.
+#[derive(Debug)]
+pub(super) struct Session {
+    stream: OwnedFd,
+    /// Who it is.
+    pub(super) caller: Caller,
+    /// Bytes that came and are not answered yet, at most [`MAX_LINE`].
+    input: Vec<u8>,
+    /// The rest of one reply. The next request waits until it is gone, so a peer that
+    /// does not read holds up itself only.
+    output: Vec<u8>,
+    /// Whether a request of this client is being carried out.
+    pub(super) busy: bool,
+    /// Nothing more comes in.
+    ended: bool,
+    /// Nobody reads our replies; requests that came all the same are carried out.
+    deaf: bool,
+    /// Nothing more is to be said or heard.
+    closing: bool,
+}
+
+impl Session {
+    pub(super) fn new(stream: OwnedFd, caller: Caller) -> Self {
+        let (input, output) = (Vec::new(), Vec::new());
+        Self {
+            stream,
+            caller,
+            input,
+            output,
+            busy: false,
+            ended: false,
+            deaf: false,
+            closing: false,
+        }
+    }
+
+    /// What to wait for; `None` for nothing, not even a hang-up, which would be reported
+    /// again and again until the request under way is finished.
+    pub(super) fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        let flags = if !self.output.is_empty() {
+            PollFlags::OUT
+        } else if self.busy || self.ended || self.has_line() {
+            return None;
+        } else {
+            PollFlags::IN
+        };
+        Some((self.stream.as_fd(), flags))
+    }
+
+    /// Reads or writes, whichever it waited for.
+    pub(super) fn ready(&mut self) {
+        if self.output.is_empty() {
+            self.read();
+        } else {
+            self.flush();
+        }
+    }
+
+    fn read(&mut self) {
+        let mut chunk = [0_u8; MAX_LINE];
+        // Never beyond one line: what else there is stays in the socket, where it is the
+        // peer's own memory.
+        let room = MAX_LINE.saturating_sub(self.input.len());
+        // Descriptors sent along are closed by the kernel, there being no room for them.
+        match rustix::net::recv(&self.stream, &mut chunk[..room], RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => self.ended = true,
+            Ok((_, received)) => self.input.extend_from_slice(&chunk[..received]),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => self.ended = true,
+        }
+    }
+
+    /// Whether [`Self::next_line`] has something to say.
+    pub(super) fn has_line(&self) -> bool {
+        let whole = self.input.contains(&b'\n') || self.input.len() >= MAX_LINE;
+        whole && !self.busy && !self.closing && self.output.is_empty()
+    }
+
+    /// The next request, without its newline, if it is this client's turn; also what has
+    /// got too long to be one. Bytes at the end of the stream that no newline follows are
+    /// no request: a client that died while it wrote did not mean what it had written.
+    pub(super) fn next_line(&mut self) -> Option<Vec<u8>> {
+        if !self.has_line() {
+            return None;
+        }
+        let Some(end) = self.input.iter().position(|&b| b == b'\n') else {
+            return Some(std::mem::take(&mut self.input));
+        };
+        let mut line: Vec<u8> = self.input.drain(..=end).collect();
+        line.pop();
+        Some(line)
+    }
+
+    /// Answers a request.
+    pub(super) fn reply(&mut self, bytes: &[u8]) {
+        if !self.deaf {
+            self.output.extend_from_slice(bytes);
+            self.flush();
+        }
+    }
+
+    /// Ends the connection; what is not sent by now never will be.
+    pub(super) fn close(&mut self) {
+        self.closing = true;
+    }
+
+    fn flush(&mut self) {
+        while !self.output.is_empty() {
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            match rustix::net::send(&self.stream, &self.output, flags) {
+                Ok(sent) => {
+                    self.output.drain(..sent);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return,
+                Err(_) => {
+                    self.deaf = true;
+                    self.output = Vec::new();
+                }
+            }
+        }
+    }
+
+    /// Whether the connection can be closed.
+    pub(super) fn is_over(&self) -> bool {
+        let idle = !self.busy && self.output.is_empty() && !self.has_line();
+        (self.closing && !self.busy) || (self.ended && idle)
+    }
+}
