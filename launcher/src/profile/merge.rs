@@ -7,12 +7,11 @@
 use super::error::ProfileError;
 use super::expand::PathText;
 use super::model::{Bind, Cache, Environment, Profile, Protect, Sandbox, Tmpfs, Toggle, Workspace};
-use super::schema::{self, File};
+use super::schema::{self, File, ProtectPath};
 use super::source::{Located, Origin, Source};
 use super::types::{MissingProtect, Network};
 use remount_broker::name::{Mode, TargetName};
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 use toml::Spanned;
 
@@ -135,7 +134,7 @@ impl Merge {
     pub(super) fn file(&mut self, file: File, source: &Arc<Source>) -> Result<(), ProfileError> {
         self.sources.push(source.name.to_string());
         self.description = file.description.or(self.description.take());
-        self.remove(&file.remove, source);
+        self.remove(file.remove, source)?;
         self.scalars(file.sandbox, file.workspace, source)?;
         for bind in file.bind {
             let bind = checked_bind(bind, source)?;
@@ -161,42 +160,48 @@ impl Merge {
             self.caches.add(Located::new(cache, origin));
         }
         for path in file.mask {
-            self.masks.add(located(path, source));
+            self.masks.add(path.take(source)?);
         }
         for entry in file.protect {
-            self.protects.add(located(entry, source).map(protect));
+            self.protects.add(protect(entry, source)?);
         }
-        self.environment(file.environment, source);
-        Ok(())
+        self.environment(file.environment, source)
     }
 
-    fn remove(&mut self, remove: &schema::Remove, source: &Arc<Source>) {
-        for path in &remove.bind {
-            let removed = !self.take_binds(&path.get_ref().key()).is_empty();
-            self.note_unless(removed, "bind", path.get_ref().as_str(), &path.span(), source);
+    fn remove(&mut self, remove: schema::Remove, source: &Arc<Source>) -> Result<(), ProfileError> {
+        for path in remove.bind {
+            let path = path.take(source)?;
+            let removed = !self.take_binds(&path.value.key()).is_empty();
+            self.note_unless(removed, "bind", path.value.as_str(), path.origin);
         }
-        for path in &remove.tmpfs {
-            let removed = self.tmpfs.remove(&path.get_ref().key()).is_some();
-            self.note_unless(removed, "tmpfs", path.get_ref().as_str(), &path.span(), source);
+        for path in remove.tmpfs {
+            let path = path.take(source)?;
+            let removed = self.tmpfs.remove(&path.value.key()).is_some();
+            self.note_unless(removed, "tmpfs", path.value.as_str(), path.origin);
         }
-        for path in &remove.cache {
-            let removed = self.caches.remove(&path.get_ref().key()).is_some();
-            self.note_unless(removed, "cache", path.get_ref().as_str(), &path.span(), source);
+        for path in remove.cache {
+            let path = path.take(source)?;
+            let removed = self.caches.remove(&path.value.key()).is_some();
+            self.note_unless(removed, "cache", path.value.as_str(), path.origin);
         }
-        for path in &remove.mask {
-            let removed = self.masks.remove(&path.get_ref().key()).is_some();
-            self.note_unless(removed, "mask", path.get_ref().as_str(), &path.span(), source);
+        for path in remove.mask {
+            let path = path.take(source)?;
+            let removed = self.masks.remove(&path.value.key()).is_some();
+            self.note_unless(removed, "mask", path.value.as_str(), path.origin);
         }
-        for path in &remove.protect {
-            let removed = self.protects.remove(&path.get_ref().0.key()).is_some();
-            self.note_unless(removed, "protect", path.get_ref().0.as_str(), &path.span(), source);
+        for path in remove.protect {
+            let path = path.take(source)?.map(|path| path.0);
+            let removed = self.protects.remove(&path.value.key()).is_some();
+            self.note_unless(removed, "protect", path.value.as_str(), path.origin);
         }
-        for pattern in &remove.unset {
+        for pattern in remove.unset {
+            let pattern = pattern.take(source)?;
             let before = self.environment.unset.len();
-            self.environment.unset.retain(|known| known.value != *pattern.get_ref());
+            self.environment.unset.retain(|known| known.value != pattern.value);
             let removed = self.environment.unset.len() < before;
-            self.note_unless(removed, "unset", pattern.get_ref().as_str(), &pattern.span(), source);
+            self.note_unless(removed, "unset", pattern.value.as_str(), pattern.origin);
         }
+        Ok(())
     }
 
     /// Takes the binds out whose source or destination has this key.
@@ -210,15 +215,7 @@ impl Merge {
     /// A person's `remove` that hits nothing is worth a word: a misspelled one would leave
     /// a grant standing. The program's own say nothing, as a person's `default` may have
     /// replaced the one that they were written for.
-    fn note_unless(
-        &mut self,
-        removed: bool,
-        list: &str,
-        text: &str,
-        span: &Range<usize>,
-        source: &Arc<Source>,
-    ) {
-        let origin = Origin::at(source, span);
+    fn note_unless(&mut self, removed: bool, list: &str, text: &str, origin: Origin) {
         if !removed && !origin.is_built_in() {
             let shown = super::text::Escaped(text);
             let note = format!("remove {list} {shown}: nothing inherited is written this way");
@@ -255,11 +252,15 @@ impl Merge {
         Ok(())
     }
 
-    fn environment(&mut self, environment: schema::Environment, source: &Arc<Source>) {
+    fn environment(
+        &mut self,
+        environment: schema::Environment,
+        source: &Arc<Source>,
+    ) -> Result<(), ProfileError> {
         let mine = &mut self.environment;
         set(&mut mine.clear, environment.clear, source);
         for pattern in environment.unset {
-            let pattern = located(pattern, source);
+            let pattern = pattern.take(source)?;
             mine.set.retain(|name, _| !pattern.value.matches(name.as_str().as_ref()));
             mine.unset.retain(|known| known.value != pattern.value);
             mine.unset.push(pattern);
@@ -267,6 +268,7 @@ impl Merge {
         for (name, value) in environment.set {
             mine.set.insert(name, located(value, source));
         }
+        Ok(())
     }
 
     /// Merges a project's file, of which only the narrowing keys are looked at.
@@ -276,23 +278,20 @@ impl Merge {
     /// a throw-away cache inside a writable one would become writable for good.
     pub(super) fn narrow(&mut self, file: File, source: &Arc<Source>) -> Result<(), ProfileError> {
         self.sources.push(source.name.to_string());
-        for path in &file.remove.bind {
-            let origin = Origin::at(source, &path.span());
-            let taken = self.take_binds(&path.get_ref().key());
-            let text = path.get_ref().as_str();
-            self.note_unless(!taken.is_empty(), "bind", text, &path.span(), source);
+        for path in file.remove.bind {
+            let path = path.take(source)?;
+            let taken = self.take_binds(&path.value.key());
+            self.note_unless(!taken.is_empty(), "bind", path.value.as_str(), path.origin.clone());
             for bind in taken {
-                self.disarm(bind.value, origin.clone());
+                self.disarm(bind.value, path.origin.clone());
             }
         }
-        for path in &file.remove.cache {
-            let key = path.get_ref().key();
-            let taken = self.caches.remove(&key);
-            let text = path.get_ref().as_str();
-            self.note_unless(taken.is_some(), "cache", text, &path.span(), source);
+        for path in file.remove.cache {
+            let path = path.take(source)?;
+            let taken = self.caches.remove(&path.value.key());
+            self.note_unless(taken.is_some(), "cache", path.value.as_str(), path.origin.clone());
             if let Some(cache) = taken {
-                let bind = Bind::read_only(cache.value.path);
-                self.binds.add(Located::new(bind, Origin::at(source, &path.span())));
+                self.binds.add(Located::new(Bind::read_only(cache.value.path), path.origin));
             }
         }
         if let Some(mode) = file.workspace.mode.filter(|mode| *mode.get_ref() == Mode::Ro) {
@@ -302,13 +301,13 @@ impl Merge {
             set(&mut self.sandbox.network, Some(none), source);
         }
         for path in file.mask {
-            let path = located(path, source);
+            let path = path.take(source)?;
             if self.masks.get_mut(&path.value.key()).is_none() {
                 self.masks.add(path);
             }
         }
         for entry in file.protect {
-            let entry = located(entry, source).map(protect);
+            let entry = protect(entry, source)?;
             match self.protects.get_mut(&entry.value.key()) {
                 // An inherited entry may become stricter, never laxer.
                 Some(known) if known.value.missing == MissingProtect::Skip => {
@@ -383,8 +382,22 @@ fn checked_bind(bind: schema::Bind, source: &Arc<Source>) -> Result<Located<Bind
     Ok(Located::new(bind, origin))
 }
 
-fn protect(entry: schema::Protect) -> Protect {
-    Protect { path: entry.path, missing: entry.missing }
+fn protect(
+    entry: Spanned<schema::Protect>,
+    source: &Arc<Source>,
+) -> Result<Located<Protect>, ProfileError> {
+    let span = entry.span();
+    let entry = entry.into_inner();
+    let path = match entry.path {
+        ProtectPath::Key(word) => word.take(source)?.map(|path| path.0),
+        ProtectPath::Whole(text) => match PathText::any(text) {
+            Ok(path) => Located::new(path, Origin::at(source, &span)),
+            Err(error) => {
+                return Err(ProfileError::invalid(source, &span, error.to_string(), None));
+            }
+        },
+    };
+    Ok(path.map(|path| Protect { path, missing: entry.missing }))
 }
 
 fn located<T>(spanned: Spanned<T>, source: &Arc<Source>) -> Located<T> {

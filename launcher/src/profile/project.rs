@@ -43,14 +43,17 @@ pub(super) fn check(source: &Arc<Source>) -> Result<(), ProfileError> {
     Ok(())
 }
 
-/// Judges every key of a table; the wrong type is for the schema to complain about.
+/// Judges every key of a table.
 fn each(
     source: &Arc<Source>,
     table: &str,
     value: &Spanned<DeValue<'_>>,
     judge: impl Fn(&str, &DeValue<'_>) -> Result<(), &'static str>,
 ) -> Result<(), ProfileError> {
-    let DeValue::Table(entries) = value.get_ref() else { return Ok(()) };
+    let DeValue::Table(entries) = value.get_ref() else {
+        let reason = format!("`{table}` must be a table");
+        return Err(ProfileError::invalid(source, &value.span(), reason, None));
+    };
     for (key, value) in entries {
         let name: &str = key.get_ref();
         if let Err(why) = judge(name, value.get_ref()) {

@@ -1,6 +1,8 @@
 //! A profile file as it is written: what serde reads, one struct a table.
 
+use super::error::ProfileError;
 use super::expand::{ExpandError, PathText, ValueText};
+use super::source::{Located, Origin, Source};
 use super::types::{
     EnvironmentPattern, FileMode, GitPolicy, Hostname, Missing, MissingProtect, Need, Network,
     Size, UserNamespace, VariableName,
@@ -11,6 +13,8 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
 use toml::Spanned;
 
 #[derive(Debug, Default, Deserialize)]
@@ -24,7 +28,7 @@ pub(super) struct File {
     pub bind: Vec<Bind>,
     pub tmpfs: Vec<Tmpfs>,
     pub cache: Vec<Cache>,
-    pub mask: Vec<Spanned<PathText>>,
+    pub mask: Vec<Word<PathText>>,
     pub protect: Vec<Spanned<Protect>>,
     pub environment: Environment,
     pub remove: Remove,
@@ -86,24 +90,49 @@ pub(super) struct Cache {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Environment {
     pub set: BTreeMap<VariableName, Spanned<ValueText>>,
-    pub unset: Vec<Spanned<EnvironmentPattern>>,
+    pub unset: Vec<Word<EnvironmentPattern>>,
     pub clear: Option<Spanned<bool>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Remove {
-    pub bind: Vec<Spanned<PathText>>,
-    pub cache: Vec<Spanned<PathText>>,
-    pub mask: Vec<Spanned<PathText>>,
-    pub protect: Vec<Spanned<AnyPath>>,
-    pub tmpfs: Vec<Spanned<PathText>>,
-    pub unset: Vec<Spanned<EnvironmentPattern>>,
+    pub bind: Vec<Word<PathText>>,
+    pub cache: Vec<Word<PathText>>,
+    pub mask: Vec<Word<PathText>>,
+    pub protect: Vec<Word<AnyPath>>,
+    pub tmpfs: Vec<Word<PathText>>,
+    pub unset: Vec<Word<EnvironmentPattern>>,
+}
+
+/// A string in a list, checked in a second step: the error of an element that serde
+/// refuses would be placed at the beginning of the list.
+#[derive(Debug)]
+pub(super) struct Word<T> {
+    span: Range<usize>,
+    checked: Result<T, String>,
+}
+
+impl<T> Word<T> {
+    pub(super) fn take(self, source: &Arc<Source>) -> Result<Located<T>, ProfileError> {
+        match self.checked {
+            Ok(value) => Ok(Located::new(value, Origin::at(source, &self.span))),
+            Err(reason) => Err(ProfileError::invalid(source, &self.span, reason, None)),
+        }
+    }
+}
+
+impl<'de, T: TryFrom<String, Error: fmt::Display>> Deserialize<'de> for Word<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Spanned::<String>::deserialize(deserializer)?;
+        let span = text.span();
+        let checked = T::try_from(text.into_inner()).map_err(|error| error.to_string());
+        Ok(Self { span, checked })
+    }
 }
 
 /// A path that may be relative to the workspace.
-#[derive(Debug, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug)]
 pub(super) struct AnyPath(pub PathText);
 
 impl TryFrom<String> for AnyPath {
@@ -117,14 +146,21 @@ impl TryFrom<String> for AnyPath {
 /// A string, or a table with a `path`.
 #[derive(Debug)]
 pub(super) struct Protect {
-    pub path: PathText,
+    pub path: ProtectPath,
     pub missing: MissingProtect,
+}
+
+/// The path of an entry: as the whole of it, or with a place of its own.
+#[derive(Debug)]
+pub(super) enum ProtectPath {
+    Whole(String),
+    Key(Word<AnyPath>),
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct ProtectTable {
-    path: AnyPath,
+    path: Word<AnyPath>,
     #[serde(default)]
     missing: MissingProtect,
 }
@@ -146,12 +182,12 @@ impl<'de> Visitor<'de> for ProtectVisitor {
     }
 
     fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Protect, E> {
-        let path = PathText::any(text).map_err(E::custom)?;
+        let path = ProtectPath::Whole(text.to_owned());
         Ok(Protect { path, missing: MissingProtect::default() })
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Protect, A::Error> {
         let table = ProtectTable::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(Protect { path: table.path.0, missing: table.missing })
+        Ok(Protect { path: ProtectPath::Key(table.path), missing: table.missing })
     }
 }
