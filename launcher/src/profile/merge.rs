@@ -1,0 +1,418 @@
+//! How files become one profile.
+//!
+//! Files are merged in order: each first takes back what it removes, then adds its own.
+//! An entry replaces an earlier one for the same path, where paths are the same if they
+//! are written the same but for `~`, doubled slashes and the like.
+
+use super::error::ProfileError;
+use super::expand::PathText;
+use super::model::{Bind, Cache, Environment, Profile, Protect, Sandbox, Tmpfs, Toggle, Workspace};
+use super::schema::{self, File, ProtectPath};
+use super::source::{Located, Origin, Source};
+use super::types::{MissingProtect, Network};
+use remount_broker::name::{Mode, TargetName};
+use std::collections::HashMap;
+use std::sync::Arc;
+use toml::Spanned;
+
+/// A place that entries are told apart by.
+trait Keyed {
+    fn key(&self) -> String;
+}
+
+impl Keyed for PathText {
+    fn key(&self) -> String {
+        Self::key(self)
+    }
+}
+
+impl Keyed for Bind {
+    fn key(&self) -> String {
+        self.destination().key()
+    }
+}
+
+impl Keyed for Tmpfs {
+    fn key(&self) -> String {
+        self.path.key()
+    }
+}
+
+impl Keyed for Cache {
+    fn key(&self) -> String {
+        self.path.key()
+    }
+}
+
+impl Keyed for Protect {
+    fn key(&self) -> String {
+        self.path.key()
+    }
+}
+
+/// A list in which an entry takes the place of an earlier one with the same key.
+struct Merging<T> {
+    entries: Vec<Option<Located<T>>>,
+    places: HashMap<String, usize>,
+}
+
+impl<T: Keyed> Merging<T> {
+    fn new(entries: Vec<Located<T>>) -> Self {
+        let mut merging = Self { entries: Vec::new(), places: HashMap::new() };
+        for entry in entries {
+            merging.add(entry);
+        }
+        merging
+    }
+
+    /// Adds an entry at the end.
+    fn add(&mut self, entry: Located<T>) {
+        let key = entry.value.key();
+        if let Some(place) = self.places.insert(key, self.entries.len()) {
+            self.entries[place] = None;
+        }
+        self.entries.push(Some(entry));
+    }
+
+    fn remove(&mut self, key: &str) -> Option<Located<T>> {
+        self.places.remove(key).and_then(|place| self.entries[place].take())
+    }
+
+    fn get_mut(&mut self, key: &str) -> Option<&mut Located<T>> {
+        self.places.get(key).and_then(|place| self.entries[*place].as_mut())
+    }
+
+    fn finish(self) -> Vec<Located<T>> {
+        self.entries.into_iter().flatten().collect()
+    }
+}
+
+/// A profile in the making.
+pub(super) struct Merge {
+    description: Option<String>,
+    sources: Vec<String>,
+    sandbox: Sandbox,
+    workspace: Workspace,
+    binds: Merging<Bind>,
+    tmpfs: Merging<Tmpfs>,
+    caches: Merging<Cache>,
+    masks: Merging<PathText>,
+    protects: Merging<Protect>,
+    environment: Environment,
+    notes: Vec<Located<String>>,
+}
+
+impl From<Profile> for Merge {
+    fn from(profile: Profile) -> Self {
+        Self {
+            description: profile.description,
+            sources: profile.sources,
+            sandbox: profile.sandbox,
+            workspace: profile.workspace,
+            binds: Merging::new(profile.binds),
+            tmpfs: Merging::new(profile.tmpfs),
+            caches: Merging::new(profile.caches),
+            masks: Merging::new(profile.masks),
+            protects: Merging::new(profile.protects),
+            environment: profile.environment,
+            notes: profile.notes,
+        }
+    }
+}
+
+impl Merge {
+    /// The profile of nobody: what holds if no file says anything.
+    pub(super) fn new() -> Result<Self, ProfileError> {
+        let name = "workspace";
+        let name = name
+            .parse()
+            .map_err(|_| ProfileError::BadName { name: name.to_owned(), wanted_by: None })?;
+        Ok(Profile::empty(name).into())
+    }
+
+    /// Merges a file that may say anything.
+    pub(super) fn file(&mut self, file: File, source: &Arc<Source>) -> Result<(), ProfileError> {
+        self.sources.push(source.name.to_string());
+        self.description = file.description.or(self.description.take());
+        self.remove(file.remove, source)?;
+        self.scalars(file.sandbox, file.workspace, source)?;
+        for bind in file.bind {
+            let bind = checked_bind(bind, source)?;
+            let key = bind.value.key();
+            self.tmpfs.remove(&key);
+            self.caches.remove(&key);
+            self.binds.add(bind);
+        }
+        for entry in file.tmpfs {
+            let origin = Origin::at(source, &entry.path.span());
+            let tmpfs = Tmpfs { path: entry.path.into_inner(), size: entry.size, mode: entry.mode };
+            let key = tmpfs.key();
+            self.binds.remove(&key);
+            self.caches.remove(&key);
+            self.tmpfs.add(Located::new(tmpfs, origin));
+        }
+        for entry in file.cache {
+            let origin = Origin::at(source, &entry.path.span());
+            let cache = Cache { path: entry.path.into_inner(), env: entry.env };
+            let key = cache.key();
+            self.binds.remove(&key);
+            self.tmpfs.remove(&key);
+            self.caches.add(Located::new(cache, origin));
+        }
+        for path in file.mask {
+            self.masks.add(path.take(source)?);
+        }
+        for entry in file.protect {
+            self.protects.add(protect(entry, source)?);
+        }
+        self.environment(file.environment, source)
+    }
+
+    fn remove(&mut self, remove: schema::Remove, source: &Arc<Source>) -> Result<(), ProfileError> {
+        for path in remove.bind {
+            let path = path.take(source)?;
+            let removed = !self.take_binds(&path.value.key()).is_empty();
+            self.note_unless(removed, "bind", path.value.as_str(), path.origin);
+        }
+        for path in remove.tmpfs {
+            let path = path.take(source)?;
+            let removed = self.tmpfs.remove(&path.value.key()).is_some();
+            self.note_unless(removed, "tmpfs", path.value.as_str(), path.origin);
+        }
+        for path in remove.cache {
+            let path = path.take(source)?;
+            let removed = self.caches.remove(&path.value.key()).is_some();
+            self.note_unless(removed, "cache", path.value.as_str(), path.origin);
+        }
+        for path in remove.mask {
+            let path = path.take(source)?;
+            let removed = self.masks.remove(&path.value.key()).is_some();
+            self.note_unless(removed, "mask", path.value.as_str(), path.origin);
+        }
+        for path in remove.protect {
+            let path = path.take(source)?.map(|path| path.0);
+            let removed = self.protects.remove(&path.value.key()).is_some();
+            self.note_unless(removed, "protect", path.value.as_str(), path.origin);
+        }
+        for pattern in remove.unset {
+            let pattern = pattern.take(source)?;
+            let before = self.environment.unset.len();
+            self.environment.unset.retain(|known| known.value != pattern.value);
+            let removed = self.environment.unset.len() < before;
+            self.note_unless(removed, "unset", pattern.value.as_str(), pattern.origin);
+        }
+        Ok(())
+    }
+
+    /// Takes the binds out whose source or destination has this key.
+    fn take_binds(&mut self, key: &str) -> Vec<Located<Bind>> {
+        let entries = self.binds.entries.iter().flatten();
+        let matching = entries.filter(|bind| bind.value.path.key() == key).map(|b| b.value.key());
+        let keys: Vec<String> = matching.chain([key.to_owned()]).collect();
+        keys.iter().filter_map(|key| self.binds.remove(key)).collect()
+    }
+
+    /// A person's `remove` that hits nothing is worth a word: a misspelled one would leave
+    /// a grant standing. The program's own say nothing, as a person's `default` may have
+    /// replaced the one that they were written for.
+    fn note_unless(&mut self, removed: bool, list: &str, text: &str, origin: Origin) {
+        if !removed && !origin.is_built_in() {
+            let shown = super::text::Escaped(text);
+            let note = format!("remove {list} {shown}: nothing inherited is written this way");
+            self.notes.push(Located::new(note, origin));
+        }
+    }
+
+    fn scalars(
+        &mut self,
+        sandbox: schema::Sandbox,
+        workspace: schema::Workspace,
+        source: &Arc<Source>,
+    ) -> Result<(), ProfileError> {
+        let mine = &mut self.sandbox;
+        set(&mut mine.network, sandbox.network, source);
+        set(&mut mine.authority, sandbox.authority, source);
+        set(&mut mine.landlock, sandbox.landlock, source);
+        set(&mut mine.seccomp, sandbox.seccomp, source);
+        set(&mut mine.new_session, sandbox.new_session, source);
+        set(&mut mine.user_namespace, sandbox.user_namespace, source);
+        set_some(&mut mine.hostname, sandbox.hostname, source);
+        let mine = &mut self.workspace;
+        if let Some(path) = &workspace.path
+            && path.get_ref().mentions("workspace")
+        {
+            let reason = "{workspace} stands for this path, so it cannot be part of it";
+            return Err(ProfileError::invalid(source, &path.span(), reason, None));
+        }
+        set(&mut mine.path, workspace.path, source);
+        set(&mut mine.name, workspace.name, source);
+        set(&mut mine.mode, workspace.mode, source);
+        set(&mut mine.git, workspace.git, source);
+        set_some(&mut mine.authority, workspace.authority, source);
+        Ok(())
+    }
+
+    fn environment(
+        &mut self,
+        environment: schema::Environment,
+        source: &Arc<Source>,
+    ) -> Result<(), ProfileError> {
+        let mine = &mut self.environment;
+        set(&mut mine.clear, environment.clear, source);
+        for pattern in environment.unset {
+            let pattern = pattern.take(source)?;
+            mine.set.retain(|name, _| !pattern.value.matches(name.as_str().as_ref()));
+            mine.unset.retain(|known| known.value != pattern.value);
+            mine.unset.push(pattern);
+        }
+        for (name, value) in environment.set {
+            mine.set.insert(name, located(value, source));
+        }
+        Ok(())
+    }
+
+    /// Merges a project's file, of which only the narrowing keys are looked at.
+    ///
+    /// Nothing that it takes away uncovers what lay beneath: a bind or a cache that it
+    /// removes stays mounted, without its rights. Were it unmounted, a read-only bind or
+    /// a throw-away cache inside a writable one would become writable for good.
+    pub(super) fn narrow(&mut self, file: File, source: &Arc<Source>) -> Result<(), ProfileError> {
+        self.sources.push(source.name.to_string());
+        for path in file.remove.bind {
+            let path = path.take(source)?;
+            let taken = self.take_binds(&path.value.key());
+            self.note_unless(!taken.is_empty(), "bind", path.value.as_str(), path.origin.clone());
+            for bind in taken {
+                self.disarm(bind.value, path.origin.clone());
+            }
+        }
+        for path in file.remove.cache {
+            let path = path.take(source)?;
+            let taken = self.caches.remove(&path.value.key());
+            self.note_unless(taken.is_some(), "cache", path.value.as_str(), path.origin.clone());
+            if let Some(cache) = taken {
+                self.binds.add(Located::new(Bind::read_only(cache.value.path), path.origin));
+            }
+        }
+        if let Some(mode) = file.workspace.mode.filter(|mode| *mode.get_ref() == Mode::Ro) {
+            set(&mut self.workspace.mode, Some(mode), source);
+        }
+        if let Some(none) = file.sandbox.network.filter(|it| *it.get_ref() == Network::None) {
+            set(&mut self.sandbox.network, Some(none), source);
+        }
+        for path in file.mask {
+            let path = path.take(source)?;
+            if self.masks.get_mut(&path.value.key()).is_none() {
+                self.masks.add(path);
+            }
+        }
+        for entry in file.protect {
+            let entry = protect(entry, source)?;
+            match self.protects.get_mut(&entry.value.key()) {
+                // An inherited entry may become stricter, never laxer.
+                Some(known) if known.value.missing == MissingProtect::Skip => {
+                    known.value.missing = entry.value.missing;
+                }
+                Some(_) => {}
+                None => self.protects.add(entry),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a bind's rights away: a writable one becomes read-only, a read-only one hidden.
+    fn disarm(&mut self, bind: Bind, origin: Origin) {
+        let grants = bind.mode == Mode::Rw || bind.devices || bind.toggle.is_some();
+        if !grants {
+            self.masks.add(Located::new(bind.destination().clone(), origin.clone()));
+        }
+        let bind = Bind { mode: Mode::Ro, devices: false, toggle: None, ..bind };
+        self.binds.add(Located::new(bind, origin));
+    }
+
+    /// The finished profile, in which no two targets have one name.
+    pub(super) fn finish(self) -> Result<Profile, ProfileError> {
+        let profile = Profile {
+            description: self.description,
+            sources: self.sources,
+            sandbox: self.sandbox,
+            workspace: self.workspace,
+            binds: self.binds.finish(),
+            tmpfs: self.tmpfs.finish(),
+            caches: self.caches.finish(),
+            masks: self.masks.finish(),
+            protects: self.protects.finish(),
+            environment: self.environment,
+            notes: self.notes,
+        };
+        let mut names: HashMap<&TargetName, &Origin> = HashMap::new();
+        names.insert(&profile.workspace.name.value, &profile.workspace.name.origin);
+        for bind in &profile.binds {
+            let Some(toggle) = &bind.value.toggle else { continue };
+            if let Some(first) = names.insert(&toggle.name, &bind.origin) {
+                return Err(ProfileError::DuplicateTarget {
+                    name: toggle.name.to_string(),
+                    first: first.clone(),
+                    second: bind.origin.clone(),
+                });
+            }
+        }
+        Ok(profile)
+    }
+}
+
+fn checked_bind(bind: schema::Bind, source: &Arc<Source>) -> Result<Located<Bind>, ProfileError> {
+    let origin = Origin::at(source, &bind.path.span());
+    let authority = match (&bind.toggle, bind.authority) {
+        (None, Some(authority)) => {
+            let hint = "add `toggle = \"name\"`, or leave `authority` out".to_owned();
+            let reason = "`authority` without `toggle`: only a target can be opened";
+            return Err(ProfileError::invalid(source, &authority.span(), reason, Some(hint)));
+        }
+        (_, authority) => authority.map(Spanned::into_inner),
+    };
+    let bind = Bind {
+        path: bind.path.into_inner(),
+        dest: bind.dest,
+        mode: bind.mode.unwrap_or(Mode::Ro),
+        devices: bind.devices,
+        missing: bind.missing,
+        toggle: bind.toggle.map(|name| Toggle { name, authority }),
+    };
+    Ok(Located::new(bind, origin))
+}
+
+fn protect(
+    entry: Spanned<schema::Protect>,
+    source: &Arc<Source>,
+) -> Result<Located<Protect>, ProfileError> {
+    let span = entry.span();
+    let entry = entry.into_inner();
+    let path = match entry.path {
+        ProtectPath::Key(word) => word.take(source)?.map(|path| path.0),
+        ProtectPath::Whole(text) => match PathText::any(text) {
+            Ok(path) => Located::new(path, Origin::at(source, &span)),
+            Err(error) => {
+                return Err(ProfileError::invalid(source, &span, error.to_string(), None));
+            }
+        },
+    };
+    Ok(path.map(|path| Protect { path, missing: entry.missing }))
+}
+
+fn located<T>(spanned: Spanned<T>, source: &Arc<Source>) -> Located<T> {
+    let origin = Origin::at(source, &spanned.span());
+    Located::new(spanned.into_inner(), origin)
+}
+
+fn set<T>(to: &mut Located<T>, from: Option<Spanned<T>>, source: &Arc<Source>) {
+    if let Some(from) = from {
+        *to = located(from, source);
+    }
+}
+
+fn set_some<T>(to: &mut Option<Located<T>>, from: Option<Spanned<T>>, source: &Arc<Source>) {
+    if let Some(from) = from {
+        *to = Some(located(from, source));
+    }
+}

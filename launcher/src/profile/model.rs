@@ -1,0 +1,207 @@
+//! The merged profile: what a sandbox may do, every part with the place that says so.
+
+use super::expand::{PathText, ValueText};
+use super::source::Located;
+use super::types::{
+    EnvironmentPattern, FileMode, GitPolicy, Hostname, Missing, MissingProtect, Need, Network,
+    Size, UserNamespace, VariableName,
+};
+use remount_broker::name::{Authority, Mode, TargetName};
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+
+/// What a sandbox may do: several files merged, checked, and not yet expanded.
+#[derive(Debug, Clone)]
+pub struct Profile {
+    /// What the last file with a description says.
+    pub description: Option<String>,
+    /// Every file that went in, in the order of merging.
+    pub sources: Vec<String>,
+    /// `[sandbox]`.
+    pub sandbox: Sandbox,
+    /// `[workspace]`.
+    pub workspace: Workspace,
+    /// `[[bind]]`, no two with one destination, nor with that of a tmpfs or a cache.
+    pub binds: Vec<Located<Bind>>,
+    /// `[[tmpfs]]`.
+    pub tmpfs: Vec<Located<Tmpfs>>,
+    /// `[[cache]]`.
+    pub caches: Vec<Located<Cache>>,
+    /// `mask`.
+    pub masks: Vec<Located<PathText>>,
+    /// `protect`.
+    pub protects: Vec<Located<Protect>>,
+    /// `[environment]`.
+    pub environment: Environment,
+    /// Things that are no error and yet probably not meant, for a person to read.
+    pub notes: Vec<Located<String>>,
+}
+
+impl Profile {
+    /// What holds if no file says anything, with the workspace's target called `workspace`.
+    pub(super) fn empty(workspace: TargetName) -> Self {
+        Self {
+            description: None,
+            sources: Vec::new(),
+            sandbox: Sandbox {
+                network: Located::default(Network::default()),
+                hostname: None,
+                authority: Located::default(Authority::Inside),
+                landlock: Located::default(Need::default()),
+                seccomp: Located::default(Need::default()),
+                new_session: Located::default(false),
+                user_namespace: Located::default(UserNamespace::default()),
+            },
+            workspace: Workspace {
+                path: Located::default(PathText::project()),
+                name: Located::default(workspace),
+                mode: Located::default(Mode::Rw),
+                authority: None,
+                git: Located::default(GitPolicy::default()),
+            },
+            binds: Vec::new(),
+            tmpfs: Vec::new(),
+            caches: Vec::new(),
+            masks: Vec::new(),
+            protects: Vec::new(),
+            environment: Environment {
+                set: BTreeMap::new(),
+                unset: Vec::new(),
+                clear: Located::default(false),
+            },
+            notes: Vec::new(),
+        }
+    }
+}
+
+/// What holds for the sandbox as a whole.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    /// Which network it has.
+    pub network: Located<Network>,
+    /// What it is called; the host's name if not said.
+    pub hostname: Option<Located<Hostname>>,
+    /// Who may open its targets, where a target does not say.
+    pub authority: Located<Authority>,
+    /// Whether a kernel without Landlock will do.
+    pub landlock: Located<Need>,
+    /// Whether a kernel without seccomp will do.
+    pub seccomp: Located<Need>,
+    /// Whether the command gets a terminal session of its own.
+    pub new_session: Located<bool>,
+    /// When there is a user namespace.
+    pub user_namespace: Located<UserNamespace>,
+}
+
+/// The project.
+#[derive(Debug, Clone)]
+pub struct Workspace {
+    /// Where it is; without `{workspace}` in it.
+    pub path: Located<PathText>,
+    /// What its target is called.
+    pub name: Located<TargetName>,
+    /// Its mode at the start.
+    pub mode: Located<Mode>,
+    /// Who may open it, if not whom the sandbox says.
+    pub authority: Option<Located<Authority>>,
+    /// How much of its git directory can be written.
+    pub git: Located<GitPolicy>,
+}
+
+/// A directory or file of the host, seen inside.
+#[derive(Debug, Clone)]
+pub struct Bind {
+    /// Where it is on the host.
+    pub path: PathText,
+    /// Where it is inside, if elsewhere.
+    pub dest: Option<PathText>,
+    /// Its mode, at the start if it is a target.
+    pub mode: Mode,
+    /// Whether device files on it work.
+    pub devices: bool,
+    /// What to do if it does not exist.
+    pub missing: Missing,
+    /// The target it is, if it is one.
+    pub toggle: Option<Toggle>,
+}
+
+impl Bind {
+    /// A path that is seen as it is, if it exists.
+    pub(super) fn read_only(path: PathText) -> Self {
+        Self {
+            path,
+            dest: None,
+            mode: Mode::Ro,
+            devices: false,
+            missing: Missing::Skip,
+            toggle: None,
+        }
+    }
+
+    /// Where it is inside.
+    #[must_use]
+    pub fn destination(&self) -> &PathText {
+        self.dest.as_ref().unwrap_or(&self.path)
+    }
+}
+
+/// What makes a bind a target.
+#[derive(Debug, Clone)]
+pub struct Toggle {
+    /// What the target is called.
+    pub name: TargetName,
+    /// Who may open it, if not whom the sandbox says.
+    pub authority: Option<Authority>,
+}
+
+/// An empty file system in memory.
+#[derive(Debug, Clone)]
+pub struct Tmpfs {
+    /// Where.
+    pub path: PathText,
+    /// How much fits; the kernel's default if not said.
+    pub size: Option<Size>,
+    /// The permissions of its root.
+    pub mode: FileMode,
+}
+
+/// A directory of the host that can be read, and written to without keeping it.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    /// Where.
+    pub path: PathText,
+    /// The variable by which its users find it. If the directory does not exist, it
+    /// is pointed to a private one. A caller who has set it already knows better: then
+    /// its value is the directory.
+    pub env: Option<VariableName>,
+}
+
+/// A path that is read-only under a writable mount.
+#[derive(Debug, Clone)]
+pub struct Protect {
+    /// Where; relative to the workspace or absolute.
+    pub path: PathText,
+    /// What to do if it does not exist. A guard needs to know what it stands in
+    /// for: [`PathText::names_directory`] says.
+    pub missing: MissingProtect,
+}
+
+/// The environment of the command: what is left of the caller's after `clear` and
+/// `unset`, then `set`.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    /// What is set in the end.
+    pub set: BTreeMap<VariableName, Located<ValueText>>,
+    /// What of the caller's is dropped.
+    pub unset: Vec<Located<EnvironmentPattern>>,
+    /// Whether all of the caller's is dropped.
+    pub clear: Located<bool>,
+}
+
+impl Environment {
+    /// The pattern because of which a variable of the caller's is dropped.
+    #[must_use]
+    pub fn unset_by(&self, name: &OsStr) -> Option<&Located<EnvironmentPattern>> {
+        self.unset.iter().find(|pattern| pattern.value.matches(name))
+    }
+}
