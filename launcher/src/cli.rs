@@ -246,7 +246,9 @@ mod tests {
     use super::*;
 
     fn parse(words: &[&str]) -> Result<Args, clap::Error> {
-        Args::parse_from_os(std::iter::once("remount-run").chain(words.iter().copied()).map(OsString::from))
+        Args::parse_from_os(
+            std::iter::once("remount-run").chain(words.iter().copied()).map(OsString::from),
+        )
     }
 
     #[test]
@@ -261,7 +263,18 @@ mod tests {
     #[test]
     fn repeated_options_keep_their_order() {
         let args = parse(&[
-            "--ro-bind", "/a", "/b", "--size", "5", "--tmpfs", "/t", "--bind", "/c", "/d", "--tmpfs", "/u",
+            "--ro-bind",
+            "/a",
+            "/b",
+            "--size",
+            "5",
+            "--tmpfs",
+            "/t",
+            "--bind",
+            "/c",
+            "/d",
+            "--tmpfs",
+            "/u",
         ])
         .unwrap();
         let bind = |source: &str, dest: &str, writable| Step::Bind {

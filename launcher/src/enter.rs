@@ -14,16 +14,16 @@ mod init;
 
 pub(crate) use init::Start;
 
-use crate::confine;
+use crate::confine::{self, EmptyBoundingSet};
 use crate::mount::Handles;
 use crate::plan::{Namespaces, Plan};
 use crate::report::{Failure, Link, Message, Reporter};
 use nix::sched::CloneFlags;
-use remount_broker::server::{self, Setup};
 use remount_broker::filter::broker_filter;
+use remount_broker::proto::Origin;
+use remount_broker::server::{self, Setup};
 use remount_broker::sys::process::{self, Fork};
 use remount_broker::sys::seccomp;
-use remount_broker::proto::Origin;
 use remount_broker::target::{Member, Target};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, PidfdFlags, Signal, pidfd_open, set_dumpable_behavior};
@@ -148,9 +148,9 @@ impl EnterError {
             Self::Exec { errno: Errno::ACCESS | Errno::NOEXEC, .. } => {
                 Some("it must be executable, and not on a file system mounted noexec")
             }
-            Self::Exec { errno: Errno::NOENT, .. } => {
-                Some("it or its interpreter is not visible in the sandbox: --ro-bind what is missing")
-            }
+            Self::Exec { errno: Errno::NOENT, .. } => Some(
+                "it or its interpreter is not visible in the sandbox: --ro-bind what is missing",
+            ),
             _ => None,
         }
     }
@@ -191,18 +191,19 @@ fn run_broker(
     rustix::process::chdir(c"/").step("change to /")?;
     let shared = Link::pair().step("create the inherited connection")?;
     create_namespaces(&plan.namespaces)?;
+    let bounding = confine::empty_bounding_set()?;
     let (to_init, from_broker) = Link::pair().step("connect broker and init")?;
     let init = match process::fork().step("fork init")? {
         Fork::Child => {
             drop((to_init, shared.0));
-            let start = init::Start { from_broker, shared: shared.1, signal_mask };
+            let start = Start { from_broker, shared: shared.1, signal_mask, bounding };
             end(reporter, init::run(plan, reporter, start))
         }
         Fork::Parent(pid) => pid,
     };
     drop((from_broker, shared.1));
     let init = pidfd_open(init, PidfdFlags::empty()).step("open a pidfd of init")?;
-    confine_broker()?;
+    confine_broker(bounding)?;
     let handles = receive_handles(&to_init)?;
     let setup = Setup {
         life,
@@ -218,7 +219,8 @@ fn run_broker(
 
 /// If the parent dies, so does this process, whatever it is doing.
 fn die_with_parent() -> Result<(), EnterError> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).step("bind to the parent's life")
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .step("bind to the parent's life")
 }
 
 fn create_namespaces(namespaces: &Namespaces) -> Result<(), EnterError> {
@@ -243,10 +245,9 @@ fn create_namespaces(namespaces: &Namespaces) -> Result<(), EnterError> {
 
 /// Everything the broker will not need is given up: capabilities but three, new
 /// privileges, being inspected, and most system calls.
-fn confine_broker() -> Result<(), EnterError> {
+fn confine_broker(bounding: EmptyBoundingSet) -> Result<(), EnterError> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("make the broker unreadable")?;
-    confine::reduce_capabilities(confine::BROKER_CAPABILITIES)?;
-    rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
+    confine::reduce_capabilities(bounding, confine::BROKER_CAPABILITIES)?;
     seccomp::load(&broker_filter().compile()).step("load the broker's filter")
 }
 

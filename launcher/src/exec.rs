@@ -1,8 +1,8 @@
 //! The last stage: the agent's process confines itself and becomes the agent.
 
 use crate::confine;
-use crate::enter::{EnterError, Start, Step};
 use crate::confine::landlock;
+use crate::enter::{EnterError, Start, Step};
 use crate::plan::{Exec, LandlockPlan, Plan};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use remount_broker::sys::{mount, process, seccomp};
@@ -45,7 +45,7 @@ impl Confining<'_> {
         let channel = keep(start.shared.into_fd()).step("keep the connection to the broker")?;
         let command = Command::new(exec, &channel)?;
         confine::limits()?;
-        confine::drop_capabilities()?;
+        confine::drop_capabilities(start.bounding)?;
         rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
         if let Some(landlock) = &plan.landlock {
             restrict(landlock)?;
@@ -87,7 +87,8 @@ fn keep(fd: OwnedFd) -> Result<OwnedFd, Errno> {
 /// dies of a broken pipe like any program (the Rust runtime had that ignored).
 fn restore_signals(mask: &SigSet) -> Result<(), EnterError> {
     process::default_sigpipe().step("restore SIGPIPE")?;
-    nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(mask), None).step("restore the signal mask")
+    nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(mask), None)
+        .step("restore the signal mask")
 }
 
 /// What `execve(2)` takes, ready.
@@ -100,23 +101,30 @@ struct Command<'a> {
 
 impl<'a> Command<'a> {
     fn new(exec: &'a Exec, channel: &OwnedFd) -> Result<Self, EnterError> {
-        let inode = mount::stat(channel.as_fd()).step("look at the connection to the broker")?.id.ino;
+        let inode =
+            mount::stat(channel.as_fd()).step("look at the connection to the broker")?.id.ino;
         let channel = format!("REMOUNT_CHANNEL={}:{inode}", channel.as_raw_fd());
         let mut environment = vec![c_string(OsStr::new(&channel))?];
         for (name, value) in &exec.environment {
             environment.push(c_string(&[name.as_os_str(), value].join(OsStr::new("=")))?);
         }
-        let arguments = exec.arguments.iter().map(|word| c_string(word)).collect::<Result<_, _>>()?;
+        let arguments =
+            exec.arguments.iter().map(|word| c_string(word)).collect::<Result<_, _>>()?;
         Ok(Self { exec, program: c_string(exec.program.as_os_str())?, arguments, environment })
     }
 
     fn execute(self) -> Result<Infallible, EnterError> {
         nix::unistd::execve(&self.program, &self.arguments, &self.environment).map_err(|errno| {
-            EnterError::Exec { path: self.exec.program.clone(), errno: Errno::from_raw_os_error(errno as i32) }
+            EnterError::Exec {
+                path: self.exec.program.clone(),
+                errno: Errno::from_raw_os_error(errno as i32),
+            }
         })
     }
 }
 
 fn c_string(text: &OsStr) -> Result<CString, EnterError> {
-    CString::new(text.as_bytes()).map_err(|_| Errno::INVAL).step("prepare the command (it contains a NUL byte)")
+    CString::new(text.as_bytes())
+        .map_err(|_| Errno::INVAL)
+        .step("prepare the command (it contains a NUL byte)")
 }

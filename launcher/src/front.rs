@@ -93,7 +93,9 @@ fn print(text: &str) -> Result<u8, Failure> {
         Ok(()) => Ok(0),
         // Whoever read the output has read enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(0),
-        Err(error) => Err(Failure { code: 125, message: format!("write to stdout: {error}"), hint: None }),
+        Err(error) => {
+            Err(Failure { code: 125, message: format!("write to stdout: {error}"), hint: None })
+        }
     }
 }
 
@@ -102,7 +104,10 @@ fn tell(plan: &Plan) {
     eprintln!("remount-run: profiles: {}", plan.profiles.join(", "));
     for target in &plan.mounts.targets {
         let (name, mode, authority) = (&target.name, target.mode, target.authority);
-        eprintln!("remount-run: target {name}: {} {mode}, rw by {authority}", Escaped::path(&target.dest));
+        eprintln!(
+            "remount-run: target {name}: {} {mode}, rw by {authority}",
+            Escaped::path(&target.dest)
+        );
     }
     let Some(rules) = &plan.landlock else { return };
     eprintln!("remount-run: Landlock ABI {}, {} rules", rules.abi, rules.rules.len());

@@ -201,7 +201,8 @@ fn absolute(environment: &[(OsString, OsString)], name: &str) -> Option<PathBuf>
 
 fn read_mountinfo() -> Result<Vec<u8>, Errno> {
     use rustix::fs::{Mode, OFlags};
-    let fd = rustix::fs::open("/proc/self/mountinfo", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let fd =
+        rustix::fs::open("/proc/self/mountinfo", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     read_up_to(fd, 64 << 20)
 }
 
@@ -222,7 +223,8 @@ struct Account {
 impl Account {
     fn needed(environment: &[(OsString, OsString)], uid: u32) -> Self {
         let known = ["HOME", "SHELL"].iter().all(|name| absolute(environment, name).is_some());
-        let text = if known { Vec::new() } else { std::fs::read("/etc/passwd").unwrap_or_default() };
+        let text =
+            if known { Vec::new() } else { std::fs::read("/etc/passwd").unwrap_or_default() };
         Self::parse(&text, uid)
     }
 
@@ -302,7 +304,8 @@ fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, tail)) = rest.split_first() {
-        let octal = tail.get(..3).filter(|digits| first == b'\\' && digits.iter().all(u8::is_ascii_digit));
+        let octal =
+            tail.get(..3).filter(|digits| first == b'\\' && digits.iter().all(u8::is_ascii_digit));
         match octal {
             Some(digits) => {
                 let value = digits.iter().fold(0u32, |n, d| n * 8 + u32::from(d - b'0'));
@@ -334,8 +337,11 @@ nonsense
     #[test]
     fn the_table_tells_submounts_and_modes() {
         let table = MountTable::parse(TABLE);
-        let below: Vec<_> =
-            table.below(Path::new("/home/u/p")).iter().map(|m| (m.point.clone(), m.read_only)).collect();
+        let below: Vec<_> = table
+            .below(Path::new("/home/u/p"))
+            .iter()
+            .map(|m| (m.point.clone(), m.read_only))
+            .collect();
         assert_eq!(below, [("/home/u/p/a b".into(), true), ("/home/u/p/c".into(), false)]);
         assert_eq!(table.of(Path::new("/proc/1")).unwrap().kind, "proc");
         assert_eq!(table.of(Path::new("/home")).unwrap().point, Path::new("/"));
@@ -413,7 +419,9 @@ pub(crate) mod fake {
                         let base = done.parent().unwrap_or(Path::new("/")).join(to);
                         return self.follow(&base.join(components.as_path()), depth + 1);
                     }
-                    Node::File(_) if components.clone().next().is_some() => return Err(Errno::NOTDIR),
+                    Node::File(_) if components.clone().next().is_some() => {
+                        return Err(Errno::NOTDIR);
+                    }
                     _ => {}
                 }
             }
@@ -488,7 +496,9 @@ pub(crate) mod fake {
             terminal: None,
             program: "/bin/remount-run".into(),
             mounts: MountTable::default(),
-            files: Box::new(files.file("/bin/remount-run", "").file("/bin/sh", "").dir("/home/u/p")),
+            files: Box::new(
+                files.file("/bin/remount-run", "").file("/bin/sh", "").dir("/home/u/p"),
+            ),
         }
     }
 }

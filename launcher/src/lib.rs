@@ -22,4 +22,3 @@ mod front;
 
 pub use front::{is_called, run};
 pub use report::Failure;
-

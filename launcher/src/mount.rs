@@ -63,7 +63,14 @@ pub struct MemberHandle {
 /// The first operation that failed. The half-built tree dies with this process.
 pub fn build(plan: &MountPlan, limit_namespaces: bool) -> Result<Handles, MountError> {
     let old_root = open_old_root()?;
-    let mut tree = Tree { old_root, root: None, control: None, members: Vec::new(), limit_namespaces, limit: None };
+    let mut tree = Tree {
+        old_root,
+        root: None,
+        control: None,
+        members: Vec::new(),
+        limit_namespaces,
+        limit: None,
+    };
     for op in &plan.ops {
         tree.perform(op).map_err(|failed| failed.in_op(op))?;
     }
@@ -148,7 +155,8 @@ impl Tree {
 
     /// Opens a source on the old root and checks that it is the file of the plan.
     fn open_source(&self, source: &Source) -> Result<OwnedFd, Failed> {
-        let fd = mount::open_exact_in(self.old_root.as_fd(), &source.path).step("open the source of")?;
+        let fd =
+            mount::open_exact_in(self.old_root.as_fd(), &source.path).step("open the source of")?;
         check_identity(fd.as_fd(), source.id)?;
         Ok(fd)
     }
@@ -193,7 +201,8 @@ impl Tree {
         check_identity(at.as_fd(), id)?;
         let tree = mount::clone_tree(at.as_fd()).step("clone")?;
         if mode == Mode::Ro && op.member_of.is_none() {
-            mount::set_attributes(tree.as_fd(), Attributes::READ_ONLY, Reach::Tree).step("protect")?;
+            mount::set_attributes(tree.as_fd(), Attributes::READ_ONLY, Reach::Tree)
+                .step("protect")?;
         }
         mount::attach(tree.as_fd(), at.as_fd()).step("mount on")?;
         self.finish_member(op, tree, mode, submounts)
@@ -221,7 +230,8 @@ impl Tree {
                 continue;
             }
             if mode == Mode::Ro {
-                mount::set_attributes(fd.as_fd(), Attributes::READ_ONLY, Reach::This).step("set the mode of")?;
+                mount::set_attributes(fd.as_fd(), Attributes::READ_ONLY, Reach::This)
+                    .step("set the mode of")?;
             }
             self.members.push(MemberHandle { target, path, fd });
         }
@@ -250,7 +260,8 @@ impl Tree {
         let proc = files::proc().step("make")?;
         if self.limit_namespaces {
             // Opened now, since it will be read-only, and written last.
-            self.limit = Some(files::namespace_limit(proc.as_fd()).step("limit mount namespaces in")?);
+            self.limit =
+                Some(files::namespace_limit(proc.as_fd()).step("limit mount namespaces in")?);
         }
         self.attach(op, proc.as_fd(), Shape::Directory)
     }
@@ -282,7 +293,8 @@ impl Tree {
             rustix::process::fchdir(root).step("enter")?;
             rustix::process::pivot_root(c".", c".").step("pivot to")?;
             // The old root now lies on top of the new one: take it off.
-            rustix::mount::unmount(c".", rustix::mount::UnmountFlags::DETACH).step("let go of the old")?;
+            rustix::mount::unmount(c".", rustix::mount::UnmountFlags::DETACH)
+                .step("let go of the old")?;
             rustix::process::chdir(c"/").step("enter")?;
             Ok(listener)
         };
@@ -293,7 +305,9 @@ impl Tree {
 
 fn check_identity(fd: BorrowedFd<'_>, expected: Option<FileId>) -> Result<(), Failed> {
     match expected {
-        Some(id) if mount::stat(fd).step("look at")?.id != id => Err(Failed("recognise", Errno::STALE)),
+        Some(id) if mount::stat(fd).step("look at")?.id != id => {
+            Err(Failed("recognise", Errno::STALE))
+        }
         _ => Ok(()),
     }
 }

@@ -7,9 +7,9 @@ mod build;
 mod print;
 
 use crate::confine::landlock::Access;
-use remount_broker::sys::seccomp::Instruction;
 use remount_broker::name::{Authority, Mode, TargetName};
 use remount_broker::sys::mount::FileId;
+use remount_broker::sys::seccomp::Instruction;
 use std::ffi::OsString;
 use std::path::PathBuf;
 

@@ -94,8 +94,10 @@ impl Spec {
             (Err(_), Need::Optional) => None,
             (Err(unavailable), Need::Required) => return Err(SpecError::Landlock(unavailable)),
         };
-        let program =
-            host.files.find(&host.program).map_err(|errno| SpecError::Program(host.program.clone(), errno))?;
+        let program = host
+            .files
+            .find(&host.program)
+            .map_err(|errno| SpecError::Program(host.program.clone(), errno))?;
         Ok(Self {
             warnings: warnings(&profile, landlock),
             profiles: profile.sources,
@@ -160,7 +162,8 @@ fn warnings(profile: &Profile, landlock: Option<u32>) -> Vec<String> {
     let mut warnings: Vec<String> =
         profile.notes.iter().map(|note| format!("{}: {}", note.origin, note.value)).collect();
     if landlock.is_none() {
-        warnings.push("without Landlock, mounts, capabilities and seccomp alone confine".to_owned());
+        warnings
+            .push("without Landlock, mounts, capabilities and seccomp alone confine".to_owned());
     }
     warnings
 }

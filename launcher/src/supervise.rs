@@ -36,7 +36,15 @@ pub fn run(plan: &Plan) -> Result<u8, Failure> {
         };
         let broker = pidfd_open(pid, PidfdFlags::empty())?;
         let terminal = Terminal::controlled();
-        Ok(Sandbox { pid, broker, reports, agent: None, waiting: Vec::new(), terminal, _life: life })
+        Ok(Sandbox {
+            pid,
+            broker,
+            reports,
+            agent: None,
+            waiting: Vec::new(),
+            terminal,
+            _life: life,
+        })
     };
     let sandbox = start().map_err(|errno| fault("start the broker", errno))?;
     sandbox.supervise(plan.exec.new_session)
@@ -50,10 +58,12 @@ fn fault(step: &str, errno: Errno) -> Failure {
 fn make_directories(plan: &Plan) -> Result<(), Failure> {
     use std::os::unix::fs::DirBuilderExt;
     for dir in &plan.host_directories {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| Failure {
-            code: 125,
-            message: format!("create {dir:?}: {error}"),
-            hint: Some("the profile keeps the agent's own state there".to_owned()),
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| {
+            Failure {
+                code: 125,
+                message: format!("create {dir:?}: {error}"),
+                hint: Some("the profile keeps the agent's own state there".to_owned()),
+            }
         })?;
     }
     Ok(())
@@ -120,7 +130,8 @@ impl Sandbox {
                 break;
             }
         }
-        waitpid(Some(self.pid), WaitOptions::empty()).map_err(|errno| fault("wait for the broker", errno))?;
+        waitpid(Some(self.pid), WaitOptions::empty())
+            .map_err(|errno| fault("wait for the broker", errno))?;
         if let Some(terminal) = &self.terminal {
             terminal.take_back();
         }
@@ -174,7 +185,9 @@ impl Sandbox {
     /// terminal sends goes to the whole foreground group.
     fn pass_on(&mut self, number: u32, code: i32, new_session: bool) {
         let from_terminal = code == libc::SI_KERNEL;
-        let Some(signal) = i32::try_from(number).ok().and_then(Signal::from_named_raw) else { return };
+        let Some(signal) = i32::try_from(number).ok().and_then(Signal::from_named_raw) else {
+            return;
+        };
         if signal == Signal::CHILD || (from_terminal && !new_session) {
             return;
         }

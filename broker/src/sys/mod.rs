@@ -5,6 +5,7 @@
 //! cannot express.
 
 pub mod mount;
+pub mod net;
 pub mod process;
 pub mod seccomp;
 pub mod socket;

@@ -92,3 +92,20 @@ pub fn mark_close_on_exec_from(first: u32) -> Result<()> {
         unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
+
+/// Ends this process at once: nothing of the program it was forked from is flushed,
+/// closed or run at exit.
+pub fn exit(code: i32) -> ! {
+    // SAFETY: the call touches no memory and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// Dies of SIGPIPE again, which the Rust runtime ignores, and which exec would pass on.
+///
+/// # Errors
+/// As `sigaction(2)`.
+pub fn default_sigpipe() -> Result<()> {
+    // SAFETY: SIG_DFL is no handler: no code of ours can run because of it.
+    let before = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    if before == libc::SIG_ERR { Err(last_errno()) } else { Ok(()) }
+}

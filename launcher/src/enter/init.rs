@@ -1,7 +1,7 @@
 //! PID 1 of the sandbox: builds it, starts the agent in it, and buries its dead.
 
 use super::{EnterError, Step, die_with_parent, end};
-use crate::confine;
+use crate::confine::{self, EmptyBoundingSet};
 use crate::exec;
 use crate::mount::{self, Handles, MemberHandle};
 use crate::plan::Plan;
@@ -24,6 +24,8 @@ pub(crate) struct Start {
     pub shared: Link,
     /// The signal mask that the agent is to have.
     pub signal_mask: SigSet,
+    /// What lets capabilities be dropped.
+    pub bounding: EmptyBoundingSet,
 }
 
 /// Builds the sandbox and stays as its init until the agent has ended.
@@ -49,10 +51,11 @@ pub(super) fn run(plan: &Plan, reporter: &Reporter, start: Start) -> Result<(), 
         }
         Fork::Parent(pid) => pid,
     };
+    let bounding = start.bounding;
     drop(start);
     let pidfd = pidfd_open(agent, PidfdFlags::empty()).step("open a pidfd of the agent")?;
     reporter.tell(&Message::Started(pidfd)).step("report the agent")?;
-    confine::drop_capabilities()?;
+    confine::drop_capabilities(bounding)?;
     rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
     reap(agent, reporter)
 }

@@ -54,7 +54,8 @@ impl Control {
 
     /// Makes the directory read-only; returns the broker's socket.
     pub fn seal(self) -> Result<OwnedFd, Failed> {
-        mount::set_attributes(self.mount.as_fd(), Attributes::READ_ONLY, Reach::This).step("seal")?;
+        mount::set_attributes(self.mount.as_fd(), Attributes::READ_ONLY, Reach::This)
+            .step("seal")?;
         Ok(self.listener)
     }
 }
@@ -70,4 +71,3 @@ fn listen(dir: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)
 }
-

@@ -5,8 +5,8 @@ use remount_broker::sys::mount;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount,
-    fsopen,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen,
 };
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
@@ -74,7 +74,11 @@ pub(super) fn forbid_mount_namespaces(limit: BorrowedFd<'_>) -> Result<(), Errno
 }
 
 /// Makes `dest` below `root`, and the directories on the way, and opens it.
-pub(super) fn make_mountpoint(root: BorrowedFd<'_>, dest: &Path, shape: Shape) -> Result<OwnedFd, Errno> {
+pub(super) fn make_mountpoint(
+    root: BorrowedFd<'_>,
+    dest: &Path,
+    shape: Shape,
+) -> Result<OwnedFd, Errno> {
     let mut names = dest.components().filter_map(|component| match component {
         Component::Normal(name) => Some(name),
         _ => None,

@@ -3,7 +3,8 @@
 //! Everything here is a pure function of the specification and the host's mount table.
 
 use super::{
-    CONTROL_DIR, Identity, LandlockPlan, MountOp, MountPlan, Namespaces, OpKind, Plan, Shape, Source, TargetPlan,
+    CONTROL_DIR, Identity, LandlockPlan, MountOp, MountPlan, Namespaces, OpKind, Plan, Shape,
+    Source, TargetPlan,
 };
 use crate::confine::landlock::Access;
 use crate::host::{Found, MountTable};
@@ -15,21 +16,24 @@ use std::path::{Path, PathBuf};
 
 /// What of a fresh `/proc` is read-only: with these, root without a user namespace
 /// could change the host (as container runtimes do).
-const PROC_READ_ONLY: &[&str] = &["sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi", "mtrr"];
+const PROC_READ_ONLY: &[&str] =
+    &["sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi", "mtrr"];
 
 /// An ordinary user owns nothing below `/proc` but its processes and, in a user
 /// namespace, some of `/proc/sys`.
 const PROC_READ_ONLY_FOR_USERS: &[&str] = &["sys", "sysrq-trigger"];
 
 /// What of a fresh `/proc` only root can read, and must not.
-const PROC_MASKED: &[&str] = &["kcore", "keys", "timer_list", "kpagecount", "kpageflags", "kpagecgroup"];
+const PROC_MASKED: &[&str] =
+    &["kcore", "keys", "timer_list", "kpagecount", "kpageflags", "kpagecgroup"];
 
 impl Plan {
     /// Puts a specification in order.
     pub fn build(spec: Spec, host_mounts: &MountTable) -> Self {
         let is_root = spec.identity.uid == 0;
         let mounts = MountPlan::build(&spec, host_mounts, is_root);
-        let landlock = spec.landlock.map(|abi| LandlockPlan { abi, rules: mounts.landlock_rules() });
+        let landlock =
+            spec.landlock.map(|abi| LandlockPlan { abi, rules: mounts.landlock_rules() });
         Self {
             profiles: spec.profiles,
             host_directories: spec.host_directories,
@@ -71,10 +75,15 @@ impl MountPlan {
         let access = |op: &MountOp| match &op.kind {
             _ if op.dest == Path::new("/") => Some(Access::ReadExecute),
             OpKind::Bind { devices: true, .. } | OpKind::Dev { .. } => Some(Access::Device),
-            OpKind::Bind { mode, .. } if *mode == Mode::Rw || op.member_of.is_some() => Some(Access::Full),
+            OpKind::Bind { mode, .. } if *mode == Mode::Rw || op.member_of.is_some() => {
+                Some(Access::Full)
+            }
             OpKind::Tmpfs { .. } | OpKind::Overlay { .. } => Some(Access::Full),
             OpKind::Proc => Some(Access::WriteExisting),
-            OpKind::Bind { .. } | OpKind::SelfBind { .. } | OpKind::Mask(_) | OpKind::Control { .. } => None,
+            OpKind::Bind { .. }
+            | OpKind::SelfBind { .. }
+            | OpKind::Mask(_)
+            | OpKind::Control { .. } => None,
         };
         self.ops.iter().filter_map(|op| Some((op.dest.clone(), access(op)?))).collect()
     }
@@ -126,7 +135,9 @@ fn kind_of(entry: &Entry) -> OpKind {
             devices: *devices,
             submounts: Vec::new(),
         },
-        What::Tmpfs { size, permissions } => OpKind::Tmpfs { size: *size, permissions: *permissions },
+        What::Tmpfs { size, permissions } => {
+            OpKind::Tmpfs { size: *size, permissions: *permissions }
+        }
         What::Overlay { lower } => OpKind::Overlay { lower: source_of(Some(lower), &lower.path) },
         What::Mask(found) => OpKind::Mask(shape(found)),
         What::Protect(found) => {
@@ -153,7 +164,9 @@ fn enclosing<'a>(ops: &'a BTreeMap<PathBuf, MountOp>, path: &Path) -> Option<&'a
 /// it is the host's.
 fn is_changeable_host(op: &MountOp) -> bool {
     match op.kind {
-        OpKind::Bind { mode, .. } | OpKind::SelfBind { mode, .. } => mode == Mode::Rw || op.member_of.is_some(),
+        OpKind::Bind { mode, .. } | OpKind::SelfBind { mode, .. } => {
+            mode == Mode::Rw || op.member_of.is_some()
+        }
         _ => false,
     }
 }
@@ -164,7 +177,9 @@ fn is_changeable_host(op: &MountOp) -> bool {
 fn pin_ancestors(ops: &mut BTreeMap<PathBuf, MountOp>) {
     let mut pins = Vec::new();
     for dest in ops.keys() {
-        let Some(holder) = enclosing(ops, dest).filter(|op| is_changeable_host(op)) else { continue };
+        let Some(holder) = enclosing(ops, dest).filter(|op| is_changeable_host(op)) else {
+            continue;
+        };
         let between = dest.ancestors().skip(1).take_while(|parent| *parent != holder.dest);
         let mode = match holder.kind {
             OpKind::Bind { mode, .. } | OpKind::SelfBind { mode, .. } => mode,

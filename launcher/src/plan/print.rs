@@ -53,8 +53,12 @@ impl Plan {
     /// The plan as JSON. Bytes that are not UTF-8 are shown as U+FFFD.
     pub fn to_json(&self) -> Value {
         let text = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
-        let environment: serde_json::Map<String, Value> =
-            self.exec.environment.iter().map(|(name, value)| (text(name), text(value).into())).collect();
+        let environment: serde_json::Map<String, Value> = self
+            .exec
+            .environment
+            .iter()
+            .map(|(name, value)| (text(name), text(value).into()))
+            .collect();
         json!({
             "profiles": self.profiles,
             "command": self.exec.arguments.iter().map(|word| text(word)).collect::<Vec<_>>(),
@@ -138,7 +142,10 @@ impl Plan {
                 let shape = if *shape == Shape::Directory { "directory" } else { "file" };
                 set("shape", shape.into());
             }
-            OpKind::SelfBind { .. } | OpKind::Dev { .. } | OpKind::Proc | OpKind::Control { .. } => {}
+            OpKind::SelfBind { .. }
+            | OpKind::Dev { .. }
+            | OpKind::Proc
+            | OpKind::Control { .. } => {}
         }
         if !op.submounts().is_empty() {
             let submounts = op.submounts().iter().map(|path| path.to_string_lossy());

@@ -80,7 +80,9 @@ pub enum SpecError {
         origin: String,
     },
     /// A source that a sandboxed agent could have redirected.
-    #[error("{origin}: bind {path:?}: it passes through the symbolic link {link:?}, which is in a writable directory")]
+    #[error(
+        "{origin}: bind {path:?}: it passes through the symbolic link {link:?}, which is in a writable directory"
+    )]
     PlantedLink {
         /// The source as given.
         path: PathBuf,
@@ -90,7 +92,9 @@ pub enum SpecError {
         origin: String,
     },
     /// The same files writable at two places.
-    #[error("{first_origin} and {second_origin}: {first:?} and {second:?} are the same files at two places, so that one could undo the other's mode")]
+    #[error(
+        "{first_origin} and {second_origin}: {first:?} and {second:?} are the same files at two places, so that one could undo the other's mode"
+    )]
     Alias {
         /// One destination.
         first: PathBuf,
@@ -192,26 +196,38 @@ impl SpecError {
             }
             Self::Relative { .. } => "write it from the root, beginning with /",
             Self::DotDot { .. } => "write the path without '..'",
-            Self::Find { .. } => "check the spelling; --bind-try and --ro-bind-try skip what does not exist",
+            Self::Find { .. } => {
+                "check the spelling; --bind-try and --ro-bind-try skip what does not exist"
+            }
             Self::NoMountpoint { .. } => {
                 "the host's directories are read-only and nothing is created in them: \
                  choose a destination that exists, or one below a --tmpfs"
             }
             Self::Shape { .. } => "bind a directory on a directory and a file on a file",
-            Self::Reserved { .. } => "choose another destination; / /dev /proc /run/remount are taken",
+            Self::Reserved { .. } => {
+                "choose another destination; / /dev /proc /run/remount are taken"
+            }
             Self::ProcSource { .. } => "the sandbox has a /proc of its own",
-            Self::PlantedLink { .. } => "name the file the link leads to, if it is the one you mean",
+            Self::PlantedLink { .. } => {
+                "name the file the link leads to, if it is the one you mean"
+            }
             Self::Alias { .. } => "bind one of them, or make one of them read-only",
             Self::TargetName { .. } => "give every target a name of its own",
-            Self::NotToggleable { .. } => "only files and directories of the host can be switched: --bind it first",
+            Self::NotToggleable { .. } => {
+                "only files and directories of the host can be switched: --bind it first"
+            }
             Self::Size(_) => "for example --size 64M --tmpfs /scratch",
             Self::Landlock(error) => {
                 let optional = "or set landlock = \"optional\" under [sandbox] in a profile to go on without it";
                 return Some(format!("{}, {optional}", error.hint()));
             }
             Self::CommandNotFound(_) => "check the spelling and PATH",
-            Self::CommandHidden(_) => "it is below a directory that is private in the sandbox: --ro-bind it",
-            Self::CommandNotExecutable { errno, .. } if *errno == Errno::ISDIR => "name a program, not a directory",
+            Self::CommandHidden(_) => {
+                "it is below a directory that is private in the sandbox: --ro-bind it"
+            }
+            Self::CommandNotExecutable { errno, .. } if *errno == Errno::ISDIR => {
+                "name a program, not a directory"
+            }
             Self::CommandNotExecutable { .. } => "chmod +x it, or name its interpreter",
             Self::DirectoryOnStdio(_) => "redirect it from or to a file",
             Self::Program(..) => "it was replaced while it ran: start again",

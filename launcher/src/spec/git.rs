@@ -42,7 +42,9 @@ pub(super) fn git_dir(root: &Path, files: &dyn Files) -> Option<GitDir> {
         return None;
     };
     let mut executed: Vec<PathBuf> = EXECUTED.iter().map(|name| common.join(name)).collect();
-    for (inner, names) in [("modules", EXECUTED), ("worktrees", &["config.worktree", "commondir", "gitdir"])] {
+    for (inner, names) in
+        [("modules", EXECUTED), ("worktrees", &["config.worktree", "commondir", "gitdir"])]
+    {
         for name in files.names(&common.join(inner)).unwrap_or_default() {
             executed.extend(names.iter().map(|file| common.join(inner).join(&name).join(file)));
         }
@@ -60,7 +62,9 @@ fn common_of_worktree(dot_git: &Path, root: &Path, files: &dyn Files) -> Option<
     let common = pointer(&files.read(&own.join("commondir")).ok()?, None, &own)?;
     let common = files.find(&common).ok()?.path;
     let is_inside = own.starts_with(common.join("worktrees"));
-    let has = |name: &str, dir: bool| files.lstat(&common.join(name)).is_ok_and(|stat| stat.is_dir() == dir);
+    let has = |name: &str, dir: bool| {
+        files.lstat(&common.join(name)).is_ok_and(|stat| stat.is_dir() == dir)
+    };
     (is_inside && has("objects", true) && has("refs", true) && has("HEAD", false)).then_some(common)
 }
 

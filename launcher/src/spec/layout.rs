@@ -5,9 +5,7 @@ use super::{Entry, SpecError, Toggle, What, git};
 use crate::cli::{Args, Step};
 use crate::host::{Found, Host};
 use crate::plan::Shape;
-use crate::profile::{
-    GitPolicy, Missing, MissingProtect, PathText, Profile, Size, Variables,
-};
+use crate::profile::{GitPolicy, Missing, MissingProtect, PathText, Profile, Size, Variables};
 use remount_broker::name::{Authority, Mode, TargetName};
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -86,7 +84,8 @@ impl<'h> Layout<'h> {
         for entry in &profile.tmpfs {
             let (value, origin) = (&entry.value, entry.origin.to_string());
             let dest = path_of(&value.path, variables, &origin)?;
-            let what = WishKind::Tmpfs { size: value.size.map(|size| size.0), permissions: value.mode.0 };
+            let what =
+                WishKind::Tmpfs { size: value.size.map(|size| size.0), permissions: value.mode.0 };
             wishes.push(Wish { dest, origin, what });
         }
         for entry in &profile.caches {
@@ -118,7 +117,11 @@ impl<'h> Layout<'h> {
     }
 
     /// The project, and its git directory as a target of its own.
-    fn workspace(&mut self, profile: &Profile, variables: &Variables) -> Result<Vec<Wish>, SpecError> {
+    fn workspace(
+        &mut self,
+        profile: &Profile,
+        variables: &Variables,
+    ) -> Result<Vec<Wish>, SpecError> {
         let root = variables.workspace.clone();
         let origin = profile.workspace.path.origin.to_string();
         if self.host.home.starts_with(&root) {
@@ -137,7 +140,8 @@ impl<'h> Layout<'h> {
                 target: Some(Toggle { name, authority }),
             },
         };
-        let mut wishes = vec![bind(root.clone(), workspace.name.value.clone(), workspace.mode.value)];
+        let mut wishes =
+            vec![bind(root.clone(), workspace.name.value.clone(), workspace.mode.value)];
         let git = git::git_dir(&root, self.host.files.as_ref());
         if let (Some(git), Ok(name)) = (git, "git".parse()) {
             if workspace.git.value != GitPolicy::Ro {
@@ -204,20 +208,28 @@ impl<'h> Layout<'h> {
                 if found.path != source {
                     self.asked.push((source.to_owned(), origin.to_owned()));
                 }
-                let on_proc = self.host.mounts.of(&found.path).is_some_and(|mount| mount.kind == "proc");
+                let on_proc =
+                    self.host.mounts.of(&found.path).is_some_and(|mount| mount.kind == "proc");
                 if on_proc || found.path.starts_with("/proc") {
-                    return Err(SpecError::ProcSource { path: source.to_owned(), origin: origin.to_owned() });
+                    return Err(SpecError::ProcSource {
+                        path: source.to_owned(),
+                        origin: origin.to_owned(),
+                    });
                 }
                 Ok(Some((found.path.clone(), Some(found))))
             }
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) if missing == Missing::Skip => Ok(None),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) if missing == Missing::Skip => {
+                Ok(None)
+            }
             Err(Errno::NOENT) if missing == Missing::Create => {
                 let parents = source.ancestors().skip(1);
-                let base = parents.into_iter().find_map(|parent| {
-                    Some((parent, self.host.files.find(parent).ok()?.path))
-                });
+                let base = parents
+                    .into_iter()
+                    .find_map(|parent| Some((parent, self.host.files.find(parent).ok()?.path)));
                 let path = match base {
-                    Some((parent, real)) => real.join(source.strip_prefix(parent).unwrap_or(source)),
+                    Some((parent, real)) => {
+                        real.join(source.strip_prefix(parent).unwrap_or(source))
+                    }
                     None => source.to_owned(),
                 };
                 self.host_directories.push(path.clone());
@@ -253,7 +265,9 @@ impl<'h> Layout<'h> {
                 origin: origin.to_owned(),
             }),
             None if place.fresh => Ok(()),
-            None => Err(SpecError::NoMountpoint { path: place.path.clone(), origin: origin.to_owned() }),
+            None => {
+                Err(SpecError::NoMountpoint { path: place.path.clone(), origin: origin.to_owned() })
+            }
         }
     }
 
@@ -283,7 +297,8 @@ impl<'h> Layout<'h> {
         let mode = self.view.mode(&place.path);
         let path = found.path.clone();
         self.view.cover(&place.path, Area::Host { source: path.clone(), writable: true });
-        let what = What::Bind { source: Some(found), path, mode, devices: false, target: Some(toggle) };
+        let what =
+            What::Bind { source: Some(found), path, mode, devices: false, target: Some(toggle) };
         self.put(Entry { dest: place.path, what, origin });
         Ok(())
     }
@@ -297,7 +312,9 @@ impl<'h> Layout<'h> {
         let workspace = variables.workspace.clone();
         if let Some(git) = git::git_dir(&workspace, self.host.files.as_ref()) {
             match profile.workspace.git.value {
-                GitPolicy::Ro => self.protect(&git.common, "[workspace] git", MissingProtect::Skip)?,
+                GitPolicy::Ro => {
+                    self.protect(&git.common, "[workspace] git", MissingProtect::Skip)?
+                }
                 GitPolicy::Rw => {}
                 GitPolicy::Hooks => {
                     for path in &git.executed {
@@ -306,9 +323,11 @@ impl<'h> Layout<'h> {
                 }
             }
         }
-        if self.view.locate(&workspace.join(".git")).is_ok_and(|place| {
-            place.found.is_some_and(|found| found.stat.is_file())
-        }) {
+        if self
+            .view
+            .locate(&workspace.join(".git"))
+            .is_ok_and(|place| place.found.is_some_and(|found| found.stat.is_file()))
+        {
             // The pointer of a linked worktree: whoever writes it chooses the hooks.
             self.protect(&workspace.join(".git"), "[workspace] git", MissingProtect::Skip)?;
         }
@@ -323,11 +342,19 @@ impl<'h> Layout<'h> {
         Ok(())
     }
 
-    fn protect(&mut self, path: &Path, origin: &str, missing: MissingProtect) -> Result<(), SpecError> {
+    fn protect(
+        &mut self,
+        path: &Path,
+        origin: &str,
+        missing: MissingProtect,
+    ) -> Result<(), SpecError> {
         let place = self.locate(path, origin)?;
         let Some(found) = place.found else {
             if missing == MissingProtect::Error {
-                return Err(SpecError::NoMountpoint { path: path.to_owned(), origin: origin.to_owned() });
+                return Err(SpecError::NoMountpoint {
+                    path: path.to_owned(),
+                    origin: origin.to_owned(),
+                });
             }
             return Ok(());
         };
@@ -376,7 +403,11 @@ impl<'h> Layout<'h> {
     fn mask(&mut self, place: Place, origin: String) -> Result<(), SpecError> {
         let Some(found) = place.found else { return Ok(()) };
         refuse_reserved(&place.path, &origin)?;
-        if self.entries.iter().any(|entry| entry.dest == place.path && matches!(entry.what, What::Bind { .. })) {
+        if self
+            .entries
+            .iter()
+            .any(|entry| entry.dest == place.path && matches!(entry.what, What::Bind { .. }))
+        {
             // A bind at this very place is the more deliberate wish.
             return Ok(());
         }
@@ -388,7 +419,11 @@ impl<'h> Layout<'h> {
     fn refuse_planted_links(&self) -> Result<(), SpecError> {
         for (path, origin) in &self.asked {
             if let Some(link) = self.view.planted_link(path) {
-                return Err(SpecError::PlantedLink { path: path.clone(), link, origin: origin.clone() });
+                return Err(SpecError::PlantedLink {
+                    path: path.clone(),
+                    link,
+                    origin: origin.clone(),
+                });
             }
         }
         Ok(())
@@ -504,7 +539,9 @@ fn require_plain(path: &Path, origin: &str) -> Result<(), SpecError> {
 fn refuse_reserved(path: &Path, origin: &str) -> Result<(), SpecError> {
     let own = ["/dev", "/proc", crate::plan::CONTROL_DIR];
     let taken = path == Path::new("/")
-        || own.iter().any(|own| path.starts_with(own) || Path::new(own).starts_with(path) && path != Path::new("/run"));
+        || own.iter().any(|own| {
+            path.starts_with(own) || Path::new(own).starts_with(path) && path != Path::new("/run")
+        });
     // Device nodes and shared memory may be added below /dev.
     if taken && !(path.starts_with("/dev") && path != Path::new("/dev")) {
         return Err(SpecError::Reserved { path: path.to_owned(), origin: origin.to_owned() });

@@ -116,7 +116,9 @@ impl<'h> View<'h> {
             }
             let next = done.join(name);
             let target = match self.on_host(&next) {
-                Some(on_host) if is_symlink(self.files, &on_host)? => self.files.readlink(&on_host)?,
+                Some(on_host) if is_symlink(self.files, &on_host)? => {
+                    self.files.readlink(&on_host)?
+                }
                 _ => {
                     done = next;
                     continue;
@@ -144,7 +146,9 @@ impl<'h> View<'h> {
             let next = done.join(name);
             if self.files.lstat(&next).ok()?.is_symlink() {
                 let changeable = self.areas.iter().any(|(_, area)| match area {
-                    Area::Host { source, writable } => *writable && next.starts_with(source) && next != *source,
+                    Area::Host { source, writable } => {
+                        *writable && next.starts_with(source) && next != *source
+                    }
                     Area::Fresh => false,
                 });
                 if changeable {
@@ -220,7 +224,10 @@ mod tests {
         let files = files();
         let mut view = View::new(&files);
         assert_eq!(view.planted_link(Path::new("/home/u/p/evil/id")), None);
-        view.cover(Path::new("/home/u/p"), Area::Host { source: "/home/u/p".into(), writable: true });
+        view.cover(
+            Path::new("/home/u/p"),
+            Area::Host { source: "/home/u/p".into(), writable: true },
+        );
         let link = view.planted_link(Path::new("/home/u/p/evil/id"));
         assert_eq!(link.unwrap(), Path::new("/home/u/p/evil"));
         assert_eq!(view.planted_link(Path::new("/var/run/user")), None);
