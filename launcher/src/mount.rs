@@ -285,8 +285,7 @@ impl Tree {
         let (Some(root), Some(control)) = (&self.root, self.control) else {
             return Err(Failed("find", Errno::NOENT).on(Path::new("/"), "sandbox"));
         };
-        let enter = || -> Result<OwnedFd, Failed> {
-            let listener = control.seal()?;
+        let enter = || -> Result<(), Failed> {
             if let Some(limit) = &self.limit {
                 files::forbid_mount_namespaces(limit.as_fd()).step("limit mount namespaces in")?;
             }
@@ -295,11 +294,10 @@ impl Tree {
             // The old root now lies on top of the new one: take it off.
             rustix::mount::unmount(c".", rustix::mount::UnmountFlags::DETACH)
                 .step("let go of the old")?;
-            rustix::process::chdir(c"/").step("enter")?;
-            Ok(listener)
+            rustix::process::chdir(c"/").step("enter")
         };
-        let listener = enter().map_err(|failed| failed.on(Path::new("/"), "sandbox"))?;
-        Ok(Handles { listener, members: self.members })
+        enter().map_err(|failed| failed.on(Path::new("/"), "sandbox"))?;
+        Ok(Handles { listener: control.listener, members: self.members })
     }
 }
 

@@ -12,10 +12,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 /// Connections that may wait for the broker.
 const BACKLOG: i32 = 128;
 
-/// The mounted directory, still writable.
+/// The mounted directory.
 pub(super) struct Control {
-    mount: OwnedFd,
-    listener: OwnedFd,
+    /// The broker's socket.
+    pub listener: OwnedFd,
+    directory: OwnedFd,
+    file: OwnedFd,
 }
 
 impl Control {
@@ -23,10 +25,9 @@ impl Control {
     pub fn mount(at: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<Self, Failed> {
         let mount = files::tmpfs(Some(1 << 20), 0o755).step("make a tmpfs for")?;
         mount::attach(mount.as_fd(), at).step("mount on")?;
-        let fill = || -> Result<OwnedFd, Errno> {
-            let read_execute = Mode::from_raw_mode(0o555);
+        let fill = || -> Result<Self, Errno> {
             rustix::fs::mkdirat(&mount, c"bin", Mode::from_raw_mode(0o755))?;
-            rustix::fs::mkdirat(&mount, c"empty", read_execute)?;
+            rustix::fs::mkdirat(&mount, c"empty", Mode::from_raw_mode(0o555))?;
             files::empty_file(mount.as_fd(), c"nothing", 0o444)?;
             files::empty_file(mount.as_fd(), c"bin/remountctl", 0o555)?;
             let tree = mount::clone_tree(program)?;
@@ -34,29 +35,22 @@ impl Control {
             mount::set_attributes(tree.as_fd(), flags, Reach::Tree)?;
             let place = mount::open_exact(mount.as_fd(), c"bin/remountctl")?;
             mount::attach(tree.as_fd(), place.as_fd())?;
-            listen(mount.as_fd())
+            let listener = listen(mount.as_fd())?;
+            // From here on nothing in it changes, and what is cloned of it is read-only too.
+            mount::set_attributes(mount.as_fd(), Attributes::READ_ONLY, Reach::This)?;
+            let directory = mount::open_exact(mount.as_fd(), c"empty")?;
+            let file = mount::open_exact(mount.as_fd(), c"nothing")?;
+            Ok(Self { listener, directory, file })
         };
-        let listener = fill().step("fill")?;
-        Ok(Self { mount, listener })
+        fill().step("fill")
     }
 
-    /// An empty file or directory to mount somewhere.
+    /// An empty, read-only file or directory to mount somewhere.
     pub fn empty(&self, shape: Shape) -> Result<OwnedFd, Errno> {
-        let name = match shape {
-            Shape::Directory => c"empty",
-            Shape::File => c"nothing",
-        };
-        let file = mount::open_exact(self.mount.as_fd(), name)?;
-        let tree = mount::clone_tree(file.as_fd())?;
-        mount::set_attributes(tree.as_fd(), Attributes::READ_ONLY, Reach::Tree)?;
-        Ok(tree)
-    }
-
-    /// Makes the directory read-only; returns the broker's socket.
-    pub fn seal(self) -> Result<OwnedFd, Failed> {
-        mount::set_attributes(self.mount.as_fd(), Attributes::READ_ONLY, Reach::This)
-            .step("seal")?;
-        Ok(self.listener)
+        match shape {
+            Shape::Directory => mount::clone_tree(self.directory.as_fd()),
+            Shape::File => mount::clone_tree(self.file.as_fd()),
+        }
     }
 }
 

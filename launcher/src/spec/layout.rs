@@ -18,6 +18,8 @@ pub(super) struct Layout<'h> {
     /// Variables that point a tool to a private directory, for caches that are missing.
     pub cache_variables: Vec<(String, PathBuf)>,
     pub view: View<'h>,
+    /// The host as it is, for sources.
+    sources: View<'h>,
     /// Every source of a bind as it was asked for, and by whom.
     asked: Vec<(PathBuf, String)>,
     host: &'h Host,
@@ -50,6 +52,7 @@ impl<'h> Layout<'h> {
             host_directories: Vec::new(),
             cache_variables: Vec::new(),
             view: View::new(host.files.as_ref()),
+            sources: View::of_host(host.files.as_ref()),
             asked: Vec::new(),
             host,
             default_authority,
@@ -203,8 +206,9 @@ impl<'h> Layout<'h> {
         missing: Missing,
         origin: &str,
     ) -> Result<Option<(PathBuf, Option<Found>)>, SpecError> {
-        match self.host.files.find(source) {
-            Ok(found) => {
+        let found = self.sources.locate(source).map(|place| (place.found, place.path));
+        match found {
+            Ok((Some(found), _)) => {
                 if found.path != source {
                     self.asked.push((source.to_owned(), origin.to_owned()));
                 }
@@ -218,36 +222,19 @@ impl<'h> Layout<'h> {
                 }
                 Ok(Some((found.path.clone(), Some(found))))
             }
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) if missing == Missing::Skip => {
-                Ok(None)
-            }
-            Err(Errno::NOENT) if missing == Missing::Create => {
-                let parents = source.ancestors().skip(1);
-                let base = parents
-                    .into_iter()
-                    .find_map(|parent| Some((parent, self.host.files.find(parent).ok()?.path)));
-                let path = match base {
-                    Some((parent, real)) => {
-                        real.join(source.strip_prefix(parent).unwrap_or(source))
-                    }
-                    None => source.to_owned(),
-                };
+            Ok((None, path)) if missing == Missing::Create => {
                 self.host_directories.push(path.clone());
                 Ok(Some((path, None)))
             }
-            Err(errno) => {
-                Err(SpecError::Find { path: source.to_owned(), origin: origin.to_owned(), errno })
-            }
+            Ok((None, _)) | Err(Errno::ACCESS) if missing == Missing::Skip => Ok(None),
+            Ok((None, _)) => Err(find_error(source, origin, Errno::NOENT)),
+            Err(errno) => Err(find_error(source, origin, errno)),
         }
     }
 
     fn locate(&self, path: &Path, origin: &str) -> Result<Place, SpecError> {
         require_plain(path, origin)?;
-        self.view.locate(path).map_err(|errno| SpecError::Find {
-            path: path.to_owned(),
-            origin: origin.to_owned(),
-            errno,
-        })
+        self.view.locate(path).map_err(|errno| find_error(path, origin, errno))
     }
 
     fn check_mountpoint(
@@ -471,6 +458,10 @@ impl<'h> Layout<'h> {
         }
         Ok(())
     }
+}
+
+fn find_error(path: &Path, origin: &str, errno: Errno) -> SpecError {
+    SpecError::Find { path: path.to_owned(), origin: origin.to_owned(), errno }
 }
 
 fn alias(first: &Entry, second: &Entry) -> SpecError {

@@ -3,14 +3,19 @@
 use crate::host::{Files, Found};
 use remount_broker::name::Mode;
 use rustix::io::Errno;
-use std::collections::VecDeque;
-use std::ffi::OsString;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 
 /// The sandbox's file tree as far as it is decided.
+///
+/// Hundreds of paths are followed at each start, nearly all through the same few
+/// directories: what was learnt of a path is remembered.
 pub(super) struct View<'h> {
     files: &'h dyn Files,
     areas: Vec<(PathBuf, Area)>,
+    known: RefCell<HashMap<PathBuf, Place>>,
 }
 
 /// What a part of the tree shows.
@@ -39,18 +44,28 @@ pub(super) struct Place {
 }
 
 impl<'h> View<'h> {
-    /// The read-only host, with what every sandbox has of its own.
-    pub fn new(files: &'h dyn Files) -> Self {
+    /// The host as it is.
+    pub fn of_host(files: &'h dyn Files) -> Self {
         let root = (PathBuf::from("/"), Area::Host { source: "/".into(), writable: false });
-        let own = ["/dev", "/proc", crate::plan::CONTROL_DIR];
-        let own = own.into_iter().map(|path| (PathBuf::from(path), Area::Fresh));
-        Self { files, areas: std::iter::once(root).chain(own).collect() }
+        Self { files, areas: vec![root], known: RefCell::default() }
+    }
+
+    /// The host, with what every sandbox has of its own.
+    pub fn new(files: &'h dyn Files) -> Self {
+        let mut view = Self::of_host(files);
+        for own in ["/dev", "/proc", crate::plan::CONTROL_DIR] {
+            view.cover(Path::new(own), Area::Fresh);
+        }
+        view
     }
 
     /// From now on `area` is seen at `dest` and below.
     pub fn cover(&mut self, dest: &Path, area: Area) {
         self.areas.retain(|(other, _)| other != dest);
         self.areas.push((dest.to_owned(), area));
+        self.known
+            .borrow_mut()
+            .retain(|path, place| !path.starts_with(dest) && !place.path.starts_with(dest));
     }
 
     /// The deepest area that `path` is in, and where that begins.
@@ -84,74 +99,81 @@ impl<'h> View<'h> {
         if self.is_writable(path) { Mode::Rw } else { Mode::Ro }
     }
 
-    /// Follows `path` as a process inside would.
+    /// Follows the absolute `path` as a process inside would.
     pub fn locate(&self, path: &Path) -> Result<Place, Errno> {
-        // Nearly always there is no symlink on the way, and one look settles it.
-        if let Some(on_host) = self.on_host(path) {
-            if let Ok(found) = self.files.find(&on_host) {
-                if found.path == on_host {
-                    return Ok(Place { path: path.to_owned(), found: Some(found), fresh: false });
-                }
-            }
+        self.follow(path, 0)
+    }
+
+    fn follow(&self, path: &Path, links: usize) -> Result<Place, Errno> {
+        if let Some(place) = self.known.borrow().get(path) {
+            return Ok(place.clone());
         }
-        let path = self.without_symlinks(path)?;
-        let Some(on_host) = self.on_host(&path) else {
-            return Ok(Place { path, found: None, fresh: true });
+        let place = match (path.parent(), path.file_name()) {
+            (Some(parent), Some(name)) => self.step(self.follow(parent, links)?, name, links)?,
+            _ => self.look("/".into())?,
         };
-        match self.files.find(&on_host) {
-            Ok(found) => Ok(Place { path, found: Some(found), fresh: false }),
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(Place { path, found: None, fresh: false }),
-            Err(errno) => Err(errno),
+        self.known.borrow_mut().insert(path.to_owned(), place.clone());
+        Ok(place)
+    }
+
+    /// One component further.
+    fn step(&self, parent: Place, name: &OsStr, links: usize) -> Result<Place, Errno> {
+        let path = parent.path.join(name);
+        let is_area = self.areas.iter().any(|(dest, _)| *dest == path);
+        if !parent.fresh && parent.found.is_none() && !is_area {
+            return Ok(Place { path, found: None, fresh: false });
+        }
+        let place = self.look(path)?;
+        match &place.found {
+            Some(found) if found.stat.is_symlink() => {
+                let target = self.files.readlink(&found.path)?;
+                self.follow_link(parent.path, &target, links + 1)
+            }
+            _ => Ok(place),
         }
     }
 
-    fn without_symlinks(&self, path: &Path) -> Result<PathBuf, Errno> {
-        let mut done = PathBuf::from("/");
-        let mut left = names(path);
-        let mut links = 0;
-        while let Some(name) = left.pop_front() {
-            if name == ".." {
-                done.pop();
-                continue;
-            }
-            let next = done.join(name);
-            let target = match self.on_host(&next) {
-                Some(on_host) if is_symlink(self.files, &on_host)? => {
-                    self.files.readlink(&on_host)?
+    fn follow_link(&self, base: PathBuf, target: &Path, links: usize) -> Result<Place, Errno> {
+        if links > 40 {
+            return Err(Errno::LOOP);
+        }
+        let mut base = base;
+        for component in target.components() {
+            match component {
+                Component::RootDir => base = "/".into(),
+                Component::ParentDir => {
+                    base.pop();
                 }
-                _ => {
-                    done = next;
-                    continue;
-                }
-            };
-            links += 1;
-            if links > 40 {
-                return Err(Errno::LOOP);
-            }
-            if target.is_absolute() {
-                done = PathBuf::from("/");
-            }
-            for name in names(&target).into_iter().rev() {
-                left.push_front(name);
+                Component::Normal(name) => base = self.follow(&base.join(name), links)?.path,
+                Component::CurDir | Component::Prefix(_) => {}
             }
         }
-        Ok(done)
+        self.follow(&base, links)
+    }
+
+    /// What is at `path`, of which all but the last component are no symlinks.
+    fn look(&self, path: PathBuf) -> Result<Place, Errno> {
+        let Some(on_host) = self.on_host(&path) else {
+            return Ok(Place { path, found: None, fresh: true });
+        };
+        match self.files.lstat(&on_host) {
+            Ok(stat) => {
+                Ok(Place { path, found: Some(Found { path: on_host, stat }), fresh: false })
+            }
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(Place { path, found: None, fresh: false }),
+            Err(errno) => Err(errno),
+        }
     }
 
     /// The first symlink on the way to `path` on the host that lies in a directory
     /// which a sandbox made from this view can change.
     pub fn planted_link(&self, path: &Path) -> Option<PathBuf> {
         let mut done = PathBuf::from("/");
-        for name in names(path) {
+        for component in path.components() {
+            let Component::Normal(name) = component else { continue };
             let next = done.join(name);
             if self.files.lstat(&next).ok()?.is_symlink() {
-                let changeable = self.areas.iter().any(|(_, area)| match area {
-                    Area::Host { source, writable } => {
-                        *writable && next.starts_with(source) && next != *source
-                    }
-                    Area::Fresh => false,
-                });
-                if changeable {
+                if self.areas.iter().any(|(_, area)| area.can_change(&next)) {
                     return Some(next);
                 }
                 done = self.files.find(&next).ok()?.path;
@@ -163,22 +185,16 @@ impl<'h> View<'h> {
     }
 }
 
-fn is_symlink(files: &dyn Files, path: &Path) -> Result<bool, Errno> {
-    match files.lstat(path) {
-        Ok(stat) => Ok(stat.is_symlink()),
-        Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
-        Err(errno) => Err(errno),
+impl Area {
+    /// Whether a process inside can replace the file at `path` of the host.
+    fn can_change(&self, path: &Path) -> bool {
+        match self {
+            Self::Host { source, writable } => {
+                *writable && path != source && path.starts_with(source)
+            }
+            Self::Fresh => false,
+        }
     }
-}
-
-fn names(path: &Path) -> VecDeque<OsString> {
-    path.components()
-        .filter_map(|component| match component {
-            Component::Normal(name) => Some(name.to_owned()),
-            Component::ParentDir => Some("..".into()),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-        })
-        .collect()
 }
 
 #[cfg(test)]
