@@ -302,8 +302,18 @@ impl Run<'_> {
 }
 
 fn parse(source: &Arc<Source>) -> Result<File, ProfileError> {
-    let file: File =
-        toml::from_str(&source.text).map_err(|error| ProfileError::parse(source, &error))?;
+    let built_in = match source.name {
+        SourceName::BuiltIn(name) => built_in::find(name),
+        SourceName::File(_) => None,
+    };
+    let file: File = match built_in {
+        Some((_, profile)) => profile
+            .file()
+            .map_err(|error| ProfileError::invalid(source, &(0..0), error.to_string(), None))?,
+        None => {
+            toml::from_str(&source.text).map_err(|error| ProfileError::parse(source, &error))?
+        }
+    };
     for command in &file.commands {
         let name = command.get_ref();
         if name.is_empty() || name.contains(['/', '\0']) {
