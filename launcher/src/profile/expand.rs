@@ -161,9 +161,9 @@ fn pieces<'a>(
 ) -> Result<(), ExpandError> {
     while let Some(brace) = text.find('{') {
         let (before, rest) = (&text[..brace], &text[brace + 1..]);
-        if rest.starts_with('{') {
+        if let Some(after) = rest.strip_prefix('{') {
             sink(Piece::Literal(&text[..=brace]))?;
-            text = &rest[1..];
+            text = after;
             continue;
         }
         let end = rest.find('}').ok_or(ExpandError::OpenBrace)?;

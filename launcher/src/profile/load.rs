@@ -141,7 +141,7 @@ impl Loader {
         let mut listed = Vec::new();
         for (name, place) in self.names()? {
             let source = match place {
-                Some((_, path)) => SourceName::File(path),
+                Some(path) => SourceName::File(path),
                 None => match built_in::find(&name) {
                     Some((_, profile)) => SourceName::BuiltIn(profile.name),
                     None => continue,
@@ -170,18 +170,17 @@ impl Loader {
         Ok(listed)
     }
 
-    /// Every name, and the directory and file that it stands for unless it is built in.
-    #[allow(clippy::type_complexity)]
-    fn names(&self) -> Result<BTreeMap<String, Option<(PathBuf, PathBuf)>>, ProfileError> {
+    /// Every name, and the file that it stands for unless it is built in.
+    fn names(&self) -> Result<BTreeMap<String, Option<PathBuf>>, ProfileError> {
         let built_in = BUILT_IN.iter().map(|profile| (profile.name.to_owned(), None));
         let mut names: BTreeMap<_, _> = built_in.collect();
         for dir in self.config_dirs.iter().rev() {
             for (name, path) in profiles_in(dir)? {
-                names.insert(name, Some((dir.clone(), path)));
+                names.insert(name, Some(path));
             }
             for (part, below) in directories_in(dir)? {
                 for (name, path) in profiles_in(&below)? {
-                    names.insert(format!("{part}/{name}"), Some((dir.clone(), path)));
+                    names.insert(format!("{part}/{name}"), Some(path));
                 }
             }
         }
@@ -302,8 +301,18 @@ impl Run<'_> {
 }
 
 fn parse(source: &Arc<Source>) -> Result<File, ProfileError> {
-    let file: File =
-        toml::from_str(&source.text).map_err(|error| ProfileError::parse(source, &error))?;
+    let built_in = match source.name {
+        SourceName::BuiltIn(name) => built_in::find(name),
+        SourceName::File(_) => None,
+    };
+    let file: File = match built_in {
+        Some((_, profile)) => profile
+            .file()
+            .map_err(|error| ProfileError::invalid(source, &(0..0), error.to_string(), None))?,
+        None => {
+            toml::from_str(&source.text).map_err(|error| ProfileError::parse(source, &error))?
+        }
+    };
     for command in &file.commands {
         let name = command.get_ref();
         if name.is_empty() || name.contains(['/', '\0']) {
