@@ -296,7 +296,7 @@ impl Server {
     fn finish(&mut self, finished: Finished) {
         let Finished { pending, outcome } = finished;
         let reply = match outcome {
-            Ok(()) => Reply::Done(self.registry.report(pending.targets)),
+            Ok(report) => Reply::Done(report),
             Err(fault) => Reply::Refused(Refusal::from(&fault)),
         };
         // It may have been evicted meanwhile.

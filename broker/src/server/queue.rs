@@ -3,7 +3,7 @@
 
 use super::sessions::SessionId;
 use crate::apply::{Operation, Progress};
-use crate::proto::{Dialect, Fault, Origin, SetRequest};
+use crate::proto::{Dialect, Fault, Origin, SetRequest, TargetReport};
 use crate::sandbox::{Index, Registry};
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -51,7 +51,9 @@ impl Pending {
 #[derive(Debug)]
 pub(super) struct Finished {
     pub(super) pending: Pending,
-    pub(super) outcome: Result<(), Fault>,
+    /// The targets as they were at that moment: the next request in the queue may have
+    /// changed them since.
+    pub(super) outcome: Result<Vec<TargetReport>, Fault>,
 }
 
 #[derive(Debug, Default)]
@@ -77,7 +79,10 @@ impl Queue {
             let free = pending.targets.iter().all(|target| !taken.contains(target));
             let progress = if free { pending.advance(registry, now) } else { Progress::Parked };
             match progress {
-                Progress::Done(outcome) => finished.push(Finished { pending, outcome }),
+                Progress::Done(outcome) => {
+                    let report = |()| registry.report(pending.targets.iter().copied());
+                    finished.push(Finished { outcome: outcome.map(report), pending });
+                }
                 Progress::Parked => {
                     taken.extend(pending.targets.iter().copied());
                     self.pending.push(pending);
