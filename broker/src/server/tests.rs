@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
@@ -62,7 +62,7 @@ impl Broker {
         Connection::open_through(self.inside.as_fd(), LIMIT).unwrap().into()
     }
 
-    fn client(&self, path: &PathBuf) -> Client {
+    fn client(&self, path: &Path) -> Client {
         Connection::open_at(path, LIMIT).unwrap().into()
     }
 
@@ -116,7 +116,7 @@ fn both_ways_lead_to_it_and_the_side_decides() {
     let [a, host] = [name("a"), name("host")];
     for mut client in [broker.inherited(), broker.client(&broker.socket)] {
         assert_eq!(client.status().unwrap().origin, Origin::Inside);
-        let answer = client.set(&[a.clone()], Wish::Toggle).unwrap();
+        let answer = client.set(std::slice::from_ref(&a), Wish::Toggle).unwrap();
         assert_eq!(answer.len(), 1);
         assert_eq!(answer[0].mode, broker.mounts.mode_at("/a/x"));
         assert_eq!(
