@@ -72,7 +72,7 @@ pub struct Operation {
     /// The first step that is not done.
     next: usize,
     deadline: Instant,
-    /// A target that is stale, and still was made `ro`.
+    /// A target that is stale, and still was made `ro` as far as that goes.
     stale: Option<Fault>,
     /// Set once the operation has failed: the reason, while the steps are taken back.
     failed: Option<Fault>,
@@ -168,7 +168,7 @@ impl Operation {
                 None => Progress::Parked,
             };
         }
-        let reason = "the change failed half-way and could not be taken back: a file is open";
+        let reason = "the change failed and could not be taken back: a file is open";
         let left = self.steps.iter().find(|step| step.changed);
         let fault = left.map(|step| step.failed(registry, reason)).or(self.failed.take());
         Progress::Done(Err(fault.unwrap_or(Fault::Dropped)))
@@ -183,9 +183,11 @@ impl Operation {
                 match registry.mounts().set(member, step.mode) {
                     Ok(()) => step.changed = true,
                     Err(Errno::BUSY) => return Err(Obstacle::Busy),
-                    // Detached from the tree: nothing new can be opened there by path,
-                    // and the answer will be that the target is stale.
-                    Err(Errno::INVAL) if step.mode == Mode::Ro && self.stale.is_some() => {}
+                    // Taken out of the tree: all else is closed still, and then this said.
+                    Err(Errno::INVAL) if step.mode == Mode::Ro && self.stale.is_some() => {
+                        let name = registry.target(step.target).name.clone();
+                        self.stale = Some(Fault::Detached { name, path: member.path.clone() });
+                    }
                     Err(errno) => return Err(Obstacle::Fault(step.failed(registry, errno))),
                 }
             }
@@ -245,9 +247,11 @@ impl Operation {
             match registry.mounts().set(member, before) {
                 Ok(()) => step.changed = false,
                 Err(Errno::BUSY) => return None,
+                // The others are taken back all the same, and the worst is what is said.
                 Err(errno) => {
-                    let reason = format!("the change failed, and so did taking it back: {errno}");
-                    return Some(step.failed(registry, reason));
+                    let reason = format!("the change failed and could not be taken back: {errno}");
+                    self.failed = Some(step.failed(registry, reason));
+                    step.changed = false;
                 }
             }
         }

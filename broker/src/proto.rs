@@ -176,6 +176,17 @@ pub enum Fault {
         /// The mode asked for: `rw` was refused, `ro` was done as far as mounts are left.
         mode: Mode,
     },
+    /// A mount was taken out of the tree, where the kernel lets nobody change it.
+    #[error(
+        "make {name} read-only: {} was detached, and what is in it already can still write",
+        Escaped::path(.path)
+    )]
+    Detached {
+        /// The target.
+        name: TargetName,
+        /// Where the mount was.
+        path: PathBuf,
+    },
     /// A file of the mount stayed open for writing.
     #[error("make {name} read-only: a file on {} is open for writing", Escaped::path(.path))]
     Busy {
@@ -215,7 +226,7 @@ impl Fault {
             Self::BadRequest(_) => ErrorCode::BadRequest,
             Self::UnknownTarget(_) | Self::OtherPath { .. } => ErrorCode::UnknownTarget,
             Self::NotAuthorised { .. } => ErrorCode::NotAuthorised,
-            Self::Stale { .. } => ErrorCode::Stale,
+            Self::Stale { .. } | Self::Detached { .. } => ErrorCode::Stale,
             Self::Busy { .. } => ErrorCode::Busy,
             Self::Failed { .. } | Self::Dropped => ErrorCode::Failed,
         }
@@ -234,7 +245,7 @@ impl Fault {
             Self::NotAuthorised { .. } => {
                 Some("only a request from outside the sandbox can make it writable")
             }
-            Self::Stale { .. } => Some(
+            Self::Stale { .. } | Self::Detached { .. } => Some(
                 "the directory was moved or replaced outside; start the sandbox anew to write there",
             ),
             Self::Busy { .. } => Some("close what writes there, or try again; nothing was changed"),
@@ -254,7 +265,7 @@ pub enum ErrorCode {
     UnknownTarget,
     /// [`Fault::NotAuthorised`].
     NotAuthorised,
-    /// [`Fault::Stale`].
+    /// [`Fault::Stale`] or [`Fault::Detached`].
     Stale,
     /// [`Fault::BadRequest`].
     BadRequest,

@@ -11,10 +11,10 @@
 //! rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack restart_syscall   #
 //! ```
 //!
-//! Where things will go: an event log takes its lines in [`Server::answer`], the one place
-//! that knows the caller, the request and the outcome; a lease is a [`Pending`] that the
-//! loop makes by itself, with a time in [`Server::pause`]; a request that waits longer is
-//! one with a later deadline.
+//! Where things will go: an event log hooks `Server::answer`, through which every outcome
+//! passes once and where the session's `Caller` is at hand; a lease is a `Pending` that the
+//! loop makes by itself, with a time in `Server::pause`; a request that waits longer is one
+//! with a later deadline.
 
 use crate::apply::{RETRY_EVERY, RETRY_FOR};
 use crate::channel::{self, Arrival};
@@ -296,7 +296,7 @@ impl Server {
     fn finish(&mut self, finished: Finished) {
         let Finished { pending, outcome } = finished;
         let reply = match outcome {
-            Ok(()) => Reply::Done(self.registry.report(pending.targets)),
+            Ok(report) => Reply::Done(report),
             Err(fault) => Reply::Refused(Refusal::from(&fault)),
         };
         // It may have been evicted meanwhile.

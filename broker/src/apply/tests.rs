@@ -198,7 +198,7 @@ fn stale_is_closed_but_not_called_done() {
         mount.refuses = Some((Mode::Ro, Errno::INVAL));
     });
     let (outcome, _) = bench.run(Wish::Ro);
-    assert!(matches!(outcome, Err(Fault::Stale { .. })), "{outcome:?}");
+    assert!(matches!(outcome, Err(Fault::Detached { .. })), "{outcome:?}");
     assert_eq!(bench.mounts.mode_at("/a/b"), Mode::Ro, "the other one is closed");
 }
 

@@ -3,7 +3,7 @@
 
 use super::sessions::SessionId;
 use crate::apply::{Operation, Progress};
-use crate::proto::{Dialect, Fault, Origin, SetRequest};
+use crate::proto::{Dialect, Fault, Origin, SetRequest, TargetReport};
 use crate::sandbox::{Index, Registry};
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -51,7 +51,9 @@ impl Pending {
 #[derive(Debug)]
 pub(super) struct Finished {
     pub(super) pending: Pending,
-    pub(super) outcome: Result<(), Fault>,
+    /// The targets as they were at that moment: the next request in the queue may have
+    /// changed them since.
+    pub(super) outcome: Result<Vec<TargetReport>, Fault>,
 }
 
 #[derive(Debug, Default)]
@@ -77,7 +79,10 @@ impl Queue {
             let free = pending.targets.iter().all(|target| !taken.contains(target));
             let progress = if free { pending.advance(registry, now) } else { Progress::Parked };
             match progress {
-                Progress::Done(outcome) => finished.push(Finished { pending, outcome }),
+                Progress::Done(outcome) => {
+                    let report = |()| registry.report(pending.targets.iter().copied());
+                    finished.push(Finished { outcome: outcome.map(report), pending });
+                }
                 Progress::Parked => {
                     taken.extend(pending.targets.iter().copied());
                     self.pending.push(pending);
@@ -98,5 +103,136 @@ impl Queue {
             }
             None => false,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apply::tests::{FakeMounts, target};
+    use crate::apply::{RETRY_EVERY, RETRY_FOR};
+    use crate::name::{Authority, Mode};
+    use crate::proto::tests::Chance;
+    use crate::proto::{Selection, Wish};
+    use rustix::io::Errno;
+
+    const NAMES: [&str; 3] = ["a", "b", "c"];
+
+    /// A queue, mounts with a will of their own, and what the modes ought to be: `None`
+    /// where a change that failed could not be taken back, which the peer was told.
+    struct World {
+        chance: Chance,
+        mounts: FakeMounts,
+        registry: Registry,
+        queue: Queue,
+        now: Instant,
+        model: [Option<Mode>; 3],
+        arrived: SessionId,
+        last: [SessionId; 3],
+    }
+
+    impl World {
+        fn new(seed: u64) -> Self {
+            let mounts = FakeMounts::default();
+            let targets = NAMES.map(|name| {
+                target(name, Authority::Inside, &[&format!("/{name}"), &format!("/{name}/x")])
+            });
+            let registry = Registry::with_mounts(targets.into(), Box::new(mounts.clone())).unwrap();
+            let (queue, now) = (Queue::default(), Instant::now());
+            let (model, last) = ([Some(Mode::Ro); 3], [0; 3]);
+            let chance = Chance(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+            Self { chance, mounts, registry, queue, now, model, arrived: 0, last }
+        }
+
+        fn disturb(&mut self) {
+            let name = NAMES[self.chance.below(3) as usize];
+            let path = format!("/{name}{}", ["", "/x"][self.chance.below(2) as usize]);
+            let busy = [0, 3, 100, 5000][self.chance.below(4) as usize];
+            let refuses = (self.chance.below(4) == 0).then_some((Mode::Rw, Errno::PERM));
+            self.mounts.with(path, |mount| (mount.busy, mount.refuses) = (busy, refuses));
+        }
+
+        fn request(&mut self) {
+            let mask = 1 + self.chance.below(7);
+            let named = NAMES.iter().enumerate().filter(|(i, _)| mask >> i & 1 == 1);
+            let targets = Selection::Named(named.map(|(_, name)| name.parse().unwrap()).collect());
+            let wish = [Wish::Ro, Wish::Rw, Wish::Toggle][self.chance.below(3) as usize];
+            let request = SetRequest { targets, wish, path: None };
+            let targets = self.registry.select(&request).unwrap();
+            self.arrived += 1;
+            let (id, until) = (self.arrived, self.now + RETRY_FOR);
+            let origin = Origin::Inside;
+            self.queue.push(Pending::new(id, Dialect::Json, origin, request, targets, until));
+        }
+
+        fn check(&mut self, finished: Finished) {
+            let Finished { pending, outcome } = finished;
+            for (place, &index) in pending.targets.iter().enumerate() {
+                assert!(self.last[index] < pending.session, "out of order");
+                self.last[index] = pending.session;
+                let model = &mut self.model[index];
+                match &outcome {
+                    Ok(report) => {
+                        let wished = match pending.request.wish {
+                            Wish::Ro => Some(Mode::Ro),
+                            Wish::Rw => Some(Mode::Rw),
+                            Wish::Toggle => model.map(Mode::flipped),
+                        };
+                        *model = Some(report[place].mode);
+                        assert!(wished.is_none() || wished == *model, "{:?}", pending.request);
+                    }
+                    Err(fault) if fault.to_string().contains("taken back") => *model = None,
+                    Err(_) => {}
+                }
+            }
+        }
+
+        /// What no request under way works on is exactly as the model has it.
+        fn compare(&self) {
+            let begun = self.queue.pending.iter().filter(|pending| pending.operation.is_some());
+            let taken: BTreeSet<_> = begun.flat_map(|pending| pending.targets.clone()).collect();
+            for (index, name) in NAMES.iter().enumerate() {
+                let Some(mode) = self.model[index] else { continue };
+                if !taken.contains(&index) {
+                    let paths = [format!("/{name}"), format!("/{name}/x")];
+                    assert_eq!(paths.map(|path| self.mounts.mode_at(path)), [mode; 2], "{name}");
+                }
+            }
+        }
+
+        fn step(&mut self) {
+            self.now += RETRY_EVERY;
+            for finished in self.queue.advance(&self.registry, self.now) {
+                self.check(finished);
+            }
+            self.compare();
+        }
+    }
+
+    /// Whatever arrives while whatever is busy, refused or cancelled: every answer is true,
+    /// requests on a target keep their order, and every failure leaves all as it was.
+    #[test]
+    fn every_interleaving_agrees_with_the_model() {
+        for seed in 1..=60 {
+            let mut world = World::new(seed);
+            for _ in 0..400 {
+                match world.chance.below(8) {
+                    0 => world.disturb(),
+                    1 | 2 => world.request(),
+                    3 if world.chance.below(8) == 0 => {
+                        let id = 1 + world.chance.below(world.arrived + 1);
+                        world.queue.cancel(id, world.now);
+                    }
+                    _ => world.step(),
+                }
+            }
+            for _ in 0..100_000 {
+                world.step();
+                if world.queue.is_empty() {
+                    break;
+                }
+            }
+            assert!(world.queue.is_empty(), "seed {seed}: something never ends");
+        }
     }
 }
