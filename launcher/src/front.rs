@@ -9,6 +9,7 @@ use crate::report::Failure;
 use crate::spec::{Spec, SpecError};
 use crate::supervise;
 use remount_broker::escape::Escaped;
+use rustix::io::Errno;
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -69,8 +70,10 @@ fn failure(error: SpecError) -> Failure {
 /// Where profiles are looked for.
 fn loader(host: &Host) -> Loader {
     let user = host.path_variable("XDG_CONFIG_HOME").unwrap_or_else(|| host.home.join(".config"));
-    let config_dirs = vec![user.join("remount/profiles"), PathBuf::from("/etc/remount/profiles")];
-    Loader { config_dirs, uid: host.uid }
+    let dirs = [user.join("remount/profiles"), PathBuf::from("/etc/remount/profiles")];
+    // Asked once, instead of for every profile.
+    let exists = |dir: &PathBuf| host.files.lstat(dir) != Err(Errno::NOENT);
+    Loader { config_dirs: dirs.into_iter().filter(exists).collect(), uid: host.uid }
 }
 
 fn list_profiles(loader: &Loader) -> Result<u8, Failure> {

@@ -66,6 +66,8 @@ pub trait Files {
     /// # Errors
     /// As `access(2)`.
     fn executable(&self, path: &Path) -> Result<(), Errno>;
+    /// Whether this user may read, enter or execute the file at `path`.
+    fn reachable(&self, path: &Path) -> bool;
 }
 
 /// A file that exists.
@@ -132,6 +134,12 @@ impl Files for RealFiles {
     fn executable(&self, path: &Path) -> Result<(), Errno> {
         use rustix::fs::{Access, AtFlags, CWD};
         rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS)
+    }
+
+    fn reachable(&self, path: &Path) -> bool {
+        use rustix::fs::{Access, AtFlags, CWD};
+        rustix::fs::accessat(CWD, path, Access::READ_OK, AtFlags::EACCESS).is_ok()
+            || self.executable(path).is_ok()
     }
 }
 
@@ -405,7 +413,8 @@ pub(crate) mod fake {
                 return Err(Errno::LOOP);
             }
             let mut done = PathBuf::from("/");
-            let mut components = path.components().skip(1);
+            let mut components = path.components();
+            components.next();
             while let Some(component) = components.next() {
                 match component {
                     std::path::Component::ParentDir => {
@@ -480,6 +489,10 @@ pub(crate) mod fake {
 
         fn executable(&self, path: &Path) -> Result<(), Errno> {
             self.find(path).map(|_| ())
+        }
+
+        fn reachable(&self, path: &Path) -> bool {
+            self.find(path).is_ok()
         }
     }
 

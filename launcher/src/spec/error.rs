@@ -105,6 +105,18 @@ pub enum SpecError {
         /// Who gave it.
         second_origin: String,
     },
+    /// Something mounted where a mask hides everything.
+    #[error("{origin}: mount on {dest:?}: {mask_origin} masks {mask:?}")]
+    MaskHides {
+        /// What is masked.
+        mask: PathBuf,
+        /// Who masks it.
+        mask_origin: String,
+        /// What is mounted below.
+        dest: PathBuf,
+        /// Who mounts it.
+        origin: String,
+    },
     /// Two targets of one name.
     #[error("{origin}: target {name} at {second:?}: the name is taken by {first:?}")]
     TargetName {
@@ -210,6 +222,9 @@ impl SpecError {
             Self::ProcSource { .. } => "the sandbox has a /proc of its own",
             Self::PlantedLink { .. } => {
                 "name the file the link leads to, if it is the one you mean"
+            }
+            Self::MaskHides { .. } => {
+                "take the mask back with [remove] mask in a profile, or choose another place"
             }
             Self::Alias { .. } => "bind one of them, or make one of them read-only",
             Self::TargetName { .. } => "give every target a name of its own",

@@ -93,7 +93,13 @@ impl<'h> Layout<'h> {
         }
         for entry in &profile.caches {
             let origin = entry.origin.to_string();
-            let dest = path_of(&entry.value.path, variables, &origin)?;
+            // Who has moved the cache already has said where it is.
+            let moved =
+                entry.value.env.as_ref().and_then(|name| self.host.path_variable(name.as_str()));
+            let dest = match moved {
+                Some(path) => path,
+                None => path_of(&entry.value.path, variables, &origin)?,
+            };
             let variable = entry.value.env.as_ref().map(|name| name.as_str().to_owned());
             let what = WishKind::Cache { variable };
             wishes.push(Wish { dest, origin, what });
@@ -349,7 +355,11 @@ impl<'h> Layout<'h> {
             return Ok(());
         }
         refuse_reserved(&place.path, origin)?;
-        if self.entries.iter().any(|entry| entry.dest == place.path) {
+        let taken = self.entries.iter().find(|entry| entry.dest == place.path);
+        if taken.is_some_and(|entry| matches!(entry.what, What::Protect(_))) {
+            return Ok(());
+        }
+        if taken.is_some() {
             let why = "something else is mounted there";
             let path = place.path;
             return Err(SpecError::NotToggleable { path, why, origin: origin.to_owned() });
@@ -371,6 +381,7 @@ impl<'h> Layout<'h> {
             let path = path_of(&entry.value, variables, &origin)?;
             // What this user cannot reach, the agent cannot reach either.
             match self.view.locate(&path) {
+                Ok(place) if self.is_out_of_reach(&place) => {}
                 Ok(place) => self.mask(place, origin)?,
                 Err(Errno::ACCESS | Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
                 Err(errno) => return Err(SpecError::Find { path, origin, errno }),
@@ -398,9 +409,29 @@ impl<'h> Layout<'h> {
             // A bind at this very place is the more deliberate wish.
             return Ok(());
         }
+        let below =
+            |entry: &&Entry| entry.dest != place.path && entry.dest.starts_with(&place.path);
+        if let Some(hidden) = self.entries.iter().find(below) {
+            return Err(SpecError::MaskHides {
+                mask: place.path,
+                mask_origin: origin,
+                dest: hidden.dest.clone(),
+                origin: hidden.origin.clone(),
+            });
+        }
         self.view.cover(&place.path, Area::Fresh);
         self.put(Entry { dest: place.path, what: What::Mask(found), origin });
         Ok(())
+    }
+
+    /// Whether the agent could do nothing with what is there anyway: it has this
+    /// user's rights and no capability. An owner can always give himself rights.
+    fn is_out_of_reach(&self, place: &Place) -> bool {
+        place.found.as_ref().is_some_and(|found| {
+            self.host.uid != 0
+                && found.stat.uid != self.host.uid
+                && !self.host.files.reachable(&found.path)
+        })
     }
 
     fn refuse_planted_links(&self) -> Result<(), SpecError> {

@@ -1,1 +1,114 @@
+//! Plans of an ordinary user in `/home/u/p`, on a host that exists only here.
 
+use super::*;
+use crate::cli::Args;
+use crate::host::fake::{FakeFiles, host};
+use crate::profile::Loader;
+use std::ffi::OsString;
+
+fn files() -> FakeFiles {
+    FakeFiles::new()
+        .dir("/tmp")
+        .dir("/run/user/7")
+        .dir("/home/u/.ssh")
+        .dir("/home/u/p/.git/hooks")
+        .file("/home/u/p/.git/config", "")
+        .file("/home/u/p/.vscode/tasks.json", "")
+        .dir("/home/u/p/a/b/c")
+        .dir("/data")
+        .file("/data/f", "")
+}
+
+fn plan_on(files: FakeFiles, table: &str, words: &[&str]) -> Plan {
+    let mut host = host(files);
+    host.mounts = MountTable::parse(table.as_bytes());
+    let words = ["remount-run"].iter().chain(words).chain(&["sh"]).map(OsString::from);
+    let args = Args::parse_from_os(words).unwrap();
+    let loader = Loader { config_dirs: Vec::new(), uid: 7 };
+    let spec = Spec::resolve(&args, &host, &loader).unwrap();
+    Plan::build(spec, &host.mounts)
+}
+
+/// Each operation as `verb dest mode target`.
+fn lines(plan: &Plan) -> Vec<String> {
+    let json = plan.to_json();
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or("-").to_owned();
+    let ops = json["mounts"].as_array().unwrap();
+    ops.iter()
+        .map(|op| [&op["op"], &op["dest"], &op["mode"], &op["target"]].map(text).join(" "))
+        .collect()
+}
+
+#[test]
+fn the_default_profile_gives_this_plan() {
+    assert_eq!(
+        lines(&plan_on(files(), "", &[])),
+        [
+            "bind / ro -",
+            "tmpfs /run rw -",
+            "control /run/remount ro -",
+            "dev /dev rw -",
+            "mask /home/u/.ssh ro -",
+            "bind /home/u/p rw workspace",
+            "bind /home/u/p/.git rw git",
+            "self-bind /home/u/p/.git/config ro -",
+            "self-bind /home/u/p/.git/hooks ro -",
+            "self-bind /home/u/p/.vscode ro -",
+            "proc /proc ro -",
+            "self-bind /proc/sys ro -",
+            "self-bind /proc/sysrq-trigger ro -",
+            "tmpfs /run/user/7 rw -",
+            "tmpfs /tmp rw -",
+        ]
+    );
+}
+
+#[test]
+fn equal_wishes_in_any_order_give_equal_plans() {
+    let one = plan_on(files(), "", &["--ro-bind", "/data", "/home/u/p/a", "--mask", "/data/f"]);
+    let other = plan_on(files(), "", &["--mask", "/data/f", "--ro-bind", "/data", "/home/u/p/a"]);
+    assert_eq!(one.mounts, other.mounts);
+}
+
+#[test]
+fn every_directory_on_the_way_to_a_protected_one_is_pinned() {
+    let plan = plan_on(files(), "", &["--protect", "/home/u/p/a/b/c"]);
+    let lines = lines(&plan);
+    for pinned in ["/home/u/p/a", "/home/u/p/a/b"] {
+        assert!(lines.contains(&format!("self-bind {pinned} rw workspace")), "{lines:#?}");
+    }
+    assert!(lines.contains(&"self-bind /home/u/p/a/b/c ro -".to_owned()));
+}
+
+#[test]
+fn a_host_mount_below_a_target_is_its_member_unless_it_is_read_only_or_owned() {
+    let table = "\
+1 0 8:1 / / rw - ext4 x rw
+2 1 0:9 / /home/u/p/a/b rw - tmpfs x rw
+3 1 0:9 / /home/u/p/a/ro ro - tmpfs x rw
+4 1 0:9 / /home/u/p/.git/objects rw - tmpfs x rw
+";
+    let plan = plan_on(files(), table, &["--protect", "/home/u/p/a/b/c"]);
+    let of = |dest: &str| {
+        let op = plan.mounts.ops.iter().find(|op| op.dest == Path::new(dest)).unwrap();
+        op.submounts().to_vec()
+    };
+    assert!(of("/home/u/p").is_empty());
+    assert!(of("/home/u/p/a").is_empty(), "the pin at the mount itself owns it");
+    assert_eq!(of("/home/u/p/.git"), [Path::new("/home/u/p/.git/objects")]);
+}
+
+#[test]
+fn landlock_grants_what_the_mounts_do() {
+    let plan = plan_on(files(), "", &["--toggle", "data", "/data"]);
+    let rules = plan.landlock.unwrap().rules;
+    let access = |path: &str| {
+        rules.iter().find(|(dest, _)| dest == Path::new(path)).map(|(_, access)| *access)
+    };
+    assert_eq!(access("/"), Some(Access::ReadExecute));
+    assert_eq!(access("/home/u/p"), Some(Access::Full));
+    // Read-only at the start, but a target: rules cannot be widened later.
+    assert_eq!(access("/data"), Some(Access::Full));
+    assert_eq!(access("/home/u/.ssh"), None);
+    assert_eq!(access("/dev"), Some(Access::Device));
+}
