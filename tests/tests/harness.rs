@@ -63,7 +63,7 @@ fn a_run_that_hangs_is_killed_and_fails() {
     let sandbox = Sandbox::new();
     let begin = Instant::now();
     let message = panic_of(|| {
-        let hangs = sandbox.host("/bin/sh").command(["-c", "echo begun; sleep 60"]);
+        let hangs = sandbox.host("/bin/sh").command(["-c", "echo begun; exec sleep 60"]);
         hangs.timeout(Duration::from_millis(300)).run();
     });
     assert!(message.contains("the time is up") && message.contains("begun"), "{message}");
@@ -157,8 +157,10 @@ fn a_terminal_is_typed_on_and_read() {
     pty.resize(100, 40);
     pty.send("stty size\n");
     pty.expect("40 100");
-    pty.send("sleep 60\n");
-    pty.expect("sleep 60");
+    // The quotes tell what it prints from the echo of what was typed; `exec`, since a
+    // dash that is just starting a child loses the signal.
+    pty.send("sh -c 'echo be\"\"gun; exec sleep 60'\n");
+    pty.expect("begun");
     pty.send("\x03");
     pty.expect("ready> ");
     pty.send("exit 3\n");
