@@ -1,0 +1,261 @@
+//! Acts on paths. None changes the contents of a file that it did not make, except
+//! `append`, `write` and `write-loop`, which say so.
+
+use crate::{Answer, Args, checked, errno, usage};
+use nix::errno::Errno;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, Timestamps};
+use std::ffi::{CString, OsStr};
+use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::time::{Duration, Instant};
+
+pub(crate) fn act(name: &str, args: &Args) -> Option<Answer> {
+    let done = |result: std::io::Result<()>| result.map(|()| String::new()).map_err(errno);
+    let rustix = |result: rustix::io::Result<()>| {
+        result.map(|()| String::new()).map_err(|error| Errno::from_raw(error.raw_os_error()))
+    };
+    let path = || args.at(0);
+    Some(match name {
+        // Opens for reading, reads nothing.
+        "open-read" => done(OpenOptions::new().read(true).open(path()).map(drop)),
+        // Opens an existing file for writing, writes nothing: safe on precious files.
+        "open-write" => done(OpenOptions::new().write(true).open(path()).map(drop)),
+        "open-rw" => done(OpenOptions::new().read(true).write(true).open(path()).map(drop)),
+        "open-path" => {
+            done(OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(path()).map(drop))
+        }
+        // `append PATH [TEXT]`: writes to an existing file.
+        "append" => done(
+            OpenOptions::new()
+                .append(true)
+                .open(path())
+                .and_then(|mut file| file.write_all(args.get(1).unwrap_or("x").as_bytes())),
+        ),
+        // `write PATH TEXT`: creates or replaces the contents.
+        "write" => done(std::fs::write(path(), args.text(1))),
+        "read" => std::fs::read(path())
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .map_err(errno),
+        "list" => list(path()),
+        "stat" => stat(path()),
+        "readlink" => std::fs::read_link(path())
+            .map(|target| target.to_string_lossy().into_owned())
+            .map_err(errno),
+        "exists" => done(std::fs::symlink_metadata(path()).map(drop)),
+        // Makes a new file; EEXIST if there is one.
+        "create" => done(OpenOptions::new().write(true).create_new(true).open(path()).map(drop)),
+        "create-tmpfile" => done(
+            OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).open(path()).map(drop),
+        ),
+        "mkdir" => done(std::fs::create_dir(path())),
+        "rmdir" => done(std::fs::remove_dir(path())),
+        "unlink" => done(std::fs::remove_file(path())),
+        "rename" => done(std::fs::rename(path(), args.at(1))),
+        "rename-exchange" => {
+            rustix(rustix::fs::renameat_with(CWD, path(), CWD, args.at(1), RenameFlags::EXCHANGE))
+        }
+        "link" => done(std::fs::hard_link(path(), args.at(1))),
+        "symlink" => done(std::os::unix::fs::symlink(path(), args.at(1))),
+        // `chmod PATH [MODE]`: without a mode, to the one it has.
+        "chmod" => chmod(path(), args.get(1)),
+        // To the owner it has.
+        "chown" => done(std::fs::symlink_metadata(path()).and_then(|meta| {
+            std::os::unix::fs::lchown(path(), Some(meta.uid()), Some(meta.gid()))
+        })),
+        "utime" => rustix(rustix::fs::utimensat(
+            CWD,
+            path(),
+            &Timestamps { last_access: now(), last_modification: now() },
+            AtFlags::empty(),
+        )),
+        "setxattr" => rustix(rustix::fs::setxattr(
+            path(),
+            c"user.remount",
+            b"1",
+            rustix::fs::XattrFlags::empty(),
+        )),
+        // To the length it has.
+        "truncate" => truncate(path()),
+        // Sets the inode flags (chattr) that it has.
+        "set-flags" => set_flags(path()),
+        "mkfifo" => rustix(rustix::fs::mknodat(
+            CWD,
+            path(),
+            rustix::fs::FileType::Fifo,
+            Mode::from_raw_mode(0o600),
+            0,
+        )),
+        // A character device like /dev/null.
+        "mknod" => rustix(rustix::fs::mknodat(
+            CWD,
+            path(),
+            rustix::fs::FileType::CharacterDevice,
+            Mode::from_raw_mode(0o600),
+            rustix::fs::makedev(1, 3),
+        )),
+        // Opens a FIFO for writing, without waiting: ENXIO if nobody reads.
+        "fifo-write" => done(
+            OpenOptions::new()
+                .write(true)
+                .custom_flags(libc::O_NONBLOCK)
+                .open(path())
+                .and_then(|mut fifo| fifo.write_all(b"x")),
+        ),
+        // `dirfd-create DIR NAME`: through a descriptor of the directory.
+        "dirfd-create" => rustix(
+            rustix::fs::open(path(), OFlags::DIRECTORY | OFlags::RDONLY, Mode::empty())
+                .and_then(|dir| {
+                    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
+                    rustix::fs::openat(dir, args.at(1), flags, Mode::from_raw_mode(0o644))
+                })
+                .map(drop),
+        ),
+        // `write-loop PATH [SECONDS]`
+        "write-loop" => write_loop(path(), args.get(1).map(crate::parse_number)),
+        "churn" => churn(path(), args.get(1).map(crate::parse_number)),
+        "getdents-count" => {
+            std::fs::read_dir(path()).map(|entries| entries.count().to_string()).map_err(errno)
+        }
+        "access" => access(path(), args.text(1)),
+        _ => return None,
+    })
+}
+
+fn now() -> rustix::fs::Timespec {
+    rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW }
+}
+
+fn list(path: &OsStr) -> Answer {
+    let mut names = std::fs::read_dir(path)
+        .map_err(errno)?
+        .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(errno)?;
+    names.sort();
+    Ok(names.join("\n"))
+}
+
+/// `KIND MODE UID GID SIZE NLINK DEV INO MOUNT`, MOUNT being `root` at a mount's root.
+fn stat(path: &OsStr) -> Answer {
+    let meta = std::fs::symlink_metadata(path).map_err(errno)?;
+    let kind = match meta.mode() & libc::S_IFMT {
+        libc::S_IFREG => "file",
+        libc::S_IFDIR => "dir",
+        libc::S_IFLNK => "link",
+        libc::S_IFIFO => "fifo",
+        libc::S_IFSOCK => "socket",
+        libc::S_IFCHR => "char",
+        libc::S_IFBLK => "block",
+        _ => "unknown",
+    };
+    let statx = rustix::fs::statx(
+        CWD,
+        path,
+        AtFlags::SYMLINK_NOFOLLOW,
+        rustix::fs::StatxFlags::BASIC_STATS,
+    )
+    .map_err(|error| Errno::from_raw(error.raw_os_error()))?;
+    let root = statx.stx_attributes.contains(rustix::fs::StatxAttributes::MOUNT_ROOT);
+    let mount = if root { "root" } else { "below" };
+    Ok(format!(
+        "{kind} {:04o} {} {} {} {} {} {} {mount}",
+        meta.mode() & 0o7777,
+        meta.uid(),
+        meta.gid(),
+        meta.size(),
+        meta.nlink(),
+        meta.dev(),
+        meta.ino()
+    ))
+}
+
+fn chmod(path: &OsStr, mode: Option<&str>) -> Answer {
+    let mode = match mode {
+        Some(text) => u32::from_str_radix(text, 8).unwrap_or_else(|_| usage("not an octal mode")),
+        None => std::fs::metadata(path).map_err(errno)?.mode() & 0o7777,
+    };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(errno)?;
+    Ok(String::new())
+}
+
+fn truncate(path: &OsStr) -> Answer {
+    let size = std::fs::metadata(path).map_err(errno)?.size();
+    let path = CString::new(path.as_bytes()).unwrap_or_else(|_| usage("NUL in a path"));
+    let size = i64::try_from(size).unwrap_or(i64::MAX);
+    // SAFETY: `path` is a NUL-terminated string that outlives the call.
+    checked(unsafe { libc::truncate(path.as_ptr(), size) }.into())?;
+    Ok(String::new())
+}
+
+fn set_flags(path: &OsStr) -> Answer {
+    let file = OpenOptions::new().read(true).open(path).map_err(errno)?;
+    let to_errno = |error: rustix::io::Errno| Errno::from_raw(error.raw_os_error());
+    let flags = rustix::fs::ioctl_getflags(&file).map_err(to_errno)?;
+    rustix::fs::ioctl_setflags(&file, flags).map_err(to_errno)?;
+    Ok(String::new())
+}
+
+fn access(path: &OsStr, mode: &str) -> Answer {
+    let mut access = rustix::fs::Access::EXISTS;
+    for letter in mode.chars() {
+        access |= match letter {
+            'r' => rustix::fs::Access::READ_OK,
+            'w' => rustix::fs::Access::WRITE_OK,
+            'x' => rustix::fs::Access::EXEC_OK,
+            _ => usage("access PATH [rwx]"),
+        };
+    }
+    rustix::fs::accessat(CWD, path, access, AtFlags::EACCESS)
+        .map(|()| String::new())
+        .map_err(|error| Errno::from_raw(error.raw_os_error()))
+}
+
+/// Opens, writes eight bytes, closes, until the time is up or it is killed. Prints
+/// `was STATE COUNT` each time the answer changes (`STATE`: `ok` or an errno name;
+/// `COUNT`: how many writes gave it), `now STATE` after it, and the totals at the end.
+fn write_loop(path: &OsStr, seconds: Option<i64>) -> Answer {
+    let end = deadline(seconds);
+    let (mut state, mut run, mut good, mut bad) = (None, 0u64, 0u64, 0u64);
+    while Instant::now() < end {
+        let result = OpenOptions::new()
+            .append(true)
+            .open(path)
+            .and_then(|mut file| file.write_all(b"written\n"))
+            .map_err(errno);
+        *if result.is_ok() { &mut good } else { &mut bad } += 1;
+        let text = result.map_or_else(|errno| format!("{errno:?}"), |()| "ok".to_owned());
+        if state.as_ref() != Some(&text) {
+            let mut line = String::new();
+            if let Some(before) = &state {
+                let _ = writeln!(line, "was {before} {run}");
+            }
+            crate::say(&format!("{line}now {text}"));
+            state = Some(text);
+            run = 0;
+        }
+        run += 1;
+    }
+    Ok(format!("{good} written {bad} refused"))
+}
+
+/// Makes and removes directories as fast as it can, answering how many rounds.
+fn churn(dir: &OsStr, seconds: Option<i64>) -> Answer {
+    let end = deadline(seconds);
+    let path = std::path::Path::new(dir).join(format!("churn.{}", std::process::id()));
+    let mut rounds = 0u64;
+    while Instant::now() < end {
+        if std::fs::create_dir(&path).is_ok() {
+            rounds += 1;
+        }
+        let _ = std::fs::remove_dir(&path);
+    }
+    Ok(rounds.to_string())
+}
+
+fn deadline(seconds: Option<i64>) -> Instant {
+    let seconds = seconds.map_or(3600, |seconds| u64::try_from(seconds).unwrap_or(0));
+    Instant::now() + Duration::from_secs(seconds)
+}
