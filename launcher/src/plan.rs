@@ -7,6 +7,7 @@ mod build;
 mod print;
 
 use crate::confine::landlock::Access;
+use crate::spec::Asker;
 use remount_broker::name::{Authority, Mode, TargetName};
 use remount_broker::sys::mount::FileId;
 use remount_broker::sys::seccomp::Instruction;
@@ -51,6 +52,19 @@ pub struct Namespaces {
     pub hostname: Option<String>,
 }
 
+impl Namespaces {
+    /// The names of the new namespaces.
+    pub fn names(&self) -> Vec<&'static str> {
+        let optional = [
+            (self.user.is_some(), "user"),
+            (self.hostname.is_some(), "uts"),
+            (self.unshare_network, "network"),
+        ];
+        let optional = optional.into_iter().filter_map(|(new, name)| new.then_some(name));
+        ["mount", "pid", "ipc"].into_iter().chain(optional).collect()
+    }
+}
+
 /// A user and a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
@@ -61,7 +75,7 @@ pub struct Identity {
 }
 
 /// The mounts and what can be toggled among them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct MountPlan {
     /// What is mounted, parents before children; the first is the root.
     pub ops: Vec<MountOp>,
@@ -70,7 +84,7 @@ pub struct MountPlan {
 }
 
 /// One step of building the sandbox's file tree.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct MountOp {
     /// Where, inside; absolute and without symlinks.
     pub dest: PathBuf,
@@ -79,7 +93,7 @@ pub struct MountOp {
     /// The target whose mode this mount follows.
     pub member_of: Option<usize>,
     /// Who asked for it, for messages: `claude.toml:3:8`, `--bind`, …
-    pub origin: String,
+    pub origin: Asker,
 }
 
 /// What a step mounts.
