@@ -75,9 +75,13 @@ fn restrict(plan: &LandlockPlan) -> Result<(), EnterError> {
     Ok(landlock::restrict(plan.abi, &rules)?)
 }
 
-/// Gives `fd` a high number that survives exec.
+/// Gives `fd` a high number that survives exec; where the limit of open files does not
+/// allow one that high (EINVAL), any number above the standard ones.
 fn keep(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
-    let fd = rustix::io::fcntl_dupfd_cloexec(fd, CHANNEL_FROM)?;
+    let fd = match rustix::io::fcntl_dupfd_cloexec(fd, CHANNEL_FROM) {
+        Err(Errno::INVAL) => rustix::io::fcntl_dupfd_cloexec(fd, 3)?,
+        result => result?,
+    };
     rustix::io::fcntl_setfd(&fd, FdFlags::empty())?;
     Ok(fd)
 }
