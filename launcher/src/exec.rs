@@ -10,7 +10,7 @@ use remount_broker::sys::{mount, process, seccomp};
 use rustix::io::{Errno, FdFlags};
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 /// The number from which the inherited connection gets its descriptor: above what
@@ -23,7 +23,7 @@ pub(crate) struct Inherited<'a> {
     /// Where the broker says that it is ready.
     pub broker: &'a Link,
     /// The agent's end of the connection that all processes inside inherit.
-    pub shared: Link,
+    pub shared: &'a Link,
     /// The signal mask that the agent is to have.
     pub signal_mask: SigSet,
     /// What lets capabilities be dropped.
@@ -32,15 +32,8 @@ pub(crate) struct Inherited<'a> {
 
 /// Gives everything up, in the order that makes each step stick, and executes the
 /// agent. Returns only if that fails; nothing was executed then.
-pub(crate) fn execute(plan: &Plan, inherited: Inherited<'_>) -> Result<(), EnterError> {
-    match confine_and_execute(plan, inherited) {
-        Ok(never) => match never {},
-        Err(error) => Err(error),
-    }
-}
-
-fn confine_and_execute(plan: &Plan, inherited: Inherited<'_>) -> Result<Infallible, EnterError> {
-    let Inherited { broker, shared, signal_mask, bounding } = inherited;
+pub(crate) fn execute(plan: &Plan, inherited: &Inherited<'_>) -> Result<Infallible, EnterError> {
+    let Inherited { broker, shared, signal_mask, bounding } = *inherited;
     let exec = &plan.exec;
     rustix::process::chdir(&exec.cwd)
         .map_err(|errno| EnterError::WorkingDirectory { path: exec.cwd.clone(), errno })?;
@@ -49,7 +42,7 @@ fn confine_and_execute(plan: &Plan, inherited: Inherited<'_>) -> Result<Infallib
     }
     // Every descriptor from before the sandbox ends with exec, but the connection.
     process::mark_close_on_exec_from(3).step("close descriptors")?;
-    let channel = keep(shared.into_fd()).step("keep the connection to the broker")?;
+    let channel = keep(shared.as_fd()).step("keep the connection to the broker")?;
     let command = Command::new(exec, &channel)?;
     confine::limits()?;
     confine::drop_capabilities(bounding)?;
@@ -84,9 +77,9 @@ fn restrict(plan: &LandlockPlan) -> Result<(), EnterError> {
 
 /// Gives `fd` a high number that survives exec; where the limit of open files does not
 /// allow one that high (EINVAL), any number above the standard ones.
-fn keep(fd: OwnedFd) -> Result<OwnedFd, Errno> {
-    let fd = match rustix::io::fcntl_dupfd_cloexec(&fd, CHANNEL_FROM) {
-        Err(Errno::INVAL) => rustix::io::fcntl_dupfd_cloexec(&fd, 3)?,
+fn keep(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let fd = match rustix::io::fcntl_dupfd_cloexec(fd, CHANNEL_FROM) {
+        Err(Errno::INVAL) => rustix::io::fcntl_dupfd_cloexec(fd, 3)?,
         result => result?,
     };
     rustix::io::fcntl_setfd(&fd, FdFlags::empty())?;

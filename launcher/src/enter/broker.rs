@@ -39,7 +39,10 @@ impl Broker<'_> {
     pub fn run(self) -> ! {
         let Self { plan, life, reporter, init, from_init, shared } = self;
         let serve = || {
-            let handover = prepare(&from_init)?;
+            let handover = join_sandbox(&from_init)?;
+            // From here on the agent may start: until the broker is confined it hears nobody.
+            from_init.send(b"go", None).step("start the agent")?;
+            confine()?;
             let setup = Setup {
                 life,
                 init,
@@ -47,7 +50,6 @@ impl Broker<'_> {
                 listeners: vec![(handover.listener, Origin::Inside)],
                 targets: targets(plan, handover.members),
             };
-            from_init.send(b"go", None).step("start the agent")?;
             // `from_init` stays open: its end tells init that there is no broker.
             server::serve(setup).map(drop).map_err(|_| EnterError::NoBroker)
         };
@@ -55,13 +57,9 @@ impl Broker<'_> {
     }
 }
 
-/// Takes what init made, joins its namespaces, and gives up everything that the broker
-/// will not need: capabilities but three, new privileges, being inspected, and most
-/// system calls.
-fn prepare(from_init: &Link) -> Result<Handles, EnterError> {
+/// Takes what init made and joins its namespaces.
+fn join_sandbox(from_init: &Link) -> Result<Handles, EnterError> {
     die_with_parent()?;
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).step("make the broker unreadable")?;
-    let filter = broker_filter().compile();
     let Handover { user, mount, handles } = receive(from_init)?;
     if let Some(user) = &user {
         move_into_link_name_space(user.as_fd(), Some(LinkNameSpaceType::User))
@@ -70,13 +68,17 @@ fn prepare(from_init: &Link) -> Result<Handles, EnterError> {
     // This also changes the root and the working directory to the sandbox's.
     move_into_link_name_space(mount.as_fd(), Some(LinkNameSpaceType::Mount))
         .step("join the mount namespace")?;
+    Ok(handles)
+}
+
+/// Gives up everything that the broker will not need: being inspected, capabilities but
+/// three, new privileges, and most system calls, executing a program among them.
+fn confine() -> Result<(), EnterError> {
     // Another user namespace may have reset both (prctl(2)).
     die_with_parent()?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("make the broker unreadable")?;
-    let bounding = confine::empty_bounding_set()?;
-    confine::reduce_capabilities(bounding, confine::BROKER_CAPABILITIES)?;
-    seccomp::load(&filter).step("load the broker's filter")?;
-    Ok(handles)
+    confine::reduce_capabilities(confine::BROKER_CAPABILITIES)?;
+    seccomp::load(&broker_filter().compile()).step("load the broker's filter")
 }
 
 /// Takes the descriptors that init made, each in a message that begins with its kind.
