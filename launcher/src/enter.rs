@@ -27,7 +27,7 @@ use remount_broker::sys::seccomp;
 use remount_broker::target::{Member, Target};
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, PidfdFlags, Signal, pidfd_open, set_dumpable_behavior};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 /// What the broker's process inherits from the launcher.
@@ -187,6 +187,8 @@ fn run_broker(
     signal_mask: nix::sys::signal::SigSet,
 ) -> Result<(), EnterError> {
     die_with_parent()?;
+    // What the launcher inherited is nobody's in here: it would only be one more way out.
+    process::close_all_but(&[life.as_fd(), reporter.as_fd()]).step("close descriptors")?;
     // A working directory on the host's mounts would keep them reachable.
     rustix::process::chdir(c"/").step("change to /")?;
     let shared = Link::pair().step("create the inherited connection")?;

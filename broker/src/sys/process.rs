@@ -3,7 +3,7 @@
 use super::mount::last_errno;
 use rustix::io::{Errno, Result};
 use rustix::process::Pid;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Which side of a [`fork`] this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +90,32 @@ pub fn mark_close_on_exec_from(first: u32) -> Result<()> {
     // SAFETY: the call touches no memory, and it closes nothing now: owners stay valid.
     let result =
         unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// Closes every descriptor but the standard three and `keep`, whose numbers are the
+/// only ones that the caller goes on using: for a process that was just forked and that
+/// inherited descriptors from whoever started the program.
+///
+/// # Errors
+/// As `close_range(2)`.
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut numbers: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
+    numbers.sort_unstable();
+    let mut first = 3;
+    for number in numbers.into_iter().chain([u32::MAX]) {
+        if first < number {
+            close_range(first, number - u32::from(number != u32::MAX))?;
+        }
+        first = first.max(number.saturating_add(1));
+    }
+    Ok(())
+}
+
+fn close_range(first: u32, last: u32) -> Result<()> {
+    // SAFETY: the call touches no memory. What it closes belongs to no value of this
+    // program that is still used: the caller of `close_all_but` has promised that.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
