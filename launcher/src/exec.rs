@@ -40,6 +40,7 @@ pub(crate) fn execute(plan: &Plan, inherited: &Inherited<'_>) -> Result<Infallib
     if exec.new_session {
         rustix::process::setsid().step("start a session")?;
     }
+    own_null().step("open /dev/null")?;
     // Every descriptor from before the sandbox ends with exec, but the connection.
     process::mark_close_on_exec_from(3).step("close descriptors")?;
     let channel = keep(shared.as_fd()).step("keep the connection to the broker")?;
@@ -73,6 +74,25 @@ fn restrict(plan: &LandlockPlan) -> Result<(), EnterError> {
         .map(|(path, fd, access)| landlock::Rule { path, at: fd.as_fd(), access: *access })
         .collect();
     Ok(landlock::restrict(plan.abi, &rules)?)
+}
+
+/// Puts the sandbox's own `/dev/null` in place of the host's on the standard descriptors:
+/// through a descriptor from outside root could change the host's node (`fchmod`).
+fn own_null() -> Result<(), Errno> {
+    use rustix::fs::{Mode, OFlags};
+    use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stderr, stdin, stdout};
+    let is_null = |fd| mount::stat(fd).is_ok_and(|s| s.is_char_device() && s.device == (1, 3));
+    let null = || rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+    if is_null(stdin()) {
+        dup2_stdin(null()?)?;
+    }
+    if is_null(stdout()) {
+        dup2_stdout(null()?)?;
+    }
+    if is_null(stderr()) {
+        dup2_stderr(null()?)?;
+    }
+    Ok(())
 }
 
 /// Gives `fd` a high number that survives exec; where the limit of open files does not

@@ -26,6 +26,8 @@ pub struct Host {
     pub landlock: Result<u32, Unavailable>,
     /// The terminal on standard input, output or error, if there is one.
     pub terminal: Option<PathBuf>,
+    /// The number of the first standard descriptor that is a directory.
+    pub directory_on_stdio: Option<i32>,
     /// This program's file.
     pub program: PathBuf,
     /// The host's mounts.
@@ -175,6 +177,7 @@ impl Host {
             cwd: std::env::current_dir().ok(),
             landlock: crate::confine::landlock::detect(),
             terminal: terminal(),
+            directory_on_stdio: directory_on_stdio(),
             program,
             mounts: MountTable::parse(&table),
             files: Box::new(RealFiles),
@@ -219,6 +222,12 @@ fn terminal() -> Option<PathBuf> {
     let stdio = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
     let path = stdio.into_iter().find_map(name)?;
     Some(PathBuf::from(OsString::from_vec(path.into_bytes())))
+}
+
+fn directory_on_stdio() -> Option<i32> {
+    let stdio = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    let is_dir = |fd| mount::stat(fd).is_ok_and(|stat| stat.is_dir());
+    stdio.into_iter().find(|fd| is_dir(*fd)).map(|fd| fd.as_raw_fd())
 }
 
 /// What `/etc/passwd` says of a user. The name service is not asked: it would load
@@ -507,6 +516,7 @@ pub(crate) mod fake {
             environment: vec![("PATH".into(), "/bin".into()), ("HOME".into(), "/home/u".into())],
             landlock: Ok(7),
             terminal: None,
+            directory_on_stdio: None,
             program: "/bin/remount-run".into(),
             mounts: MountTable::default(),
             files: Box::new(

@@ -110,6 +110,9 @@ impl Spec {
     /// # Errors
     /// Everything that a user can mend; nothing has been done yet.
     pub fn resolve(args: &Args, host: &Host, loader: &Loader) -> Result<Self, SpecError> {
+        if let Some(number) = host.directory_on_stdio {
+            return Err(SpecError::DirectoryOnStdio(number));
+        }
         let cwd = host.cwd.clone().ok_or(SpecError::NoCwd)?;
         let words = command::words(args, host);
         let profile = load_profile(args, loader, &words)?;

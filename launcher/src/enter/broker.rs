@@ -57,7 +57,8 @@ impl Broker<'_> {
     }
 }
 
-/// Takes what init made and joins its namespaces.
+/// Takes what init made and joins its namespaces; from then on nobody can inspect this
+/// process.
 fn join_sandbox(from_init: &Link) -> Result<Handles, EnterError> {
     die_with_parent()?;
     let Handover { user, mount, handles } = receive(from_init)?;
@@ -68,15 +69,15 @@ fn join_sandbox(from_init: &Link) -> Result<Handles, EnterError> {
     // This also changes the root and the working directory to the sandbox's.
     move_into_link_name_space(mount.as_fd(), Some(LinkNameSpaceType::Mount))
         .step("join the mount namespace")?;
-    Ok(handles)
-}
-
-/// Gives up everything that the broker will not need: being inspected, capabilities but
-/// three, new privileges, and most system calls, executing a program among them.
-fn confine() -> Result<(), EnterError> {
     // Another user namespace may have reset both (prctl(2)).
     die_with_parent()?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("make the broker unreadable")?;
+    Ok(handles)
+}
+
+/// Gives up everything that the broker will not need: capabilities but three, new
+/// privileges, and most system calls, executing a program among them.
+fn confine() -> Result<(), EnterError> {
     confine::reduce_capabilities(confine::BROKER_CAPABILITIES)?;
     seccomp::load(&broker_filter().compile()).step("load the broker's filter")
 }
