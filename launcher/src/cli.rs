@@ -108,7 +108,7 @@ pub struct Args {
     pub verbose: bool,
 
     /// Command to run, with its arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 
     /// The options whose order matters, in the order they were typed.
@@ -258,6 +258,14 @@ mod tests {
         assert_eq!(args.command, ["ls", "-l", "--bind", "x"]);
         assert_eq!(parse(&["--", "--odd"]).unwrap().command, ["--odd"]);
         assert!(parse(&[]).unwrap().command.is_empty());
+    }
+
+    #[test]
+    fn a_misspelt_option_is_no_command() {
+        for words in [&["--unshare-nte"][..], &["--bnid", "/a", "/b", "true"], &["-x", "true"]] {
+            let error = parse(words).unwrap_err();
+            assert_eq!(error.kind(), clap::error::ErrorKind::UnknownArgument, "{words:?}");
+        }
     }
 
     #[test]

@@ -19,8 +19,10 @@ use crate::mount::Handles;
 use crate::plan::{Namespaces, Plan};
 use crate::report::{Failure, Link, Message, Reporter};
 use nix::sched::CloneFlags;
+use remount_broker::escape::Escaped;
 use remount_broker::filter::broker_filter;
 use remount_broker::proto::Origin;
+use remount_broker::reason::Reason;
 use remount_broker::server::{self, Setup};
 use remount_broker::sys::process::{self, Fork};
 use remount_broker::sys::seccomp;
@@ -45,7 +47,7 @@ pub struct Inherited {
 #[derive(Debug, thiserror::Error)]
 pub enum EnterError {
     /// The namespaces were refused.
-    #[error("create namespaces ({names}): {errno}")]
+    #[error("create namespaces ({names}): {:#}", Reason::from(*errno))]
     Namespaces {
         /// Which.
         names: String,
@@ -53,7 +55,7 @@ pub enum EnterError {
         errno: Errno,
     },
     /// The new user namespace's ids could not be mapped.
-    #[error("write {file}: {errno}")]
+    #[error("write {file}: {:#}", Reason::from(*errno))]
     IdMap {
         /// Which file.
         file: &'static str,
@@ -67,7 +69,7 @@ pub enum EnterError {
     #[error(transparent)]
     Confine(#[from] confine::ConfineError),
     /// Something else that the kernel refused.
-    #[error("{step}: {errno}")]
+    #[error("{step}: {:#}", Reason::from(*errno))]
     System {
         /// What was tried.
         step: &'static str,
@@ -75,7 +77,7 @@ pub enum EnterError {
         errno: Errno,
     },
     /// The agent's working directory is not there.
-    #[error("change to {path:?} in the sandbox: {errno}")]
+    #[error("change to {} in the sandbox: {}", Escaped::path(path), Reason::from(*errno))]
     WorkingDirectory {
         /// Which.
         path: PathBuf,
@@ -83,7 +85,7 @@ pub enum EnterError {
         errno: Errno,
     },
     /// What a Landlock rule names is not there.
-    #[error("grant {path:?} in Landlock: {errno}")]
+    #[error("grant {} in Landlock: {:#}", Escaped::path(path), Reason::from(*errno))]
     Rule {
         /// Which.
         path: PathBuf,
@@ -91,7 +93,7 @@ pub enum EnterError {
         errno: Errno,
     },
     /// The agent's program could not be executed.
-    #[error("execute {path:?}: {errno}")]
+    #[error("execute {}: {}", Escaped::path(path), Reason::from(*errno))]
     Exec {
         /// Its file.
         path: PathBuf,

@@ -1,6 +1,7 @@
 //! Facts about the host, read once. Tests put others in their place.
 
 use crate::confine::landlock::Unavailable;
+use remount_broker::reason::Reason;
 use remount_broker::sys::mount::{self, FileStat};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
@@ -197,7 +198,7 @@ impl Host {
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// `/proc` is missing or hidden.
-    #[error("read /proc/self: {0}")]
+    #[error("read /proc/self: {}", Reason::from(*.0))]
     Proc(Errno),
 }
 

@@ -2,6 +2,7 @@
 
 use super::source::{Excerpt, Origin, Source};
 use super::text::{Escaped, nearest};
+use remount_broker::reason::IoReason;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,7 +30,7 @@ pub enum ProfileError {
         wanted_by: Option<Origin>,
     },
     /// A file or directory cannot be read.
-    #[error("read profile {}: {source}", show(path))]
+    #[error("read profile {}: {}", show(path), IoReason(source))]
     Read {
         /// The file.
         path: PathBuf,

@@ -285,7 +285,7 @@ impl<'h> Layout<'h> {
         let found = match place.found {
             Some(found) => found,
             None if place.fresh => return Err(not_toggleable("nothing of the host is there")),
-            None => return Err(SpecError::NoMountpoint { path: dest.to_owned(), origin }),
+            None => return Err(find_error(dest, &origin, Errno::NOENT)),
         };
         let mode = self.view.mode(&place.path);
         let path = found.path.clone();
@@ -344,10 +344,7 @@ impl<'h> Layout<'h> {
         let place = self.locate(path, origin)?;
         let Some(found) = place.found else {
             if missing == MissingProtect::Error {
-                return Err(SpecError::NoMountpoint {
-                    path: path.to_owned(),
-                    origin: origin.to_owned(),
-                });
+                return Err(find_error(path, origin, Errno::NOENT));
             }
             return Ok(());
         };
@@ -390,8 +387,7 @@ impl<'h> Layout<'h> {
         for path in &args.mask {
             let place = self.locate(Path::new(path), "--mask")?;
             if place.found.is_none() {
-                let path = PathBuf::from(path);
-                return Err(SpecError::NoMountpoint { path, origin: "--mask".to_owned() });
+                return Err(find_error(Path::new(path), "--mask", Errno::NOENT));
             }
             self.mask(place, "--mask".to_owned())?;
         }
@@ -509,10 +505,12 @@ fn wishes_of_command_line(args: &Args) -> Result<Vec<Wish>, SpecError> {
     for step in &args.steps {
         match step {
             Step::Bind { source, dest, writable, devices, optional } => {
-                let name = match (devices, writable) {
-                    (true, _) => "--dev-bind",
-                    (false, true) => "--bind",
-                    (false, false) => "--ro-bind",
+                let name = match (devices, writable, optional) {
+                    (true, ..) => "--dev-bind",
+                    (false, true, false) => "--bind",
+                    (false, true, true) => "--bind-try",
+                    (false, false, false) => "--ro-bind",
+                    (false, false, true) => "--ro-bind-try",
                 };
                 require_plain(source, name)?;
                 let mode = if *writable { Mode::Rw } else { Mode::Ro };
