@@ -9,6 +9,7 @@ mod devices;
 mod files;
 
 use crate::plan::{MountOp, MountPlan, OpKind, Shape, Source};
+use crate::spec::Asker;
 use control::Control;
 use remount_broker::escape::Escaped;
 use remount_broker::name::Mode;
@@ -31,7 +32,7 @@ pub struct MountError {
     /// On what.
     pub path: PathBuf,
     /// Who asked for it.
-    pub origin: String,
+    pub origin: Asker,
     /// Why the kernel refused.
     pub errno: Errno,
 }
@@ -86,15 +87,15 @@ fn open_old_root() -> Result<OwnedFd, MountError> {
         mount::set_attributes(root.as_fd(), Attributes::PRIVATE, Reach::Tree)?;
         Ok(root)
     };
-    private().map_err(|errno| Failed("make private", errno).on(Path::new("/"), "sandbox"))
+    private().map_err(|errno| Failed("make private", errno).on(Path::new("/"), &Asker::Sandbox))
 }
 
 /// A step and why it failed.
 struct Failed(&'static str, Errno);
 
 impl Failed {
-    fn on(self, path: &Path, origin: &str) -> MountError {
-        MountError { step: self.0, path: path.to_owned(), origin: origin.to_owned(), errno: self.1 }
+    fn on(self, path: &Path, origin: &Asker) -> MountError {
+        MountError { step: self.0, path: path.to_owned(), origin: origin.clone(), errno: self.1 }
     }
 
     fn in_op(self, op: &MountOp) -> MountError {
@@ -285,7 +286,7 @@ impl Tree {
     /// Makes the new tree the root and lets go of the old one.
     fn enter(self) -> Result<Handles, MountError> {
         let (Some(root), Some(control)) = (&self.root, self.control) else {
-            return Err(Failed("find", Errno::NOENT).on(Path::new("/"), "sandbox"));
+            return Err(Failed("find", Errno::NOENT).on(Path::new("/"), &Asker::Sandbox));
         };
         let enter = || -> Result<(), Failed> {
             if let Some(limit) = &self.limit {
@@ -298,7 +299,7 @@ impl Tree {
                 .step("let go of the old")?;
             rustix::process::chdir(c"/").step("enter")
         };
-        enter().map_err(|failed| failed.on(Path::new("/"), "sandbox"))?;
+        enter().map_err(|failed| failed.on(Path::new("/"), &Asker::Sandbox))?;
         Ok(Handles { listener: control.listener, members: self.members })
     }
 }

@@ -7,6 +7,7 @@ mod build;
 mod print;
 
 use crate::confine::landlock::Access;
+use crate::spec::Asker;
 use remount_broker::name::{Authority, Mode, TargetName};
 use remount_broker::sys::mount::FileId;
 use remount_broker::sys::seccomp::Instruction;
@@ -61,7 +62,7 @@ pub struct Identity {
 }
 
 /// The mounts and what can be toggled among them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct MountPlan {
     /// What is mounted, parents before children; the first is the root.
     pub ops: Vec<MountOp>,
@@ -70,7 +71,7 @@ pub struct MountPlan {
 }
 
 /// One step of building the sandbox's file tree.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct MountOp {
     /// Where, inside; absolute and without symlinks.
     pub dest: PathBuf,
@@ -79,7 +80,7 @@ pub struct MountOp {
     /// The target whose mode this mount follows.
     pub member_of: Option<usize>,
     /// Who asked for it, for messages: `claude.toml:3:8`, `--bind`, …
-    pub origin: String,
+    pub origin: Asker,
 }
 
 /// What a step mounts.

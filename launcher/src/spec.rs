@@ -15,8 +15,10 @@ use crate::cli::Args;
 use crate::host::{Found, Host};
 use crate::plan::{Exec, Identity};
 use crate::profile::{self, Hostname, Loader, Need, Network, Profile, UserNamespace, Variables};
+use remount_broker::escape::Escaped;
 use remount_broker::name::{Authority, Mode, TargetName};
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::path::PathBuf;
 
 /// A project's own profile, which can only narrow.
@@ -39,12 +41,45 @@ pub struct Spec {
     pub(crate) warnings: Vec<String>,
 }
 
+/// Who asked for something, for messages.
+#[derive(Clone)]
+pub enum Asker {
+    /// Every sandbox has it.
+    Sandbox,
+    /// An option of the command line.
+    Option(&'static str),
+    /// A line of a profile.
+    Profile(profile::Origin),
+    /// The project's repository.
+    Git,
+    /// What is mounted further down, whose parents must not be renamed.
+    Pin(PathBuf),
+}
+
+impl fmt::Display for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sandbox => f.write_str("sandbox"),
+            Self::Option(name) => f.write_str(name),
+            Self::Profile(origin) => write!(f, "{origin}"),
+            Self::Git => f.write_str("[workspace] git"),
+            Self::Pin(path) => write!(f, "pin for {}", Escaped::path(path)),
+        }
+    }
+}
+
+impl fmt::Debug for Asker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
 /// One thing to mount, at a place inside that has no symlinks.
 #[derive(Debug, Clone)]
 pub(crate) struct Entry {
     pub dest: PathBuf,
     pub what: What,
-    pub origin: String,
+    pub origin: Asker,
 }
 
 /// What an entry mounts.

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::confine::landlock::Access;
 use crate::host::{Found, MountTable};
-use crate::spec::{Entry, Spec, What};
+use crate::spec::{Asker, Entry, Spec, What};
 use remount_broker::filter::agent_filter;
 use remount_broker::name::Mode;
 use std::collections::BTreeMap;
@@ -95,7 +95,7 @@ fn own_ops(spec: &Spec, is_root: bool) -> Vec<MountOp> {
         dest: dest.into(),
         kind,
         member_of: None,
-        origin: "sandbox".to_owned(),
+        origin: Asker::Sandbox,
     };
     let root = Source { path: "/".into(), id: None, shape: Shape::Directory };
     let root = OpKind::Bind { source: root, mode: Mode::Ro, devices: false, submounts: Vec::new() };
@@ -190,7 +190,7 @@ fn pin_ancestors(ops: &mut BTreeMap<PathBuf, MountOp>) {
                 dest: parent.to_owned(),
                 kind: OpKind::SelfBind { id: None, mode, submounts: Vec::new() },
                 member_of: holder.member_of,
-                origin: format!("pin for {}", dest.display()),
+                origin: Asker::Pin(dest.clone()),
             });
         }
     }

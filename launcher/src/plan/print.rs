@@ -113,7 +113,7 @@ impl Plan {
         if let Some(target) = op.member_of.and_then(|index| self.mounts.targets.get(index)) {
             line.push_str(&format!(" [target {}]", target.name));
         }
-        line.push_str(&format!("  ({})", Escaped::text(&op.origin)));
+        line.push_str(&format!("  ({})", op.origin));
         line
     }
 
@@ -122,7 +122,7 @@ impl Plan {
             "op": op.verb(),
             "dest": op.dest.to_string_lossy(),
             "mode": op.mode_word(),
-            "origin": op.origin,
+            "origin": op.origin.to_string(),
         });
         let Some(map) = value.as_object_mut() else { return value };
         let mut set = |key: &str, value: Value| map.insert(key.to_owned(), value);

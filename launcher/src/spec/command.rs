@@ -44,12 +44,12 @@ fn working_directory(args: &Args, host: &Host, layout: &Layout<'_>) -> Result<Pa
     };
     let fault = |errno| SpecError::Find { path: path.clone(), origin: origin.to_owned(), errno };
     let place = layout.view.locate(&path).map_err(fault)?;
-    match place.found {
+    match place.found() {
         Some(found) if !found.stat.is_dir() => Err(fault(Errno::NOTDIR)),
         // In private memory nothing exists before the sandbox does, but what is
         // mounted there may: chdir itself will tell.
-        Some(_) => Ok(place.path),
-        None if place.fresh => Ok(place.path),
+        Some(_) => Ok(place.path.clone()),
+        None if place.is_fresh() => Ok(place.path.clone()),
         None => Err(fault(Errno::NOENT)),
     }
 }
@@ -89,10 +89,10 @@ fn look(path: &Path, host: &Host, layout: &Layout<'_>) -> Result<(), Option<Spec
         Errno::NOENT | Errno::NOTDIR => None,
         errno => fault(errno),
     })?;
-    match place.found {
+    match place.found() {
         Some(found) if found.stat.is_dir() => Err(fault(Errno::ISDIR)),
         Some(found) => host.files.executable(&found.path).map_err(fault),
-        None if place.fresh && host.files.find(path).is_ok() => {
+        None if place.is_fresh() && host.files.find(path).is_ok() => {
             Err(Some(SpecError::CommandHidden(path.to_owned())))
         }
         None => Err(None),

@@ -1,7 +1,7 @@
 //! Places: every source found, every destination followed, every conflict named.
 
 use super::view::{Area, Place, View};
-use super::{Entry, SpecError, Toggle, What, git};
+use super::{Asker, Entry, SpecError, Toggle, What, git};
 use crate::cli::{Args, Step};
 use crate::host::{Found, Host};
 use crate::plan::Shape;
@@ -10,6 +10,7 @@ use remount_broker::name::{Authority, Mode, TargetName};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 /// What is mounted where, symlinks followed; not yet in order.
 pub(super) struct Layout<'h> {
@@ -21,7 +22,7 @@ pub(super) struct Layout<'h> {
     /// The host as it is, for sources.
     sources: View<'h>,
     /// Every source of a bind as it was asked for, and by whom.
-    asked: Vec<(PathBuf, String)>,
+    asked: Vec<(PathBuf, Asker)>,
     host: &'h Host,
     default_authority: Authority,
 }
@@ -29,7 +30,7 @@ pub(super) struct Layout<'h> {
 /// Something asked for, before its paths are followed.
 struct Wish {
     dest: PathBuf,
-    origin: String,
+    origin: Asker,
     what: WishKind,
 }
 
@@ -85,14 +86,14 @@ impl<'h> Layout<'h> {
     ) -> Result<Vec<Wish>, SpecError> {
         let mut wishes = Vec::new();
         for entry in &profile.tmpfs {
-            let (value, origin) = (&entry.value, entry.origin.to_string());
+            let (value, origin) = (&entry.value, Asker::Profile(entry.origin.clone()));
             let dest = path_of(&value.path, variables, &origin)?;
             let what =
                 WishKind::Tmpfs { size: value.size.map(|size| size.0), permissions: value.mode.0 };
             wishes.push(Wish { dest, origin, what });
         }
         for entry in &profile.caches {
-            let origin = entry.origin.to_string();
+            let origin = Asker::Profile(entry.origin.clone());
             // Who has moved the cache already has said where it is.
             let moved =
                 entry.value.env.as_ref().and_then(|name| self.host.path_variable(name.as_str()));
@@ -106,7 +107,7 @@ impl<'h> Layout<'h> {
         }
         wishes.extend(self.workspace(profile, variables)?);
         for entry in &profile.binds {
-            let (value, origin) = (&entry.value, entry.origin.to_string());
+            let (value, origin) = (&entry.value, Asker::Profile(entry.origin.clone()));
             let source = path_of(&value.path, variables, &origin)?;
             let dest = path_of(value.destination(), variables, &origin)?;
             let target = value.toggle.as_ref().map(|toggle| Toggle {
@@ -132,7 +133,7 @@ impl<'h> Layout<'h> {
         variables: &Variables,
     ) -> Result<Vec<Wish>, SpecError> {
         let root = variables.workspace.clone();
-        let origin = profile.workspace.path.origin.to_string();
+        let origin = Asker::Profile(profile.workspace.path.origin.clone());
         if self.host.home.starts_with(&root) {
             return Err(SpecError::ProjectTooLarge(root));
         }
@@ -152,10 +153,10 @@ impl<'h> Layout<'h> {
         let mut wishes =
             vec![bind(root.clone(), workspace.name.value.clone(), workspace.mode.value)];
         let git = git::git_dir(&root, self.host.files.as_ref());
-        if let (Some(git), Ok(name)) = (git, "git".parse()) {
-            if workspace.git.value != GitPolicy::Ro {
-                wishes.push(bind(git.common, name, workspace.mode.value));
-            }
+        if let (Some(git), Ok(name)) = (git, "git".parse())
+            && workspace.git.value != GitPolicy::Ro
+        {
+            wishes.push(bind(git.common, name, workspace.mode.value));
         }
         Ok(wishes)
     }
@@ -169,7 +170,7 @@ impl<'h> Layout<'h> {
                 self.check_mountpoint(&place, Shape::Directory, Path::new("tmpfs"), &origin)?;
                 (What::Tmpfs { size, permissions }, Area::Fresh)
             }
-            WishKind::Cache { variable } => match place.found.clone() {
+            WishKind::Cache { variable } => match place.found() {
                 Some(found) if found.stat.is_dir() => {
                     let area = Area::Host { source: found.path.clone(), writable: false };
                     (What::Overlay { lower: found }, area)
@@ -195,7 +196,7 @@ impl<'h> Layout<'h> {
             }
         };
         self.view.cover(&place.path, area);
-        self.put(Entry { dest: place.path, what, origin });
+        self.put(Entry { dest: place.path.clone(), what, origin });
         Ok(())
     }
 
@@ -210,9 +211,9 @@ impl<'h> Layout<'h> {
         &mut self,
         source: &Path,
         missing: Missing,
-        origin: &str,
+        origin: &Asker,
     ) -> Result<Option<(PathBuf, Option<Found>)>, SpecError> {
-        let found = self.sources.locate(source).map(|place| (place.found, place.path));
+        let found = self.sources.locate(source).map(|place| (place.found(), place.path.clone()));
         match found {
             Ok((Some(found), _)) => {
                 if found.path != source {
@@ -223,7 +224,7 @@ impl<'h> Layout<'h> {
                 if on_proc || found.path.starts_with("/proc") {
                     return Err(SpecError::ProcSource {
                         path: source.to_owned(),
-                        origin: origin.to_owned(),
+                        origin: origin.to_string(),
                     });
                 }
                 Ok(Some((found.path.clone(), Some(found))))
@@ -238,7 +239,7 @@ impl<'h> Layout<'h> {
         }
     }
 
-    fn locate(&self, path: &Path, origin: &str) -> Result<Place, SpecError> {
+    fn locate(&self, path: &Path, origin: &Asker) -> Result<Rc<Place>, SpecError> {
         require_plain(path, origin)?;
         self.view.locate(path).map_err(|errno| find_error(path, origin, errno))
     }
@@ -248,30 +249,34 @@ impl<'h> Layout<'h> {
         place: &Place,
         shape: Shape,
         from: &Path,
-        origin: &str,
+        origin: &Asker,
     ) -> Result<(), SpecError> {
-        match &place.found {
-            Some(found) if shape_of(found) == shape => Ok(()),
+        match place.found() {
+            Some(found) if shape_of(&found) == shape => Ok(()),
             Some(_) => Err(SpecError::Shape {
                 from: from.to_owned(),
                 path: place.path.clone(),
-                origin: origin.to_owned(),
+                origin: origin.to_string(),
             }),
-            None if place.fresh => Ok(()),
-            None => {
-                Err(SpecError::NoMountpoint { path: place.path.clone(), origin: origin.to_owned() })
-            }
+            None if place.is_fresh() => Ok(()),
+            None => Err(SpecError::NoMountpoint {
+                path: place.path.clone(),
+                origin: origin.to_string(),
+            }),
         }
     }
 
     /// Makes what is at `dest` a target: the bind there, or what is seen there, bound
     /// on itself in the mode that it has.
     fn toggle(&mut self, name: &TargetName, dest: &Path) -> Result<(), SpecError> {
-        let origin = format!("--toggle {name}");
+        let origin = Asker::Option("--toggle");
         let place = self.locate(dest, &origin)?;
         let toggle = Toggle { name: name.clone(), authority: self.default_authority };
-        let not_toggleable =
-            |why| SpecError::NotToggleable { path: dest.to_owned(), why, origin: origin.clone() };
+        let not_toggleable = |why| SpecError::NotToggleable {
+            path: dest.to_owned(),
+            why,
+            origin: origin.to_string(),
+        };
         if let Some(entry) = self.entries.iter_mut().find(|entry| entry.dest == place.path) {
             let What::Bind { target, path, .. } = &mut entry.what else {
                 return Err(not_toggleable("it is private memory"));
@@ -282,17 +287,17 @@ impl<'h> Layout<'h> {
             return Ok(());
         }
         refuse_reserved(&place.path, &origin)?;
-        let found = match place.found {
+        let found = match place.found() {
             Some(found) => found,
-            None if place.fresh => return Err(not_toggleable("nothing of the host is there")),
+            None if place.is_fresh() => return Err(not_toggleable("nothing of the host is there")),
             None => return Err(find_error(dest, &origin, Errno::NOENT)),
         };
-        let mode = self.view.mode(&place.path);
+        let mode = if place.is_writable() { Mode::Rw } else { Mode::Ro };
         let path = found.path.clone();
         self.view.cover(&place.path, Area::Host { source: path.clone(), writable: true });
         let what =
             What::Bind { source: Some(found), path, mode, devices: false, target: Some(toggle) };
-        self.put(Entry { dest: place.path, what, origin });
+        self.put(Entry { dest: place.path.clone(), what, origin });
         Ok(())
     }
 
@@ -305,13 +310,11 @@ impl<'h> Layout<'h> {
         let workspace = variables.workspace.clone();
         if let Some(git) = git::git_dir(&workspace, self.host.files.as_ref()) {
             match profile.workspace.git.value {
-                GitPolicy::Ro => {
-                    self.protect(&git.common, "[workspace] git", MissingProtect::Skip)?
-                }
+                GitPolicy::Ro => self.protect(&git.common, &Asker::Git, MissingProtect::Skip)?,
                 GitPolicy::Rw => {}
                 GitPolicy::Hooks => {
                     for path in &git.executed {
-                        self.protect(path, "[workspace] git", MissingProtect::Skip)?;
+                        self.protect(path, &Asker::Git, MissingProtect::Skip)?;
                     }
                 }
             }
@@ -319,18 +322,18 @@ impl<'h> Layout<'h> {
         if self
             .view
             .locate(&workspace.join(".git"))
-            .is_ok_and(|place| place.found.is_some_and(|found| found.stat.is_file()))
+            .is_ok_and(|place| place.found().is_some_and(|found| found.stat.is_file()))
         {
             // The pointer of a linked worktree: whoever writes it chooses the hooks.
-            self.protect(&workspace.join(".git"), "[workspace] git", MissingProtect::Skip)?;
+            self.protect(&workspace.join(".git"), &Asker::Git, MissingProtect::Skip)?;
         }
         for entry in &profile.protects {
-            let origin = entry.origin.to_string();
+            let origin = Asker::Profile(entry.origin.clone());
             let path = path_of(&entry.value.path, variables, &origin)?;
             self.protect(&path, &origin, entry.value.missing)?;
         }
         for path in &args.protect {
-            self.protect(Path::new(path), "--protect", MissingProtect::Error)?;
+            self.protect(Path::new(path), &Asker::Option("--protect"), MissingProtect::Error)?;
         }
         Ok(())
     }
@@ -338,17 +341,17 @@ impl<'h> Layout<'h> {
     fn protect(
         &mut self,
         path: &Path,
-        origin: &str,
+        origin: &Asker,
         missing: MissingProtect,
     ) -> Result<(), SpecError> {
         let place = self.locate(path, origin)?;
-        let Some(found) = place.found else {
+        let Some(found) = place.found() else {
             if missing == MissingProtect::Error {
                 return Err(find_error(path, origin, Errno::NOENT));
             }
             return Ok(());
         };
-        if !self.view.is_writable(&place.path) {
+        if !place.is_writable() {
             return Ok(());
         }
         refuse_reserved(&place.path, origin)?;
@@ -358,12 +361,16 @@ impl<'h> Layout<'h> {
         }
         if taken.is_some() {
             let why = "something else is mounted there";
-            let path = place.path;
-            return Err(SpecError::NotToggleable { path, why, origin: origin.to_owned() });
+            let path = place.path.clone();
+            return Err(SpecError::NotToggleable { path, why, origin: origin.to_string() });
         }
         let source = found.path.clone();
         self.view.cover(&place.path, Area::Host { source, writable: false });
-        self.put(Entry { dest: place.path, what: What::Protect(found), origin: origin.to_owned() });
+        self.put(Entry {
+            dest: place.path.clone(),
+            what: What::Protect(found),
+            origin: origin.clone(),
+        });
         Ok(())
     }
 
@@ -374,28 +381,31 @@ impl<'h> Layout<'h> {
         variables: &Variables,
     ) -> Result<(), SpecError> {
         for entry in &profile.masks {
-            let origin = entry.origin.to_string();
+            let origin = Asker::Profile(entry.origin.clone());
             let path = path_of(&entry.value, variables, &origin)?;
             // What this user cannot reach, the agent cannot reach either.
             match self.view.locate(&path) {
                 Ok(place) if self.is_out_of_reach(&place) => {}
-                Ok(place) => self.mask(place, origin)?,
+                Ok(place) => self.mask(&place, origin)?,
                 Err(Errno::ACCESS | Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-                Err(errno) => return Err(SpecError::Find { path, origin, errno }),
+                Err(errno) => {
+                    return Err(SpecError::Find { path, origin: origin.to_string(), errno });
+                }
             }
         }
         for path in &args.mask {
-            let place = self.locate(Path::new(path), "--mask")?;
-            if place.found.is_none() {
-                return Err(find_error(Path::new(path), "--mask", Errno::NOENT));
+            let asker = Asker::Option("--mask");
+            let place = self.locate(Path::new(path), &asker)?;
+            if place.found().is_none() {
+                return Err(find_error(Path::new(path), &asker, Errno::NOENT));
             }
-            self.mask(place, "--mask".to_owned())?;
+            self.mask(&place, Asker::Option("--mask"))?;
         }
         Ok(())
     }
 
-    fn mask(&mut self, place: Place, origin: String) -> Result<(), SpecError> {
-        let Some(found) = place.found else { return Ok(()) };
+    fn mask(&mut self, place: &Place, origin: Asker) -> Result<(), SpecError> {
+        let Some(found) = place.found() else { return Ok(()) };
         refuse_reserved(&place.path, &origin)?;
         if self
             .entries
@@ -409,21 +419,21 @@ impl<'h> Layout<'h> {
             |entry: &&Entry| entry.dest != place.path && entry.dest.starts_with(&place.path);
         if let Some(hidden) = self.entries.iter().find(below) {
             return Err(SpecError::MaskHides {
-                mask: place.path,
-                mask_origin: origin,
+                mask: place.path.clone(),
+                mask_origin: origin.to_string(),
                 dest: hidden.dest.clone(),
-                origin: hidden.origin.clone(),
+                origin: hidden.origin.to_string(),
             });
         }
         self.view.cover(&place.path, Area::Fresh);
-        self.put(Entry { dest: place.path, what: What::Mask(found), origin });
+        self.put(Entry { dest: place.path.clone(), what: What::Mask(found), origin });
         Ok(())
     }
 
     /// Whether the agent could do nothing with what is there anyway: it has this
     /// user's rights and no capability. An owner can always give himself rights.
     fn is_out_of_reach(&self, place: &Place) -> bool {
-        place.found.as_ref().is_some_and(|found| {
+        place.found().is_some_and(|found| {
             self.host.uid != 0
                 && found.stat.uid != self.host.uid
                 && !self.host.files.reachable(&found.path)
@@ -436,7 +446,7 @@ impl<'h> Layout<'h> {
                 return Err(SpecError::PlantedLink {
                     path: path.clone(),
                     link,
-                    origin: origin.clone(),
+                    origin: origin.to_string(),
                 });
             }
         }
@@ -479,7 +489,7 @@ impl<'h> Layout<'h> {
                     name: target.name.clone(),
                     first: first.dest.clone(),
                     second: entry.dest.clone(),
-                    origin: entry.origin.clone(),
+                    origin: entry.origin.to_string(),
                 });
             }
         }
@@ -487,16 +497,16 @@ impl<'h> Layout<'h> {
     }
 }
 
-fn find_error(path: &Path, origin: &str, errno: Errno) -> SpecError {
-    SpecError::Find { path: path.to_owned(), origin: origin.to_owned(), errno }
+fn find_error(path: &Path, origin: &Asker, errno: Errno) -> SpecError {
+    SpecError::Find { path: path.to_owned(), origin: origin.to_string(), errno }
 }
 
 fn alias(first: &Entry, second: &Entry) -> SpecError {
     SpecError::Alias {
         first: first.dest.clone(),
-        first_origin: first.origin.clone(),
+        first_origin: first.origin.to_string(),
         second: second.dest.clone(),
-        second_origin: second.origin.clone(),
+        second_origin: second.origin.to_string(),
     }
 }
 
@@ -512,7 +522,7 @@ fn wishes_of_command_line(args: &Args) -> Result<Vec<Wish>, SpecError> {
                     (false, false, false) => "--ro-bind",
                     (false, false, true) => "--ro-bind-try",
                 };
-                require_plain(source, name)?;
+                require_plain(source, &Asker::Option(name))?;
                 let mode = if *writable { Mode::Rw } else { Mode::Ro };
                 let missing = if *optional { Missing::Skip } else { Missing::Error };
                 let what = WishKind::Bind {
@@ -522,10 +532,10 @@ fn wishes_of_command_line(args: &Args) -> Result<Vec<Wish>, SpecError> {
                     missing,
                     target: None,
                 };
-                wishes.push(Wish { dest: dest.clone(), origin: name.to_owned(), what });
+                wishes.push(Wish { dest: dest.clone(), origin: Asker::Option(name), what });
             }
             Step::Tmpfs { dest, size } => {
-                let origin = "--tmpfs".to_owned();
+                let origin = Asker::Option("--tmpfs");
                 let size = match size {
                     None => None,
                     Some(text) => Some(Size::try_from(text.clone()).map_err(SpecError::Size)?.0),
@@ -539,13 +549,14 @@ fn wishes_of_command_line(args: &Args) -> Result<Vec<Wish>, SpecError> {
     Ok(wishes)
 }
 
-fn path_of(text: &PathText, variables: &Variables, origin: &str) -> Result<PathBuf, SpecError> {
-    text.expand(variables).map_err(|error| SpecError::expand(origin, text.as_str(), error))
+fn path_of(text: &PathText, variables: &Variables, origin: &Asker) -> Result<PathBuf, SpecError> {
+    text.expand(variables)
+        .map_err(|error| SpecError::expand(&origin.to_string(), text.as_str(), error))
 }
 
 /// Absolute, and nothing that climbs.
-fn require_plain(path: &Path, origin: &str) -> Result<(), SpecError> {
-    let (path_owned, origin) = (path.to_owned(), origin.to_owned());
+fn require_plain(path: &Path, origin: &Asker) -> Result<(), SpecError> {
+    let (path_owned, origin) = (path.to_owned(), origin.to_string());
     if !path.is_absolute() {
         return Err(SpecError::Relative { path: path_owned, origin });
     }
@@ -556,7 +567,7 @@ fn require_plain(path: &Path, origin: &str) -> Result<(), SpecError> {
 }
 
 /// The root, and what the sandbox makes itself, cannot be mounted over.
-fn refuse_reserved(path: &Path, origin: &str) -> Result<(), SpecError> {
+fn refuse_reserved(path: &Path, origin: &Asker) -> Result<(), SpecError> {
     let own = ["/dev", "/proc", crate::plan::CONTROL_DIR];
     let taken = path == Path::new("/")
         || own.iter().any(|own| {
@@ -564,7 +575,7 @@ fn refuse_reserved(path: &Path, origin: &str) -> Result<(), SpecError> {
         });
     // Device nodes and shared memory may be added below /dev.
     if taken && !(path.starts_with("/dev") && path != Path::new("/dev")) {
-        return Err(SpecError::Reserved { path: path.to_owned(), origin: origin.to_owned() });
+        return Err(SpecError::Reserved { path: path.to_owned(), origin: origin.to_string() });
     }
     Ok(())
 }

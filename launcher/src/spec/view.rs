@@ -1,12 +1,13 @@
 //! What the sandbox will look like, before it exists: where a path inside leads.
 
 use crate::host::{Files, Found};
-use remount_broker::name::Mode;
+use remount_broker::sys::mount::FileStat;
 use rustix::io::Errno;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
 
 /// The sandbox's file tree as far as it is decided.
 ///
@@ -14,8 +15,10 @@ use std::path::{Component, Path, PathBuf};
 /// directories: what was learnt of a path is remembered.
 pub(super) struct View<'h> {
     files: &'h dyn Files,
-    areas: Vec<(PathBuf, Area)>,
-    known: RefCell<HashMap<PathBuf, Place>>,
+    areas: HashMap<PathBuf, Area>,
+    known: RefCell<HashMap<PathBuf, Rc<Place>>>,
+    /// Directories below which something is known.
+    known_below: RefCell<HashSet<PathBuf>>,
 }
 
 /// What a part of the tree shows.
@@ -37,114 +40,111 @@ pub(super) enum Area {
 pub(super) struct Place {
     /// The path inside, without symlinks.
     pub path: PathBuf,
+    /// What part of the tree it is in; `source` is this very place on the host.
+    area: Area,
+    /// What is there.
+    stat: Option<FileStat>,
+}
+
+impl Place {
     /// The file of the host that is seen there.
-    pub found: Option<Found>,
+    pub fn found(&self) -> Option<Found> {
+        match (&self.area, self.stat) {
+            (Area::Host { source, .. }, Some(stat)) => Some(Found { path: source.clone(), stat }),
+            _ => None,
+        }
+    }
+
     /// Whether it is in private memory, where anything can be created.
-    pub fresh: bool,
+    pub fn is_fresh(&self) -> bool {
+        self.area == Area::Fresh
+    }
+
+    /// Whether what is there can be changed from inside, now or after a toggle.
+    pub fn is_writable(&self) -> bool {
+        match self.area {
+            Area::Host { writable, .. } => writable,
+            Area::Fresh => true,
+        }
+    }
 }
 
 impl<'h> View<'h> {
     /// The host as it is.
     pub fn of_host(files: &'h dyn Files) -> Self {
-        let root = (PathBuf::from("/"), Area::Host { source: "/".into(), writable: false });
-        Self { files, areas: vec![root], known: RefCell::default() }
+        let root = Area::Host { source: "/".into(), writable: false };
+        let areas = HashMap::from([(PathBuf::from("/"), root)]);
+        Self { files, areas, known: RefCell::default(), known_below: RefCell::default() }
     }
 
     /// The host, with what every sandbox has of its own.
     pub fn new(files: &'h dyn Files) -> Self {
         let mut view = Self::of_host(files);
         for own in ["/dev", "/proc", crate::plan::CONTROL_DIR] {
-            view.cover(Path::new(own), Area::Fresh);
+            view.areas.insert(own.into(), Area::Fresh);
         }
         view
     }
 
     /// From now on `area` is seen at `dest` and below.
     pub fn cover(&mut self, dest: &Path, area: Area) {
-        self.areas.retain(|(other, _)| other != dest);
-        self.areas.push((dest.to_owned(), area));
-        self.known
-            .borrow_mut()
-            .retain(|path, place| !path.starts_with(dest) && !place.path.starts_with(dest));
-    }
-
-    /// The deepest area that `path` is in, and where that begins.
-    fn area(&self, path: &Path) -> (&Path, &Area) {
-        let covering = self.areas.iter().filter(|(dest, _)| path.starts_with(dest));
-        let deepest = covering.max_by_key(|(dest, _)| dest.components().count());
-        deepest.map_or((Path::new("/"), &Area::Fresh), |(dest, area)| (dest, area))
-    }
-
-    /// The path on the host that is seen at `path`, which has no symlinks.
-    fn on_host(&self, path: &Path) -> Option<PathBuf> {
-        match self.area(path) {
-            (dest, Area::Host { source, .. }) => {
-                let below = path.strip_prefix(dest).unwrap_or(Path::new(""));
-                Some(if below.as_os_str().is_empty() { source.clone() } else { source.join(below) })
-            }
-            (_, Area::Fresh) => None,
+        self.areas.insert(dest.to_owned(), area);
+        let known = self.known.get_mut();
+        if self.known_below.get_mut().contains(dest) {
+            known.retain(|path, place| !path.starts_with(dest) && !place.path.starts_with(dest));
+        } else {
+            known.retain(|_, place| place.path != dest);
         }
-    }
-
-    /// Whether what is at `path` can be changed from inside, now or after a toggle.
-    pub fn is_writable(&self, path: &Path) -> bool {
-        match self.area(path) {
-            (_, Area::Host { writable, .. }) => *writable,
-            (_, Area::Fresh) => true,
-        }
-    }
-
-    /// The mode that `path` has, as seen from inside at the start.
-    pub fn mode(&self, path: &Path) -> Mode {
-        if self.is_writable(path) { Mode::Rw } else { Mode::Ro }
     }
 
     /// Follows the absolute `path` as a process inside would.
-    pub fn locate(&self, path: &Path) -> Result<Place, Errno> {
+    pub fn locate(&self, path: &Path) -> Result<Rc<Place>, Errno> {
         self.follow(path, 0)
     }
 
-    fn follow(&self, path: &Path, links: usize) -> Result<Place, Errno> {
+    fn follow(&self, path: &Path, links: usize) -> Result<Rc<Place>, Errno> {
         if let Some(place) = self.known.borrow().get(path) {
-            return Ok(place.clone());
+            return Ok(Rc::clone(place));
         }
         let place = match (path.parent(), path.file_name()) {
-            (Some(parent), Some(name)) => self.step(self.follow(parent, links)?, name, links)?,
-            _ => self.look("/".into())?,
+            (Some(parent), Some(name)) => self.step(&*self.follow(parent, links)?, name, links)?,
+            _ => Rc::new(self.look("/".into(), None)?),
         };
-        self.known.borrow_mut().insert(path.to_owned(), place.clone());
+        self.known.borrow_mut().insert(path.to_owned(), Rc::clone(&place));
         Ok(place)
     }
 
     /// One component further.
-    fn step(&self, parent: Place, name: &OsStr, links: usize) -> Result<Place, Errno> {
-        let path = parent.path.join(name);
-        let is_area = self.areas.iter().any(|(dest, _)| *dest == path);
-        if !parent.fresh && parent.found.is_none() && !is_area {
-            return Ok(Place { path, found: None, fresh: false });
-        }
-        let place = self.look(path)?;
-        match &place.found {
-            Some(found) if found.stat.is_symlink() => {
-                let target = self.files.readlink(&found.path)?;
-                self.follow_link(parent.path, &target, links + 1)
+    fn step(&self, parent: &Place, name: &OsStr, links: usize) -> Result<Rc<Place>, Errno> {
+        let place = self.look(parent.path.join(name), Some((parent, name)))?;
+        self.known_below.borrow_mut().insert(parent.path.clone());
+        match (&place.area, place.stat) {
+            (Area::Host { source, .. }, Some(stat)) if stat.is_symlink() => {
+                let target = self.files.readlink(source)?;
+                self.follow_link(parent.path.clone(), &target, links + 1)
             }
-            _ => Ok(place),
+            _ => Ok(Rc::new(place)),
         }
     }
 
-    fn follow_link(&self, base: PathBuf, target: &Path, links: usize) -> Result<Place, Errno> {
+    fn follow_link(
+        &self,
+        mut base: PathBuf,
+        target: &Path,
+        links: usize,
+    ) -> Result<Rc<Place>, Errno> {
         if links > 40 {
             return Err(Errno::LOOP);
         }
-        let mut base = base;
         for component in target.components() {
             match component {
                 Component::RootDir => base = "/".into(),
                 Component::ParentDir => {
                     base.pop();
                 }
-                Component::Normal(name) => base = self.follow(&base.join(name), links)?.path,
+                Component::Normal(name) => {
+                    base = self.follow(&base.join(name), links)?.path.clone()
+                }
                 Component::CurDir | Component::Prefix(_) => {}
             }
         }
@@ -152,17 +152,27 @@ impl<'h> View<'h> {
     }
 
     /// What is at `path`, of which all but the last component are no symlinks.
-    fn look(&self, path: PathBuf) -> Result<Place, Errno> {
-        let Some(on_host) = self.on_host(&path) else {
-            return Ok(Place { path, found: None, fresh: true });
-        };
-        match self.files.lstat(&on_host) {
-            Ok(stat) => {
-                Ok(Place { path, found: Some(Found { path: on_host, stat }), fresh: false })
+    fn look(&self, path: PathBuf, from: Option<(&Place, &OsStr)>) -> Result<Place, Errno> {
+        let area = match (self.areas.get(&path), from) {
+            (Some(area), _) => area.clone(),
+            (None, Some((Place { area: Area::Host { source, writable }, stat, .. }, name))) => {
+                let area = Area::Host { source: source.join(name), writable: *writable };
+                if stat.is_none() {
+                    return Ok(Place { path, area, stat: None });
+                }
+                area
             }
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(Place { path, found: None, fresh: false }),
-            Err(errno) => Err(errno),
-        }
+            (None, _) => Area::Fresh,
+        };
+        let stat = match &area {
+            Area::Fresh => None,
+            Area::Host { source, .. } => match self.files.lstat(source) {
+                Ok(stat) => Some(stat),
+                Err(Errno::NOENT | Errno::NOTDIR) => None,
+                Err(errno) => return Err(errno),
+            },
+        };
+        Ok(Place { path, area, stat })
     }
 
     /// The first symlink on the way to `path` on the host that lies in a directory
@@ -173,7 +183,7 @@ impl<'h> View<'h> {
             let Component::Normal(name) = component else { continue };
             let next = done.join(name);
             if self.files.lstat(&next).ok()?.is_symlink() {
-                if self.areas.iter().any(|(_, area)| area.can_change(&next)) {
+                if self.areas.values().any(|area| area.can_change(&next)) {
                     return Some(next);
                 }
                 done = self.files.find(&next).ok()?.path;
@@ -220,7 +230,7 @@ mod tests {
         assert_eq!(view.locate(Path::new("/var/run/user")).unwrap().path, Path::new("/run/user"));
         view.cover(Path::new("/run"), Area::Fresh);
         let place = view.locate(Path::new("/var/run/new/x")).unwrap();
-        assert_eq!((place.path.as_path(), place.fresh), (Path::new("/run/new/x"), true));
+        assert_eq!((place.path.as_path(), place.is_fresh()), (Path::new("/run/new/x"), true));
         assert_eq!(view.locate(Path::new("/home/u/ring/x")), Err(Errno::LOOP));
     }
 
@@ -230,9 +240,9 @@ mod tests {
         let mut view = View::new(&files);
         view.cover(Path::new("/mnt"), Area::Host { source: "/home/u/p".into(), writable: true });
         let place = view.locate(Path::new("/mnt/sub")).unwrap();
-        assert_eq!(place.found.unwrap().path, Path::new("/home/u/p/sub"));
-        assert!(view.is_writable(Path::new("/mnt/sub")));
-        assert!(!view.is_writable(Path::new("/home/u/p/sub")));
+        assert_eq!(place.found().unwrap().path, Path::new("/home/u/p/sub"));
+        assert!(view.locate(Path::new("/mnt/sub")).unwrap().is_writable());
+        assert!(!view.locate(Path::new("/home/u/p/sub")).unwrap().is_writable());
     }
 
     #[test]
