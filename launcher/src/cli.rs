@@ -221,12 +221,15 @@ fn steps(args: &Args, matches: &ArgMatches) -> Result<Vec<Step>, clap::Error> {
         placed.push((index, Step::Tmpfs { dest: dest.into(), size }));
     }
     if let Some((_, size)) = sizes.first() {
-        let text = format!("--size {size}: no --tmpfs follows it\n");
+        let text = format!(
+            "--size {size}: no --tmpfs follows it\n\n  tip: for example --size 64M --tmpfs /scratch\n"
+        );
         return Err(clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, text));
     }
     for (index, name, dest) in pairs("toggle", &args.toggle) {
         let name = name.to_string_lossy().parse::<TargetName>().map_err(|error| {
-            let text = format!("--toggle: {error}\n");
+            let text =
+                format!("--toggle: {error}\n\n  tip: for example --toggle docs /home/me/docs\n");
             clap::Error::raw(clap::error::ErrorKind::InvalidValue, text)
         })?;
         placed.push((index, Step::Toggle { name, dest: dest.into() }));

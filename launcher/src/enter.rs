@@ -147,9 +147,13 @@ impl EnterError {
             Self::Mount(error) if error.errno == Errno::MFILE || error.errno == Errno::NFILE => {
                 Some("raise the limit of open files (ulimit -n)")
             }
-            Self::Exec { errno: Errno::ACCESS | Errno::NOEXEC, .. } => {
+            Self::Exec { errno: Errno::ACCESS, .. } => {
                 Some("it must be executable, and not on a file system mounted noexec")
             }
+            Self::Exec { errno: Errno::NOEXEC, .. } => Some(
+                "it must be a program for this machine, or a script whose first line is \
+                 #! and its interpreter",
+            ),
             Self::Exec { errno: Errno::NOENT, .. } => Some(
                 "it or its interpreter is not visible in the sandbox: --ro-bind what is missing",
             ),
@@ -205,7 +209,7 @@ fn run_broker(
     };
     drop((from_broker, shared.1));
     let init = pidfd_open(init, PidfdFlags::empty()).step("open a pidfd of init")?;
-    confine_broker(bounding)?;
+    confine_broker(plan, bounding)?;
     let handles = receive_handles(&to_init)?;
     let setup = Setup {
         life,
@@ -247,9 +251,12 @@ fn create_namespaces(namespaces: &Namespaces) -> Result<(), EnterError> {
 
 /// Everything the broker will not need is given up: capabilities but three, new
 /// privileges, being inspected, and most system calls.
-fn confine_broker(bounding: EmptyBoundingSet) -> Result<(), EnterError> {
+fn confine_broker(plan: &Plan, bounding: EmptyBoundingSet) -> Result<(), EnterError> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("make the broker unreadable")?;
     confine::reduce_capabilities(bounding, confine::BROKER_CAPABILITIES)?;
+    if plan.filter.is_none() {
+        return Ok(());
+    }
     seccomp::load(&broker_filter().compile()).step("load the broker's filter")
 }
 

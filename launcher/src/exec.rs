@@ -11,6 +11,7 @@ use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// The number from which the inherited connection gets its descriptor: above what
 /// shells and scripts use for themselves.
@@ -44,16 +45,23 @@ impl Confining<'_> {
         process::mark_close_on_exec_from(3).step("close descriptors")?;
         let channel = keep(start.shared.into_fd()).step("keep the connection to the broker")?;
         let command = Command::new(exec, &channel)?;
+        // With the capabilities, which may be what opens the way there.
+        let rules = plan.landlock.as_ref().map(Rules::open).transpose()?;
         confine::limits()?;
         confine::drop_capabilities(start.bounding)?;
         rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
-        if let Some(landlock) = &plan.landlock {
-            restrict(landlock)?;
+        if let Some(rules) = rules {
+            rules.enforce()?;
         }
         restore_signals(&start.signal_mask)?;
-        let filters = confine::filters_in_force()?;
-        seccomp::load(&plan.filter).step("load the system call filter")?;
-        confine::verify(filters)?;
+        match &plan.filter {
+            None => confine::verify(None)?,
+            Some(filter) => {
+                let filters = confine::filters_in_force()?;
+                seccomp::load(filter).step("load the system call filter")?;
+                confine::verify(Some(filters))?;
+            }
+        }
         match start.from_broker.receive() {
             Ok((bytes, None)) if bytes == b"go" => command.execute(),
             _ => Err(EnterError::NoBroker),
@@ -61,19 +69,32 @@ impl Confining<'_> {
     }
 }
 
-/// Opens what the rules name, as it is inside, and restricts this process to them.
-fn restrict(plan: &LandlockPlan) -> Result<(), EnterError> {
-    let mut opened = Vec::with_capacity(plan.rules.len());
-    for (path, access) in &plan.rules {
-        let fd = mount::open_exact(rustix::fs::CWD, path)
-            .map_err(|errno| EnterError::Rule { path: path.clone(), errno })?;
-        opened.push((path, fd, *access));
+/// What the Landlock rules name, opened as it is inside.
+struct Rules<'a> {
+    abi: u32,
+    opened: Vec<(&'a Path, OwnedFd, landlock::Access)>,
+}
+
+impl<'a> Rules<'a> {
+    fn open(plan: &'a LandlockPlan) -> Result<Self, EnterError> {
+        let mut opened = Vec::with_capacity(plan.rules.len());
+        for (path, access) in &plan.rules {
+            let fd = mount::open_exact(rustix::fs::CWD, path)
+                .map_err(|errno| EnterError::Rule { path: path.clone(), errno })?;
+            opened.push((path.as_path(), fd, *access));
+        }
+        Ok(Self { abi: plan.abi, opened })
     }
-    let rules: Vec<_> = opened
-        .iter()
-        .map(|(path, fd, access)| landlock::Rule { path, at: fd.as_fd(), access: *access })
-        .collect();
-    Ok(landlock::restrict(plan.abi, &rules)?)
+
+    /// Restricts this process to them.
+    fn enforce(self) -> Result<(), EnterError> {
+        let rules: Vec<_> = self
+            .opened
+            .iter()
+            .map(|(path, fd, access)| landlock::Rule { path, at: fd.as_fd(), access: *access })
+            .collect();
+        Ok(landlock::restrict(self.abi, &rules)?)
+    }
 }
 
 /// Gives `fd` a high number that survives exec.

@@ -69,8 +69,10 @@ fn told_by_clap(text: &str) -> (String, String) {
     let text = text.strip_prefix("error: ").unwrap_or(text);
     let message: Vec<&str> =
         text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
-    let tips: Vec<&str> =
+    let mut tips: Vec<&str> =
         text.lines().filter_map(|line| line.trim_start().strip_prefix("tip: ")).collect();
+    // The value would be a command, which nobody calls so.
+    tips.retain(|tip| !tip.starts_with("to pass "));
     let hint = if tips.is_empty() {
         "remount-run --help lists the options".to_owned()
     } else {

@@ -44,7 +44,7 @@ impl Plan {
             },
             mounts,
             landlock,
-            filter: agent_filter().compile(),
+            filter: spec.seccomp.then(|| agent_filter().compile()),
             exec: spec.exec,
             warnings: spec.warnings,
         }

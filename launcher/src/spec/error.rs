@@ -170,6 +170,9 @@ pub enum SpecError {
     /// The kernel has no Landlock.
     #[error("use Landlock: {0}")]
     Landlock(Unavailable),
+    /// The kernel has no seccomp.
+    #[error("use seccomp: {:#}", Reason::from(*.0))]
+    Seccomp(Errno),
     /// The program's own file is gone.
     #[error("find this program's own file {}: {}", show(.0), Reason::from(*.1))]
     Program(PathBuf, Errno),
@@ -253,6 +256,10 @@ impl SpecError {
                 let optional = "or set landlock = \"optional\" under [sandbox] in a profile to go on without it";
                 return Some(format!("{}, {optional}", error.hint()));
             }
+            Self::Seccomp(_) => {
+                "use a kernel with CONFIG_SECCOMP_FILTER=y, or set seccomp = \"optional\" under \
+                 [sandbox] in a profile to go on without it"
+            }
             Self::CommandNotFound(_) => "check the spelling and PATH",
             Self::CommandHidden(_) => {
                 "it is below a directory that is private in the sandbox: --ro-bind it"
@@ -264,7 +271,8 @@ impl SpecError {
             Self::DirectoryOnStdio(_) => "redirect it from or to a file",
             Self::Program(..) => "it was replaced while it ran: start again",
             Self::Variable(_) => "write --setenv NAME VALUE, two words",
-            Self::Expand { .. } | Self::Hostname(_) => return None,
+            Self::Hostname(_) => "for example --hostname sandbox",
+            Self::Expand { .. } => return None,
         };
         Some(hint.to_owned())
     }

@@ -347,6 +347,7 @@ impl<'h> Layout<'h> {
         let place = self.locate(path, origin)?;
         let Some(found) = place.found() else {
             if missing == MissingProtect::Error {
+                refuse_reserved(&place.path, origin)?;
                 return Err(find_error(path, origin, Errno::NOENT));
             }
             return Ok(());
@@ -396,6 +397,7 @@ impl<'h> Layout<'h> {
         for path in &args.mask {
             let asker = Asker::Option("--mask");
             let place = self.locate(Path::new(path), &asker)?;
+            refuse_reserved(&place.path, &asker)?;
             if place.found().is_none() {
                 return Err(find_error(Path::new(path), &asker, Errno::NOENT));
             }
