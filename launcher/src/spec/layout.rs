@@ -558,12 +558,11 @@ fn path_of(text: &PathText, variables: &Variables, origin: &Asker) -> Result<Pat
 
 /// Absolute, and nothing that climbs.
 fn require_plain(path: &Path, origin: &Asker) -> Result<(), SpecError> {
-    let (path_owned, origin) = (path.to_owned(), origin.to_string());
     if !path.is_absolute() {
-        return Err(SpecError::Relative { path: path_owned, origin });
+        return Err(SpecError::Relative { path: path.to_owned(), origin: origin.to_string() });
     }
     if path.components().any(|component| component == Component::ParentDir) {
-        return Err(SpecError::DotDot { path: path_owned, origin });
+        return Err(SpecError::DotDot { path: path.to_owned(), origin: origin.to_string() });
     }
     Ok(())
 }

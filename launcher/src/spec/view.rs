@@ -5,7 +5,7 @@ use remount_broker::sys::mount::FileStat;
 use rustix::io::Errno;
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
@@ -15,10 +15,13 @@ use std::rc::Rc;
 /// directories: what was learnt of a path is remembered.
 pub(super) struct View<'h> {
     files: &'h dyn Files,
-    areas: HashMap<PathBuf, Area>,
-    known: RefCell<HashMap<PathBuf, Rc<Place>>>,
+    /// What is at a path, by the path as it was asked for. Keys are bytes: comparing
+    /// and hashing paths by component is slow.
+    known: RefCell<HashMap<OsString, Rc<Place>>>,
     /// Directories below which something is known.
-    known_below: RefCell<HashSet<PathBuf>>,
+    known_below: RefCell<HashSet<OsString>>,
+    /// What was put somewhere in place of the host.
+    areas: Vec<(PathBuf, Area)>,
 }
 
 /// What a part of the tree shows.
@@ -72,29 +75,43 @@ impl Place {
 impl<'h> View<'h> {
     /// The host as it is.
     pub fn of_host(files: &'h dyn Files) -> Self {
-        let root = Area::Host { source: "/".into(), writable: false };
-        let areas = HashMap::from([(PathBuf::from("/"), root)]);
-        Self { files, areas, known: RefCell::default(), known_below: RefCell::default() }
+        let mut view = Self {
+            files,
+            known: RefCell::default(),
+            known_below: RefCell::default(),
+            areas: Vec::new(),
+        };
+        view.cover(Path::new("/"), Area::Host { source: "/".into(), writable: false });
+        view
     }
 
     /// The host, with what every sandbox has of its own.
     pub fn new(files: &'h dyn Files) -> Self {
         let mut view = Self::of_host(files);
         for own in ["/dev", "/proc", crate::plan::CONTROL_DIR] {
-            view.areas.insert(own.into(), Area::Fresh);
+            view.cover(Path::new(own), Area::Fresh);
         }
         view
     }
 
     /// From now on `area` is seen at `dest` and below.
     pub fn cover(&mut self, dest: &Path, area: Area) {
-        self.areas.insert(dest.to_owned(), area);
         let known = self.known.get_mut();
-        if self.known_below.get_mut().contains(dest) {
-            known.retain(|path, place| !path.starts_with(dest) && !place.path.starts_with(dest));
+        if self.known_below.get_mut().remove(dest.as_os_str()) {
+            known.retain(|path, place| {
+                !Path::new(path).starts_with(dest) && !place.path.starts_with(dest)
+            });
         } else {
-            known.retain(|_, place| place.path != dest);
+            known.retain(|_, place| place.path.as_os_str() != dest.as_os_str());
         }
+        // What cannot be looked at now is looked at when it is mounted.
+        let stat = match &area {
+            Area::Host { source, .. } => self.files.lstat(source).ok(),
+            Area::Fresh => None,
+        };
+        let place = Place { path: dest.to_owned(), area: area.clone(), stat };
+        known.insert(dest.into(), Rc::new(place));
+        self.areas.push((dest.to_owned(), area));
     }
 
     /// Follows the absolute `path` as a process inside would.
@@ -103,28 +120,52 @@ impl<'h> View<'h> {
     }
 
     fn follow(&self, path: &Path, links: usize) -> Result<Rc<Place>, Errno> {
-        if let Some(place) = self.known.borrow().get(path) {
+        if let Some(place) = self.known.borrow().get(path.as_os_str()) {
             return Ok(Rc::clone(place));
         }
-        let place = match (path.parent(), path.file_name()) {
-            (Some(parent), Some(name)) => self.step(&*self.follow(parent, links)?, name, links)?,
-            _ => Rc::new(self.look("/".into(), None)?),
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(Errno::INVAL);
         };
-        self.known.borrow_mut().insert(path.to_owned(), Rc::clone(&place));
+        let parent = self.follow(parent, links)?;
+        let inside = parent.path.join(name);
+        let already = self.known.borrow().get(inside.as_os_str()).cloned();
+        let place = match already {
+            Some(place) => place,
+            None => self.step(&parent, inside, name, links)?,
+        };
+        self.known.borrow_mut().insert(path.into(), Rc::clone(&place));
         Ok(place)
     }
 
-    /// One component further.
-    fn step(&self, parent: &Place, name: &OsStr, links: usize) -> Result<Rc<Place>, Errno> {
-        let place = self.look(parent.path.join(name), Some((parent, name)))?;
-        self.known_below.borrow_mut().insert(parent.path.clone());
-        match (&place.area, place.stat) {
-            (Area::Host { source, .. }, Some(stat)) if stat.is_symlink() => {
-                let target = self.files.readlink(source)?;
-                self.follow_link(parent.path.clone(), &target, links + 1)
-            }
-            _ => Ok(Rc::new(place)),
+    /// One component further: to `path`, which is `name` in `parent`, and of which all
+    /// but this last component are no symlinks.
+    fn step(
+        &self,
+        parent: &Place,
+        path: PathBuf,
+        name: &OsStr,
+        links: usize,
+    ) -> Result<Rc<Place>, Errno> {
+        let Area::Host { source, writable } = &parent.area else {
+            return Ok(Rc::new(Place { path, area: Area::Fresh, stat: None }));
+        };
+        let source = source.join(name);
+        let stat = match parent.stat {
+            None => None,
+            Some(_) => match self.files.lstat(&source) {
+                Ok(stat) if stat.is_symlink() => {
+                    let target = self.files.readlink(&source)?;
+                    return self.follow_link(parent.path.clone(), &target, links + 1);
+                }
+                Ok(stat) => Some(stat),
+                Err(Errno::NOENT | Errno::NOTDIR) => None,
+                Err(errno) => return Err(errno),
+            },
+        };
+        if !self.known_below.borrow().contains(parent.path.as_os_str()) {
+            self.known_below.borrow_mut().insert(parent.path.clone().into_os_string());
         }
+        Ok(Rc::new(Place { path, area: Area::Host { source, writable: *writable }, stat }))
     }
 
     fn follow_link(
@@ -151,30 +192,6 @@ impl<'h> View<'h> {
         self.follow(&base, links)
     }
 
-    /// What is at `path`, of which all but the last component are no symlinks.
-    fn look(&self, path: PathBuf, from: Option<(&Place, &OsStr)>) -> Result<Place, Errno> {
-        let area = match (self.areas.get(&path), from) {
-            (Some(area), _) => area.clone(),
-            (None, Some((Place { area: Area::Host { source, writable }, stat, .. }, name))) => {
-                let area = Area::Host { source: source.join(name), writable: *writable };
-                if stat.is_none() {
-                    return Ok(Place { path, area, stat: None });
-                }
-                area
-            }
-            (None, _) => Area::Fresh,
-        };
-        let stat = match &area {
-            Area::Fresh => None,
-            Area::Host { source, .. } => match self.files.lstat(source) {
-                Ok(stat) => Some(stat),
-                Err(Errno::NOENT | Errno::NOTDIR) => None,
-                Err(errno) => return Err(errno),
-            },
-        };
-        Ok(Place { path, area, stat })
-    }
-
     /// The first symlink on the way to `path` on the host that lies in a directory
     /// which a sandbox made from this view can change.
     pub fn planted_link(&self, path: &Path) -> Option<PathBuf> {
@@ -183,7 +200,7 @@ impl<'h> View<'h> {
             let Component::Normal(name) = component else { continue };
             let next = done.join(name);
             if self.files.lstat(&next).ok()?.is_symlink() {
-                if self.areas.values().any(|area| area.can_change(&next)) {
+                if self.areas.iter().any(|(_, area)| area.can_change(&next)) {
                     return Some(next);
                 }
                 done = self.files.find(&next).ok()?.path;
