@@ -93,6 +93,12 @@ pub enum EnterError {
     NoInit,
 }
 
+/// What to do about a lack of descriptors, if that is what `errno` says.
+pub(crate) fn descriptors_hint(errno: Errno) -> Option<&'static str> {
+    matches!(errno, Errno::MFILE | Errno::NFILE)
+        .then_some("raise the limit of open files (ulimit -n)")
+}
+
 /// Names the step that a system call belongs to.
 pub(crate) trait Step<T> {
     fn step(self, step: &'static str) -> Result<T, EnterError>;
@@ -121,7 +127,15 @@ impl EnterError {
                 "the host allows no more namespaces: raise the sysctl user.max_user_namespaces \
                  (and user.max_mnt_namespaces, user.max_pid_namespaces)",
             ),
-            Self::Namespaces { .. } => Some(
+            Self::Namespaces { names, errno: Errno::PERM } if !names.contains("user") => Some(
+                "root has no CAP_SYS_ADMIN here, as in most containers: give it to the container, or set \
+                 user-namespace = \"always\" under [sandbox] in a profile and let the container's \
+                 seccomp profile allow unshare",
+            ),
+            Self::Namespaces {
+                errno: Errno::PERM | Errno::ACCESS | Errno::NOSYS | Errno::INVAL,
+                ..
+            } => Some(
                 "the host forbids unprivileged user namespaces: set the sysctl kernel.unprivileged_userns_clone=1, \
                  or kernel.apparmor_restrict_unprivileged_userns=0, or give remount-run an AppArmor profile \
                  with `userns,`; in a container, run it with a seccomp profile that allows unshare",
@@ -132,9 +146,8 @@ impl EnterError {
             Self::Mount(error) if error.errno == Errno::STALE => {
                 Some("the file was replaced while the sandbox started: start it again")
             }
-            Self::Mount(error) if error.errno == Errno::MFILE || error.errno == Errno::NFILE => {
-                Some("raise the limit of open files (ulimit -n)")
-            }
+            Self::Mount(error) => descriptors_hint(error.errno),
+            Self::System { errno, .. } | Self::Rule { errno, .. } => descriptors_hint(*errno),
             Self::Exec { errno: Errno::ACCESS, .. } => {
                 Some("it must be executable, and not on a file system mounted noexec")
             }

@@ -17,6 +17,7 @@ use crate::plan::{Exec, Identity};
 use crate::profile::{self, Hostname, Loader, Need, Network, Profile, UserNamespace, Variables};
 use remount_broker::escape::Escaped;
 use remount_broker::name::{Authority, Mode, TargetName};
+use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::PathBuf;
@@ -187,7 +188,8 @@ fn workspace(profile: &Profile, variables: &Variables, host: &Host) -> Result<Pa
         .expand(variables)
         .map_err(|error| SpecError::expand(&origin, path.value.as_str(), error))?;
     match host.files.find(&expanded) {
-        Ok(found) => Ok(found.path),
+        Ok(found) if found.stat.is_dir() => Ok(found.path),
+        Ok(_) => Err(SpecError::Find { path: expanded, origin, errno: Errno::NOTDIR }),
         Err(errno) => Err(SpecError::Find { path: expanded, origin, errno }),
     }
 }

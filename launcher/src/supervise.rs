@@ -27,7 +27,8 @@ pub fn run(plan: &Plan) -> Result<u8, Failure> {
 }
 
 fn fault(step: &str, errno: Errno) -> Failure {
-    Failure { code: 125, message: format!("{step}: {:#}", Reason::from(errno)), hint: None }
+    let hint = enter::descriptors_hint(errno).map(str::to_owned);
+    Failure { code: 125, message: format!("{step}: {:#}", Reason::from(errno)), hint }
 }
 
 /// Makes the directories that hold an agent's own state, where they are missing.

@@ -181,7 +181,9 @@ impl ProfileError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Unknown { name, known, .. } => {
-                let near = nearest(name, known.iter().map(String::as_str));
+                // Who extends a profile of his own name means the one that it hides.
+                let others = known.iter().map(String::as_str).filter(|other| other != name);
+                let near = nearest(name, others);
                 let question = near.map(|near| format!("did you mean `{near}`? "));
                 Some(format!("{}profiles are {}", question.unwrap_or_default(), known.join(", ")))
             }

@@ -237,7 +237,7 @@ impl SpecError {
             }
             Self::Shape { .. } => "bind a directory on a directory and a file on a file",
             Self::Reserved { .. } => {
-                "choose another destination; / /dev /proc /run/remount are taken"
+                "choose another destination; /, /dev, /proc, /run and /run/remount are taken"
             }
             Self::ProcSource { .. } => "the sandbox has a /proc of its own",
             Self::PlantedLink { .. } => {

@@ -164,7 +164,10 @@ impl<'h> Layout<'h> {
     fn place(&mut self, wish: Wish) -> Result<(), SpecError> {
         let Wish { dest, origin, what } = wish;
         let place = self.locate(&dest, &origin)?;
-        refuse_reserved(&place.path, &origin)?;
+        // Memory of one's own may stand in for the sandbox's.
+        if !(place.path == Path::new("/run") && matches!(what, WishKind::Tmpfs { .. })) {
+            refuse_reserved(&place.path, &origin)?;
+        }
         let (what, area) = match what {
             WishKind::Tmpfs { size, permissions } => {
                 self.check_mountpoint(&place, Shape::Directory, Path::new("tmpfs"), &origin)?;
@@ -571,9 +574,7 @@ fn require_plain(path: &Path, origin: &Asker) -> Result<(), SpecError> {
 fn refuse_reserved(path: &Path, origin: &Asker) -> Result<(), SpecError> {
     let own = ["/dev", "/proc", crate::plan::CONTROL_DIR];
     let taken = path == Path::new("/")
-        || own.iter().any(|own| {
-            path.starts_with(own) || Path::new(own).starts_with(path) && path != Path::new("/run")
-        });
+        || own.iter().any(|own| path.starts_with(own) || Path::new(own).starts_with(path));
     // Device nodes and shared memory may be added below /dev.
     if taken && !(path.starts_with("/dev") && path != Path::new("/dev")) {
         return Err(SpecError::Reserved { path: path.to_owned(), origin: origin.to_string() });
