@@ -7,6 +7,7 @@
 
 use crate::name::Mode;
 use crate::proto::Fault;
+use crate::reason::Reason;
 use crate::sandbox::{Authorized, Index, Registry};
 use crate::sys::mount::{self, Attributes, Reach};
 use crate::target::Member;
@@ -251,7 +252,10 @@ impl Operation {
                 Err(Errno::BUSY) => return None,
                 // The others are taken back all the same, and the worst is what is said.
                 Err(errno) => {
-                    let reason = format!("the change failed and could not be taken back: {errno}");
+                    let reason = format!(
+                        "the change failed and could not be taken back: {:#}",
+                        Reason::from(errno)
+                    );
                     self.failed = Some(step.failed(registry, reason));
                     step.changed = false;
                 }

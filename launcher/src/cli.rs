@@ -109,7 +109,7 @@ pub struct Args {
     pub verbose: bool,
 
     /// Command to run, with its arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 
     /// The options whose order matters, in the order they were typed.
@@ -239,12 +239,15 @@ fn steps(args: &Args, matches: &ArgMatches) -> Result<Vec<Step>, clap::Error> {
         placed.push((index, Step::Tmpfs { dest: dest.into(), size }));
     }
     if let Some((_, size)) = sizes.first() {
-        let text = format!("--size {size}: no --tmpfs follows it\n");
+        let text = format!(
+            "--size {size}: no --tmpfs follows it\n\n  tip: for example --size 64M --tmpfs /scratch\n"
+        );
         return Err(clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, text));
     }
     for (index, name, dest) in pairs("toggle", &args.toggle) {
         let name = name.to_string_lossy().parse::<TargetName>().map_err(|error| {
-            let text = format!("--toggle: {error}\n");
+            let text =
+                format!("--toggle: {error}\n\n  tip: for example --toggle docs /home/me/docs\n");
             clap::Error::raw(clap::error::ErrorKind::InvalidValue, text)
         })?;
         placed.push((index, Step::Toggle { name, dest: dest.into() }));
@@ -280,6 +283,14 @@ mod tests {
             assert!(parse(mistyped).is_err(), "{mistyped:?}");
         }
         assert_eq!(parse(&["--setenv", "A", "--", "--", "-x"]).unwrap().command, ["-x"]);
+    }
+
+    #[test]
+    fn a_misspelt_option_is_no_command() {
+        for words in [&["--unshare-nte"][..], &["--bnid", "/a", "/b", "true"], &["-x", "true"]] {
+            let error = parse(words).unwrap_err();
+            assert_eq!(error.kind(), clap::error::ErrorKind::UnknownArgument, "{words:?}");
+        }
     }
 
     #[test]

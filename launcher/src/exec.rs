@@ -12,6 +12,7 @@ use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// The number from which the inherited connection gets its descriptor: above what
 /// shells and scripts use for themselves.
@@ -40,39 +41,79 @@ pub(crate) fn execute(plan: &Plan, inherited: &Inherited<'_>) -> Result<Infallib
     if exec.new_session {
         rustix::process::setsid().step("start a session")?;
     }
+    own_null().step("open /dev/null")?;
     // Every descriptor from before the sandbox ends with exec, but the connection.
     process::mark_close_on_exec_from(3).step("close descriptors")?;
     let channel = keep(shared.as_fd()).step("keep the connection to the broker")?;
     let command = Command::new(exec, &channel)?;
+    // With the capabilities, which may be what opens the way there.
+    let rules = plan.landlock.as_ref().map(Rules::open).transpose()?;
     confine::limits()?;
     confine::drop_capabilities(bounding)?;
     rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
-    if let Some(landlock) = &plan.landlock {
-        restrict(landlock)?;
+    if let Some(rules) = rules {
+        rules.enforce()?;
     }
     restore_signals(&signal_mask)?;
-    let filters = confine::filters_in_force()?;
-    seccomp::load(&plan.filter).step("load the system call filter")?;
-    confine::verify(filters)?;
+    match &plan.filter {
+        None => confine::verify(None)?,
+        Some(filter) => {
+            let filters = confine::filters_in_force()?;
+            seccomp::load(filter).step("load the system call filter")?;
+            confine::verify(Some(filters))?;
+        }
+    }
     match broker.receive() {
         Ok((bytes, None)) if bytes == b"go" => command.execute(),
         _ => Err(EnterError::NoBroker),
     }
 }
 
-/// Opens what the rules name, as it is inside, and restricts this process to them.
-fn restrict(plan: &LandlockPlan) -> Result<(), EnterError> {
-    let mut opened = Vec::with_capacity(plan.rules.len());
-    for (path, access) in &plan.rules {
-        let fd = mount::open_exact(rustix::fs::CWD, path)
-            .map_err(|errno| EnterError::Rule { path: path.clone(), errno })?;
-        opened.push((path, fd, *access));
+/// What the Landlock rules name, opened as it is inside.
+struct Rules<'a> {
+    abi: u32,
+    opened: Vec<(&'a Path, OwnedFd, landlock::Access)>,
+}
+
+impl<'a> Rules<'a> {
+    fn open(plan: &'a LandlockPlan) -> Result<Self, EnterError> {
+        let mut opened = Vec::with_capacity(plan.rules.len());
+        for (path, access) in &plan.rules {
+            let fd = mount::open_exact(rustix::fs::CWD, path)
+                .map_err(|errno| EnterError::Rule { path: path.clone(), errno })?;
+            opened.push((path.as_path(), fd, *access));
+        }
+        Ok(Self { abi: plan.abi, opened })
     }
-    let rules: Vec<_> = opened
-        .iter()
-        .map(|(path, fd, access)| landlock::Rule { path, at: fd.as_fd(), access: *access })
-        .collect();
-    Ok(landlock::restrict(plan.abi, &rules)?)
+
+    /// Restricts this process to them.
+    fn enforce(self) -> Result<(), EnterError> {
+        let rules: Vec<_> = self
+            .opened
+            .iter()
+            .map(|(path, fd, access)| landlock::Rule { path, at: fd.as_fd(), access: *access })
+            .collect();
+        Ok(landlock::restrict(self.abi, &rules)?)
+    }
+}
+
+/// Puts the sandbox's own `/dev/null` in place of the host's on the standard descriptors:
+/// through a descriptor from outside root could change the host's node (`fchmod`).
+fn own_null() -> Result<(), Errno> {
+    use rustix::fs::{Mode, OFlags};
+    use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stderr, stdin, stdout};
+    let is_null = |fd| mount::stat(fd).is_ok_and(|s| s.is_char_device() && s.device == (1, 3));
+    let null = || rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+    if is_null(stdin()) {
+        dup2_stdin(null()?)?;
+    }
+    if is_null(stdout()) {
+        dup2_stdout(null()?)?;
+    }
+    if is_null(stderr()) {
+        dup2_stderr(null()?)?;
+    }
+    Ok(())
 }
 
 /// Gives `fd` a high number that survives exec; where the limit of open files does not

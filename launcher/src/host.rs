@@ -1,10 +1,11 @@
 //! Facts about the host, read once. Tests put others in their place.
 
 use crate::confine::landlock::Unavailable;
+use remount_broker::reason::Reason;
 use remount_broker::sys::mount::{self, FileStat};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -24,6 +25,10 @@ pub struct Host {
     pub environment: Vec<(OsString, OsString)>,
     /// The Landlock ABI, or why there is none.
     pub landlock: Result<u32, Unavailable>,
+    /// Whether system calls can be filtered, or why not.
+    pub seccomp: Result<(), Errno>,
+    /// The first of the standard descriptors that is a directory, if one is.
+    pub directory_on_stdio: Option<i32>,
     /// The terminal on standard input, output or error, if there is one.
     pub terminal: Option<PathBuf>,
     /// This program's file.
@@ -174,6 +179,8 @@ impl Host {
             shell: absolute(&environment, "SHELL").unwrap_or(account.shell),
             cwd: std::env::current_dir().ok(),
             landlock: crate::confine::landlock::detect(),
+            seccomp: remount_broker::sys::seccomp::available(),
+            directory_on_stdio: directory_on_stdio(),
             terminal: terminal(),
             program,
             mounts: MountTable::parse(&table),
@@ -197,7 +204,7 @@ impl Host {
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// `/proc` is missing or hidden.
-    #[error("read /proc/self: {0}")]
+    #[error("read /proc/self: {}", Reason::from(*.0))]
     Proc(Errno),
 }
 
@@ -212,6 +219,12 @@ fn read_mountinfo() -> Result<Vec<u8>, Errno> {
     let fd =
         rustix::fs::open("/proc/self/mountinfo", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     read_up_to(fd, 64 << 20)
+}
+
+fn directory_on_stdio() -> Option<i32> {
+    let stdio = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    let is_directory = |fd: &BorrowedFd<'_>| mount::stat(*fd).is_ok_and(|stat| stat.is_dir());
+    stdio.into_iter().find(is_directory).map(|fd| fd.as_raw_fd())
 }
 
 fn terminal() -> Option<PathBuf> {
@@ -506,6 +519,8 @@ pub(crate) mod fake {
             cwd: Some("/home/u/p".into()),
             environment: vec![("PATH".into(), "/bin".into()), ("HOME".into(), "/home/u".into())],
             landlock: Ok(7),
+            seccomp: Ok(()),
+            directory_on_stdio: None,
             terminal: None,
             program: "/bin/remount-run".into(),
             mounts: MountTable::default(),

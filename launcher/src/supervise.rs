@@ -6,6 +6,8 @@ use crate::plan::Plan;
 use crate::report::{self, Failure, Link, Message, Reports};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use remount_broker::escape::Escaped;
+use remount_broker::reason::{IoReason, Reason};
 use remount_broker::sys::process::{self, Fork};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -23,7 +25,8 @@ pub fn run(plan: &Plan) -> Result<u8, Failure> {
 }
 
 fn fault(step: &str, errno: Errno) -> Failure {
-    Failure { code: 125, message: format!("{step}: {errno}"), hint: None }
+    let hint = enter::descriptors_hint(errno).map(str::to_owned);
+    Failure { code: 125, message: format!("{step}: {:#}", Reason::from(errno)), hint }
 }
 
 /// Makes the directories that hold an agent's own state, where they are missing.
@@ -33,7 +36,7 @@ fn make_directories(plan: &Plan) -> Result<(), Failure> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| {
             Failure {
                 code: 125,
-                message: format!("create {dir:?}: {error}"),
+                message: format!("create {}: {}", Escaped::path(dir), IoReason(&error)),
                 hint: Some("the profile keeps the agent's own state there".to_owned()),
             }
         })?;

@@ -42,7 +42,7 @@ impl Broker<'_> {
             let handover = join_sandbox(&from_init)?;
             // From here on the agent may start: until the broker is confined it hears nobody.
             from_init.send(b"go", None).step("start the agent")?;
-            confine()?;
+            confine(plan)?;
             let setup = Setup {
                 life,
                 init,
@@ -57,7 +57,8 @@ impl Broker<'_> {
     }
 }
 
-/// Takes what init made and joins its namespaces.
+/// Takes what init made and joins its namespaces; from then on nobody can inspect this
+/// process.
 fn join_sandbox(from_init: &Link) -> Result<Handles, EnterError> {
     die_with_parent()?;
     let Handover { user, mount, handles } = receive(from_init)?;
@@ -68,17 +69,20 @@ fn join_sandbox(from_init: &Link) -> Result<Handles, EnterError> {
     // This also changes the root and the working directory to the sandbox's.
     move_into_link_name_space(mount.as_fd(), Some(LinkNameSpaceType::Mount))
         .step("join the mount namespace")?;
-    Ok(handles)
-}
-
-/// Gives up everything that the broker will not need: being inspected, capabilities but
-/// three, new privileges, and most system calls, executing a program among them.
-fn confine() -> Result<(), EnterError> {
     // Another user namespace may have reset both (prctl(2)).
     die_with_parent()?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("make the broker unreadable")?;
+    Ok(handles)
+}
+
+/// Gives up everything that the broker will not need: capabilities but three, new
+/// privileges, and most system calls, executing a program among them.
+fn confine(plan: &Plan) -> Result<(), EnterError> {
     confine::reduce_capabilities(confine::BROKER_CAPABILITIES)?;
-    seccomp::load(&broker_filter().compile()).step("load the broker's filter")
+    match plan.filter {
+        Some(_) => seccomp::load(&broker_filter().compile()).step("load the broker's filter"),
+        None => Ok(()),
+    }
 }
 
 /// Takes the descriptors that init made, each in a message that begins with its kind.

@@ -44,7 +44,7 @@ impl Plan {
             },
             mounts,
             landlock,
-            filter: agent_filter().compile(),
+            filter: spec.seccomp.then(|| agent_filter().compile()),
             exec: spec.exec,
             warnings: spec.warnings,
         }
@@ -110,6 +110,8 @@ fn own_ops(spec: &Spec, is_root: bool) -> Vec<MountOp> {
     let program = source_of(Some(&spec.program), &spec.program.path);
     let mut ops = vec![
         op("/", root),
+        // The place for the control directory, if no profile has another tmpfs there.
+        op("/run", OpKind::Tmpfs { size: None, permissions: 0o755 }),
         op(CONTROL_DIR, OpKind::Control { program }),
         op("/dev", OpKind::Dev { terminal: spec.terminal.clone() }),
         op("/proc", OpKind::Proc),

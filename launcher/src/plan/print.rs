@@ -36,7 +36,10 @@ impl fmt::Display for Plan {
                 }
             }
         }
-        writeln!(f, "\nseccomp: {} instructions", self.filter.len())?;
+        match &self.filter {
+            None => writeln!(f, "\nseccomp: not available")?,
+            Some(filter) => writeln!(f, "\nseccomp: {} instructions", filter.len())?,
+        }
         writeln!(f, "capabilities: none, no_new_privs")?;
         writeln!(f, "\nenvironment:")?;
         for (name, value) in &self.exec.environment {
@@ -82,7 +85,7 @@ impl Plan {
                     "access": format!("{access:?}"),
                 })).collect::<Vec<_>>(),
             })),
-            "seccomp-instructions": self.filter.len(),
+            "seccomp-instructions": self.filter.as_ref().map(Vec::len),
             "environment": environment,
             "warnings": self.warnings,
         })
