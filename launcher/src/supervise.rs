@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Starts what the plan says and waits for its end.
 ///
@@ -209,12 +209,21 @@ impl Sandbox {
 
     /// The shell that started us must see that the job has stopped; when it resumes
     /// us, the agent resumes.
-    fn stop_too(&self) {
+    ///
+    /// Not if the agent runs again: a stop that is reported late (it was resumed twice,
+    /// by the shell and by us, and stopped twice) would never be ended by anybody.
+    fn stop_too(&mut self) {
+        if self.agent.as_ref().is_some_and(|agent| is_stopped(agent) == Some(false)) {
+            return;
+        }
         if let Some(terminal) = &self.terminal {
             terminal.take_back();
         }
         // SIGSTOP cannot be blocked: this returns after SIGCONT.
         if kill_process(rustix::process::getpid(), Signal::STOP).is_ok() {
+            if let Some(terminal) = &mut self.terminal {
+                terminal.look_again();
+            }
             self.send(libc::SIGCONT);
         }
     }
@@ -243,6 +252,19 @@ impl Sandbox {
     }
 }
 
+/// Whether a process is stopped now; `None` if that cannot be found out.
+fn is_stopped(pidfd: &OwnedFd) -> Option<bool> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+    // It ends before it is gone: what is gone is not stopped.
+    Some(
+        stat.is_some_and(|stat| {
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+        }),
+    )
+}
+
 /// Waits until one of the descriptors is readable or closed; tells which.
 fn wait_for<const N: usize>(fds: [Option<BorrowedFd<'_>>; N]) -> Result<[bool; N], Errno> {
     let mut polled: Vec<_> =
@@ -262,19 +284,28 @@ fn wait_for<const N: usize>(fds: [Option<BorrowedFd<'_>>; N]) -> Result<[bool; N
 struct Terminal {
     fd: OwnedFd,
     group: Pid,
+    /// Whether the shell that started us gave us the foreground when it last let us run.
+    /// If not (`bg`), who has it is no job from inside, and must not lose it.
+    ours: bool,
 }
 
 impl Terminal {
     fn controlled() -> Option<Self> {
         let fd = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).ok()?;
         let group = rustix::process::getpgrp();
-        (rustix::termios::tcgetpgrp(&fd).ok()? == group).then_some(Self { fd, group })
+        (rustix::termios::tcgetpgrp(&fd).ok()? == group).then_some(Self { fd, group, ours: true })
+    }
+
+    /// To be called after a stop: a shell gives a job the foreground before it resumes it.
+    fn look_again(&mut self) {
+        self.ours = rustix::termios::tcgetpgrp(&self.fd) == Ok(self.group);
     }
 
     /// SIGTTOU is blocked, so that this works from the background (tcsetpgrp(3)); it
     /// fails only if the terminal is gone.
     fn take_back(&self) {
-        if rustix::termios::tcgetpgrp(&self.fd).is_ok_and(|group| group != self.group) {
+        let other = rustix::termios::tcgetpgrp(&self.fd).is_ok_and(|group| group != self.group);
+        if self.ours && other {
             rustix::termios::tcsetpgrp(&self.fd, self.group).unwrap_or(());
         }
     }
