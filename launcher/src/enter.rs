@@ -1,45 +1,30 @@
 //! The processes of a sandbox, from the first fork to the agent's exec.
 //!
 //! ```text
-//! launcher ── broker ── init (PID 1) ── agent
+//! launcher ─┬─ init (PID 1 of the new namespaces) ── agent
+//!           └─ broker (joins the user and mount namespace, not the PID namespace)
 //! ```
 //!
-//! The broker makes the namespaces and forks init into the PID namespace; init builds
-//! the file tree, hands the broker its descriptors and forks the agent. Broker and
-//! init confine themselves at the same time; the agent is executed only when the
-//! broker has said that it is ready.
+//! Init builds the file tree, hands the broker its descriptors and forks the agent.
+//! The broker gets ready at the same time; the agent is executed only when the broker
+//! has said that it is. Each dies with the launcher, and init with the broker.
 
+mod broker;
 mod identity;
 mod init;
 
-pub(crate) use init::Start;
+pub use broker::Broker;
+pub use init::Init;
 
-use crate::confine::{self, EmptyBoundingSet};
+use crate::confine;
 use crate::mount::Handles;
-use crate::plan::{Namespaces, Plan};
-use crate::report::{Failure, Link, Message, Reporter};
-use nix::sched::CloneFlags;
-use remount_broker::filter::broker_filter;
-use remount_broker::proto::Origin;
-use remount_broker::server::{self, Setup};
+use crate::plan::Namespaces;
+use crate::report::{Failure, Message, Reporter};
 use remount_broker::sys::process::{self, Fork};
-use remount_broker::sys::seccomp;
-use remount_broker::target::{Member, Target};
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, PidfdFlags, Signal, pidfd_open, set_dumpable_behavior};
-use std::os::fd::{AsFd, OwnedFd};
+use rustix::process::Signal;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-
-/// What the broker's process inherits from the launcher.
-#[derive(Debug)]
-pub struct Inherited {
-    /// A connection whose end means that the launcher is gone.
-    pub life: OwnedFd,
-    /// Where failures and the agent's fate are told.
-    pub reporter: Reporter,
-    /// The signal mask that the agent is to have.
-    pub signal_mask: nix::sys::signal::SigSet,
-}
 
 /// A stage of the start that failed.
 #[derive(Debug, thiserror::Error)]
@@ -98,9 +83,12 @@ pub enum EnterError {
         /// Why.
         errno: Errno,
     },
-    /// The broker ended before the agent started.
-    #[error("wait for the broker: it ended before the sandbox was ready")]
+    /// The broker ended: the sandbox cannot go on without it.
+    #[error("the sandbox's broker ended")]
     NoBroker,
+    /// Init ended before the sandbox was ready.
+    #[error("the sandbox's init ended before the sandbox was ready")]
+    NoInit,
 }
 
 /// Names the step that a system call belongs to.
@@ -155,7 +143,7 @@ impl EnterError {
         }
     }
 
-    fn failure(&self) -> Failure {
+    pub(crate) fn failure(&self) -> Failure {
         let code = match self {
             Self::Exec { errno: Errno::NOENT, .. } => 127,
             Self::Exec { .. } => 126,
@@ -173,122 +161,42 @@ fn end(reporter: &Reporter, result: Result<(), EnterError>) -> ! {
     process::exit(if told.is_ok() { 125 } else { 124 })
 }
 
-/// The broker's process: does not return.
-pub fn broker(plan: &Plan, inherited: Inherited) -> ! {
-    let reporter = inherited.reporter;
-    let result = run_broker(plan, &reporter, inherited.life, inherited.signal_mask);
-    end(&reporter, result)
+/// Closes what the launcher inherited: it is nobody's in a sandbox, and would only be one
+/// more way out. `keep` is all that this process uses from here on.
+fn close_inherited(keep: &[BorrowedFd<'_>]) -> Result<(), EnterError> {
+    process::close_all_but(keep).step("close descriptors")
 }
 
-fn run_broker(
-    plan: &Plan,
-    reporter: &Reporter,
-    life: OwnedFd,
-    signal_mask: nix::sys::signal::SigSet,
-) -> Result<(), EnterError> {
-    die_with_parent()?;
-    // What the launcher inherited is nobody's in here: it would only be one more way out.
-    process::close_all_but(&[life.as_fd(), reporter.as_fd()]).step("close descriptors")?;
-    // A working directory on the host's mounts would keep them reachable.
-    rustix::process::chdir(c"/").step("change to /")?;
-    let shared = Link::pair().step("create the inherited connection")?;
-    create_namespaces(&plan.namespaces)?;
-    let bounding = confine::empty_bounding_set()?;
-    let (to_init, from_broker) = Link::pair().step("connect broker and init")?;
-    let init = match process::fork().step("fork init")? {
-        Fork::Child => {
-            drop((to_init, shared.0));
-            let start = Start { from_broker, shared: shared.1, signal_mask, bounding };
-            end(reporter, init::run(plan, reporter, start))
-        }
-        Fork::Parent(pid) => pid,
-    };
-    drop((from_broker, shared.1));
-    let init = pidfd_open(init, PidfdFlags::empty()).step("open a pidfd of init")?;
-    confine_broker(bounding)?;
-    let handles = receive_handles(&to_init)?;
-    let setup = Setup {
-        life,
-        init,
-        shared: Some(shared.0.into_fd()),
-        listeners: vec![(handles.listener, Origin::Inside)],
-        targets: targets(plan, handles.members),
-    };
-    to_init.send(b"go", None).step("start the agent")?;
-    drop(to_init);
-    server::serve(setup).map(drop).map_err(|_| EnterError::NoBroker)
-}
-
-/// If the parent dies, so does this process, whatever it is doing.
+/// If the launcher dies, so does this process, whatever it is doing.
 fn die_with_parent() -> Result<(), EnterError> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .step("bind to the parent's life")
+        .step("bind to the launcher's life")
 }
 
-fn create_namespaces(namespaces: &Namespaces) -> Result<(), EnterError> {
-    let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC;
-    let mut names = vec!["mount", "pid", "ipc"];
-    for (wanted, flag, name) in [
-        (namespaces.user.is_some(), CloneFlags::CLONE_NEWUSER, "user"),
-        (namespaces.hostname.is_some(), CloneFlags::CLONE_NEWUTS, "uts"),
-        (namespaces.unshare_network, CloneFlags::CLONE_NEWNET, "network"),
+/// Forks into the namespaces of the plan.
+///
+/// # Errors
+/// [`EnterError::Namespaces`], with a hint at the setting that forbids them.
+pub fn fork_into(namespaces: &Namespaces) -> Result<Fork, EnterError> {
+    let mut flags = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC;
+    for (wanted, flag) in [
+        (namespaces.user.is_some(), libc::CLONE_NEWUSER),
+        (namespaces.hostname.is_some(), libc::CLONE_NEWUTS),
+        (namespaces.unshare_network, libc::CLONE_NEWNET),
     ] {
         if wanted {
             flags |= flag;
-            names.push(name);
         }
     }
-    nix::sched::unshare(flags).map_err(|errno| EnterError::Namespaces {
-        names: names.join(", "),
-        errno: rustix_errno(errno),
-    })?;
-    namespaces.user.map_or(Ok(()), identity::map_ids)
+    process::fork_into(flags as u64)
+        .map_err(|errno| EnterError::Namespaces { names: namespaces.names().join(", "), errno })
 }
 
-/// Everything the broker will not need is given up: capabilities but three, new
-/// privileges, being inspected, and most system calls.
-fn confine_broker(bounding: EmptyBoundingSet) -> Result<(), EnterError> {
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).step("make the broker unreadable")?;
-    confine::reduce_capabilities(bounding, confine::BROKER_CAPABILITIES)?;
-    seccomp::load(&broker_filter().compile()).step("load the broker's filter")
-}
-
-/// Takes the descriptors that init made: first the listener, then one for each mount
-/// of each target, then an end mark.
-fn receive_handles(from_init: &Link) -> Result<Handles, EnterError> {
-    let mut listener = None;
-    let mut members = Vec::new();
-    loop {
-        let (bytes, fd) = from_init.receive().step("receive the mounts")?;
-        match (bytes.as_slice(), fd) {
-            ([b'L'], Some(fd)) => listener = Some(fd),
-            ([b'M', target @ .., b'\0'], Some(fd)) if target.len() > 4 => {
-                members.push(init::parse_member(target, fd));
-            }
-            ([b'.'], None) => break,
-            _ => return Err(EnterError::NoBroker),
-        }
-    }
-    let listener = listener.ok_or(EnterError::NoBroker)?;
-    Ok(Handles { listener, members })
-}
-
-fn targets(plan: &Plan, members: Vec<crate::mount::MemberHandle>) -> Vec<Target> {
-    let mut targets: Vec<Target> = plan
-        .mounts
-        .targets
-        .iter()
-        .map(|target| Target {
-            name: target.name.clone(),
-            path: target.dest.clone(),
-            authority: target.authority,
-            members: Vec::new(),
-        })
-        .collect();
-    for member in members {
-        if let Some(target) = targets.get_mut(member.target) {
-            target.members.push(Member { fd: member.fd, path: member.path });
-        }
-    }
-    targets
+/// What init hands to the broker.
+#[derive(Debug)]
+pub(crate) struct Handover {
+    /// The user namespace, if it is a new one.
+    user: Option<OwnedFd>,
+    mount: OwnedFd,
+    handles: Handles,
 }

@@ -1,9 +1,10 @@
 //! The last stage: the agent's process confines itself and becomes the agent.
 
-use crate::confine;
 use crate::confine::landlock;
-use crate::enter::{EnterError, Start, Step};
+use crate::confine::{self, EmptyBoundingSet};
+use crate::enter::{EnterError, Step};
 use crate::plan::{Exec, LandlockPlan, Plan};
+use crate::report::Link;
 use nix::sys::signal::{SigSet, SigmaskHow};
 use remount_broker::sys::{mount, process, seccomp};
 use rustix::io::{Errno, FdFlags};
@@ -16,49 +17,54 @@ use std::os::unix::ffi::OsStrExt;
 /// shells and scripts use for themselves.
 const CHANNEL_FROM: i32 = 100;
 
-/// The agent's process, with nothing given up yet.
-pub(crate) struct Confining<'a> {
-    pub plan: &'a Plan,
-    pub start: Start,
+/// What the agent's process inherits from init.
+#[derive(Debug)]
+pub(crate) struct Inherited<'a> {
+    /// Where the broker says that it is ready.
+    pub broker: &'a Link,
+    /// The agent's end of the connection that all processes inside inherit.
+    pub shared: Link,
+    /// The signal mask that the agent is to have.
+    pub signal_mask: SigSet,
+    /// What lets capabilities be dropped.
+    pub bounding: EmptyBoundingSet,
 }
 
-impl Confining<'_> {
-    /// Gives everything up, in the order that makes each step stick, and executes the
-    /// agent. Returns only if that fails; nothing was executed then.
-    pub fn execute(self) -> Result<(), EnterError> {
-        match self.confine_and_exec() {
-            Ok(never) => match never {},
-            Err(error) => Err(error),
-        }
+/// Gives everything up, in the order that makes each step stick, and executes the
+/// agent. Returns only if that fails; nothing was executed then.
+pub(crate) fn execute(plan: &Plan, inherited: Inherited<'_>) -> Result<(), EnterError> {
+    match confine_and_execute(plan, inherited) {
+        Ok(never) => match never {},
+        Err(error) => Err(error),
     }
+}
 
-    fn confine_and_exec(self) -> Result<Infallible, EnterError> {
-        let Self { plan, start } = self;
-        let exec = &plan.exec;
-        rustix::process::chdir(&exec.cwd)
-            .map_err(|errno| EnterError::WorkingDirectory { path: exec.cwd.clone(), errno })?;
-        if exec.new_session {
-            rustix::process::setsid().step("start a session")?;
-        }
-        own_null().step("open /dev/null")?;
-        // Every descriptor from before the sandbox ends with exec, but the connection.
-        process::mark_close_on_exec_from(3).step("close descriptors")?;
-        let channel = keep(start.shared.into_fd()).step("keep the connection to the broker")?;
-        let command = Command::new(exec, &channel)?;
-        confine::limits()?;
-        confine::drop_capabilities(start.bounding)?;
-        rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
-        if let Some(landlock) = &plan.landlock {
-            restrict(landlock)?;
-        }
-        restore_signals(&start.signal_mask)?;
-        let filters = confine::filters_in_force()?;
-        seccomp::load(&plan.filter).step("load the system call filter")?;
-        confine::verify(filters)?;
-        match start.from_broker.receive() {
-            Ok((bytes, None)) if bytes == b"go" => command.execute(),
-            _ => Err(EnterError::NoBroker),
-        }
+fn confine_and_execute(plan: &Plan, inherited: Inherited<'_>) -> Result<Infallible, EnterError> {
+    let Inherited { broker, shared, signal_mask, bounding } = inherited;
+    let exec = &plan.exec;
+    rustix::process::chdir(&exec.cwd)
+        .map_err(|errno| EnterError::WorkingDirectory { path: exec.cwd.clone(), errno })?;
+    if exec.new_session {
+        rustix::process::setsid().step("start a session")?;
+    }
+    own_null().step("open /dev/null")?;
+    // Every descriptor from before the sandbox ends with exec, but the connection.
+    process::mark_close_on_exec_from(3).step("close descriptors")?;
+    let channel = keep(shared.into_fd()).step("keep the connection to the broker")?;
+    let command = Command::new(exec, &channel)?;
+    confine::limits()?;
+    confine::drop_capabilities(bounding)?;
+    rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
+    if let Some(landlock) = &plan.landlock {
+        restrict(landlock)?;
+    }
+    restore_signals(&signal_mask)?;
+    let filters = confine::filters_in_force()?;
+    seccomp::load(&plan.filter).step("load the system call filter")?;
+    confine::verify(filters)?;
+    match broker.receive() {
+        Ok((bytes, None)) if bytes == b"go" => command.execute(),
+        _ => Err(EnterError::NoBroker),
     }
 }
 

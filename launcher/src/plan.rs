@@ -52,6 +52,19 @@ pub struct Namespaces {
     pub hostname: Option<String>,
 }
 
+impl Namespaces {
+    /// The names of the new namespaces.
+    pub fn names(&self) -> Vec<&'static str> {
+        let optional = [
+            (self.user.is_some(), "user"),
+            (self.hostname.is_some(), "uts"),
+            (self.unshare_network, "network"),
+        ];
+        let optional = optional.into_iter().filter_map(|(new, name)| new.then_some(name));
+        ["mount", "pid", "ipc"].into_iter().chain(optional).collect()
+    }
+}
+
 /// A user and a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {

@@ -1,9 +1,9 @@
 //! The launcher's own process while the sandbox lives: it waits, passes signals on,
 //! stops and resumes with the agent, and ends with the agent's exit code.
 
-use crate::enter::{self, Inherited};
+use crate::enter::{self, Broker, Init};
 use crate::plan::Plan;
-use crate::report::{self, Failure, Message, Reports};
+use crate::report::{self, Failure, Link, Message, Reports};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use remount_broker::sys::process::{self, Fork};
@@ -21,33 +21,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// If the sandbox could not be made, or ended without a word.
 pub fn run(plan: &Plan) -> Result<u8, Failure> {
     make_directories(plan)?;
-    let start = || -> Result<Sandbox, Errno> {
-        let signal_mask = block_signals()?;
-        let flags = SocketFlags::CLOEXEC;
-        let (life, broker_life) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        let (reporter, reports) = report::channel()?;
-        let pid = match process::fork()? {
-            Fork::Child => {
-                drop((life, reports));
-                enter::broker(plan, Inherited { life: broker_life, reporter, signal_mask })
-            }
-            Fork::Parent(pid) => pid,
-        };
-        let broker = pidfd_open(pid, PidfdFlags::empty())?;
-        let terminal = Terminal::controlled();
-        Ok(Sandbox {
-            pid,
-            broker,
-            reports,
-            agent: None,
-            waiting: Vec::new(),
-            terminal,
-            _life: life,
-        })
-    };
-    let sandbox = start().map_err(|errno| fault("start the broker", errno))?;
-    sandbox.supervise(plan.exec.new_session)
+    Sandbox::start(plan)?.supervise(plan.exec.new_session)
 }
 
 fn fault(step: &str, errno: Errno) -> Failure {
@@ -78,18 +52,35 @@ fn block_signals() -> Result<SigSet, Errno> {
     Ok(before)
 }
 
+/// A process of ours.
+struct Process {
+    pid: Pid,
+    fd: OwnedFd,
+}
+
+impl Process {
+    fn new(pid: Pid) -> Result<Self, Errno> {
+        Ok(Self { pid, fd: pidfd_open(pid, PidfdFlags::empty())? })
+    }
+
+    /// Waits for its end.
+    fn join(&self) -> Result<(), Errno> {
+        waitpid(Some(self.pid), WaitOptions::empty()).map(drop)
+    }
+}
+
 /// A running sandbox, from outside.
 struct Sandbox {
-    pid: Pid,
-    broker: OwnedFd,
+    init: Process,
+    broker: Process,
     reports: Reports,
     /// The agent's pidfd, once it is there.
     agent: Option<OwnedFd>,
     /// Signals that came before the agent.
     waiting: Vec<Signal>,
     terminal: Option<Terminal>,
-    /// Closed when this process ends, however it ends; then the broker ends too.
-    _life: OwnedFd,
+    /// When it is closed, however that comes about, the broker ends.
+    life: Option<OwnedFd>,
 }
 
 /// What happened last.
@@ -100,6 +91,48 @@ enum Fate {
 }
 
 impl Sandbox {
+    /// Forks init and broker.
+    fn start(plan: &Plan) -> Result<Self, Failure> {
+        let prepare = || {
+            let signal_mask = block_signals()?;
+            let flags = SocketFlags::CLOEXEC;
+            let life =
+                rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+            Ok((signal_mask, life, report::channel()?, Link::pair()?, Link::pair()?))
+        };
+        let prepared = prepare().map_err(|errno| fault("prepare the sandbox", errno))?;
+        let (signal_mask, (life, broker_life), (reporter, reports), to_init, shared) = prepared;
+        let fork = enter::fork_into(&plan.namespaces).map_err(|error| error.failure())?;
+        let Fork::Parent(pid) = fork else {
+            drop((life, broker_life, reports, to_init.0, shared.0));
+            Init { plan, reporter, broker: to_init.1, shared: shared.1, signal_mask }.run()
+        };
+        drop((to_init.1, shared.1));
+        let fork_broker = || {
+            let init = Process::new(pid)?;
+            let init_fd = rustix::io::fcntl_dupfd_cloexec(&init.fd, 3)?;
+            Ok((init, init_fd, process::fork()?))
+        };
+        let (init, init_fd, fork) =
+            fork_broker().map_err(|errno| fault("fork the broker", errno))?;
+        let Fork::Parent(pid) = fork else {
+            drop((life, reports, init));
+            let (from_init, shared) = (to_init.0, shared.0);
+            Broker { plan, life: broker_life, reporter, init: init_fd, from_init, shared }.run()
+        };
+        let broker = Process::new(pid).map_err(|errno| fault("watch the broker", errno))?;
+        let terminal = Terminal::controlled();
+        Ok(Self {
+            init,
+            broker,
+            reports,
+            agent: None,
+            waiting: Vec::new(),
+            terminal,
+            life: Some(life),
+        })
+    }
+
     fn supervise(mut self, new_session: bool) -> Result<u8, Failure> {
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&SigSet::all(), flags)
@@ -110,7 +143,7 @@ impl Sandbox {
             let ready = wait_for([
                 reports_open.then(|| self.reports.as_fd()),
                 Some(signals.as_fd()),
-                Some(self.broker.as_fd()),
+                Some(self.init.fd.as_fd()),
             ])
             .map_err(|errno| fault("wait for the sandbox", errno))?;
             if ready[0] {
@@ -130,8 +163,9 @@ impl Sandbox {
                 break;
             }
         }
-        waitpid(Some(self.pid), WaitOptions::empty())
-            .map_err(|errno| fault("wait for the broker", errno))?;
+        self.life = None;
+        let joined = self.init.join().and_then(|()| self.broker.join());
+        joined.map_err(|errno| fault("wait for the sandbox's end", errno))?;
         if let Some(terminal) = &self.terminal {
             terminal.take_back();
         }
@@ -162,6 +196,8 @@ impl Sandbox {
             }
             Message::Stopped => self.stop_too(),
             Message::Exited(code) => {
+                // Init and broker end at the same time.
+                self.life = None;
                 if matches!(fate, Fate::Running) {
                     *fate = Fate::Exited(code);
                 }

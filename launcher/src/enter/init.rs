@@ -1,101 +1,163 @@
 //! PID 1 of the sandbox: builds it, starts the agent in it, and buries its dead.
 
-use super::{EnterError, Step, die_with_parent, end};
+use super::{EnterError, Handover, Step, close_inherited, die_with_parent, end, identity};
 use crate::confine::{self, EmptyBoundingSet};
 use crate::exec;
-use crate::mount::{self, Handles, MemberHandle};
+use crate::mount;
 use crate::plan::Plan;
 use crate::report::{Link, Message, Reporter};
 use nix::sys::signal::SigSet;
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use remount_broker::sys::net;
 use remount_broker::sys::process::{self, Fork};
-use rustix::fs::Mode;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Pid, PidfdFlags, pidfd_open, set_dumpable_behavior};
-use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-/// What init inherits from the broker.
-pub(crate) struct Start {
-    /// Where the broker says that it is ready.
-    pub from_broker: Link,
+/// What init inherits from the launcher.
+#[derive(Debug)]
+pub struct Init<'a> {
+    /// What is to be done.
+    pub plan: &'a Plan,
+    /// Where failures and the agent's fate are told.
+    pub reporter: Reporter,
+    /// The connection to the broker.
+    pub broker: Link,
     /// The agent's end of the connection that all processes inside inherit.
     pub shared: Link,
     /// The signal mask that the agent is to have.
     pub signal_mask: SigSet,
-    /// What lets capabilities be dropped.
-    pub bounding: EmptyBoundingSet,
 }
 
-/// Builds the sandbox and stays as its init until the agent has ended.
-pub(super) fn run(plan: &Plan, reporter: &Reporter, start: Start) -> Result<(), EnterError> {
+impl Init<'_> {
+    /// Builds the sandbox and stays as its init until the agent has ended; does not return.
+    pub fn run(self) -> ! {
+        let Self { plan, reporter, broker, shared, signal_mask } = self;
+        let used = [reporter.as_fd(), broker.as_fd(), shared.as_fd()];
+        let built = close_inherited(&used).and_then(|()| build(plan, &broker));
+        let result = built.and_then(|bounding| {
+            let inherited = exec::Inherited { broker: &broker, shared, signal_mask, bounding };
+            let agent = start_agent(plan, &reporter, inherited)?;
+            confine::drop_capabilities(bounding)?;
+            rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
+            reap(agent, &broker, &reporter)
+        });
+        end(&reporter, result)
+    }
+}
+
+fn build(plan: &Plan, broker: &Link) -> Result<EmptyBoundingSet, EnterError> {
     die_with_parent()?;
+    if let Some(identity) = plan.namespaces.user {
+        identity::map_ids(identity)?;
+    }
+    let user = plan.namespaces.user.map(|_| namespace("/proc/self/ns/user")).transpose()?;
+    let mount = namespace("/proc/self/ns/mnt")?;
+    // The modes of what is made are those that are asked for.
     let umask = rustix::process::umask(Mode::empty());
     let handles = mount::build(&plan.mounts, plan.namespaces.user.is_some())?;
-    hand_over(&start.from_broker, handles)?;
+    rustix::process::umask(umask);
+    hand_over(broker, Handover { user, mount, handles })?;
     if let Some(hostname) = &plan.namespaces.hostname {
         nix::unistd::sethostname(hostname).step("set the host name")?;
     }
     if plan.namespaces.unshare_network {
         net::loopback_up().step("bring up the loopback interface")?;
     }
+    Ok(confine::empty_bounding_set()?)
+}
+
+fn namespace(path: &str) -> Result<OwnedFd, EnterError> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).step("open the new namespaces")
+}
+
+/// Gives the broker what it needs, each descriptor in a message that begins with its kind.
+fn hand_over(broker: &Link, handover: Handover) -> Result<(), EnterError> {
+    let send = |bytes: &[u8], fd: &OwnedFd| {
+        broker.send(bytes, Some(fd.as_fd())).step("hand the mounts over to the broker")
+    };
+    if let Some(user) = &handover.user {
+        send(b"U", user)?;
+    }
+    send(b"N", &handover.mount)?;
+    send(b"L", &handover.handles.listener)?;
+    for member in &handover.handles.members {
+        let target = u32::try_from(member.target).map_err(|_| EnterError::NoBroker)?.to_le_bytes();
+        send(&[&b"M"[..], &target, member.path.as_os_str().as_bytes()].concat(), &member.fd)?;
+    }
+    broker.send(b".", None).step("hand the mounts over to the broker")
+}
+
+fn start_agent(
+    plan: &Plan,
+    reporter: &Reporter,
+    inherited: exec::Inherited<'_>,
+) -> Result<Pid, EnterError> {
     // Before the agent exists: it has the same user id, and could otherwise read this
     // process's memory and use its descriptors.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("make init unreadable")?;
-    let agent = match process::fork().step("fork the agent")? {
-        Fork::Child => {
-            rustix::process::umask(umask);
-            let confined = exec::Confining { plan, start };
-            end(reporter, confined.execute())
+    match process::fork().step("fork the agent")? {
+        Fork::Child => end(reporter, exec::execute(plan, inherited)),
+        Fork::Parent(agent) => {
+            let pidfd = pidfd_open(agent, PidfdFlags::empty()).step("open a pidfd of the agent")?;
+            reporter.tell(&Message::Started(pidfd)).step("report the agent")?;
+            Ok(agent)
         }
-        Fork::Parent(pid) => pid,
-    };
-    let bounding = start.bounding;
-    drop(start);
-    let pidfd = pidfd_open(agent, PidfdFlags::empty()).step("open a pidfd of the agent")?;
-    reporter.tell(&Message::Started(pidfd)).step("report the agent")?;
-    confine::drop_capabilities(bounding)?;
-    rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
-    reap(agent, reporter)
-}
-
-/// Gives the broker what it needs of the tree.
-fn hand_over(broker: &Link, handles: Handles) -> Result<(), EnterError> {
-    broker.send(b"L", Some(handles.listener.as_fd())).step("hand over the socket")?;
-    for member in handles.members {
-        let target = u32::try_from(member.target).unwrap_or(u32::MAX).to_le_bytes();
-        let message = [&b"M"[..], &target, member.path.as_os_str().as_bytes(), b"\0"].concat();
-        broker.send(&message, Some(member.fd.as_fd())).step("hand over a mount")?;
     }
-    broker.send(b".", None).step("hand over the mounts")
 }
 
-/// Reads what [`hand_over`] wrote between `M` and the final NUL.
-pub(super) fn parse_member(message: &[u8], fd: OwnedFd) -> MemberHandle {
-    let (target, path) = message.split_at(4);
-    let target = target.iter().rev().fold(0usize, |n, byte| n << 8 | usize::from(*byte));
-    MemberHandle { target, path: OsStr::from_bytes(path).into(), fd }
+/// Waits for every process that ends, until the agent has, or the broker. Everything
+/// that is left then dies with this process, the PID namespace's first.
+fn reap(agent: Pid, broker: &Link, reporter: &Reporter) -> Result<(), EnterError> {
+    let mut child = SigSet::empty();
+    child.add(nix::sys::signal::Signal::SIGCHLD);
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    let children = SignalFd::with_flags(&child, flags).step("watch the agent")?;
+    loop {
+        // First look, then wait: the agent may have ended before the descriptor was there.
+        while let Some(state) = next_state(agent)? {
+            let is_last = matches!(state, Message::Exited(_));
+            reporter.tell(&state).step("report the agent's state")?;
+            if is_last {
+                return Ok(());
+            }
+        }
+        let mut fds = [
+            PollFd::new(&children, PollFlags::IN),
+            // Only its end matters: what the broker sends is for the agent.
+            PollFd::new(broker, PollFlags::empty()),
+        ];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno).step("wait for the agent"),
+        }
+        if !fds[1].revents().is_empty() {
+            return Err(EnterError::NoBroker);
+        }
+        while let Ok(Some(_)) = children.read_signal() {}
+    }
 }
 
-/// Waits for every process that ends, until the agent has. Everything that is left
-/// then dies with this process, the PID namespace's first.
-fn reap(agent: Pid, reporter: &Reporter) -> Result<(), EnterError> {
+/// The next change of the agent's state; what else has ended is buried on the way.
+fn next_state(agent: Pid) -> Result<Option<Message>, EnterError> {
     let agent = nix::unistd::Pid::from_raw(agent.as_raw_nonzero().get());
     loop {
-        let message = match waitpid(None, Some(WaitPidFlag::WUNTRACED)) {
-            Ok(WaitStatus::Exited(pid, code)) if pid == agent => Message::Exited(code as u8),
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == agent => {
-                Message::Exited(128 + signal as i32 as u8)
+        match waitpid(None, Some(WaitPidFlag::WUNTRACED | WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) if pid == agent => {
+                return Ok(Some(Message::Exited((code & 0xff) as u8)));
             }
-            Ok(WaitStatus::Stopped(pid, _)) if pid == agent => Message::Stopped,
-            Ok(_) | Err(nix::Error::EINTR) => continue,
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == agent => {
+                return Ok(Some(Message::Exited(128 + signal as i32 as u8)));
+            }
+            Ok(WaitStatus::Stopped(pid, _)) if pid == agent => return Ok(Some(Message::Stopped)),
+            Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => return Ok(None),
+            Ok(_) | Err(nix::Error::EINTR) => {}
             Err(errno) => return Err(errno).step("wait for the agent"),
-        };
-        let is_last = matches!(message, Message::Exited(_));
-        reporter.tell(&message).step("report the agent's state")?;
-        if is_last {
-            return Ok(());
         }
     }
 }

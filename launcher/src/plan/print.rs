@@ -14,7 +14,7 @@ impl fmt::Display for Plan {
         writeln!(f, "command: {}", command.join(" "))?;
         writeln!(f, "executes: {}", path(&self.exec.program))?;
         writeln!(f, "in: {}", path(&self.exec.cwd))?;
-        writeln!(f, "namespaces: {}", self.namespace_names().join(", "))?;
+        writeln!(f, "namespaces: {}", self.namespaces.names().join(", "))?;
         for dir in &self.host_directories {
             writeln!(f, "create on the host: {}", path(dir))?;
         }
@@ -65,7 +65,7 @@ impl Plan {
             "program": self.exec.program.to_string_lossy(),
             "cwd": self.exec.cwd.to_string_lossy(),
             "new-session": self.exec.new_session,
-            "namespaces": self.namespace_names(),
+            "namespaces": self.namespaces.names(),
             "hostname": self.namespaces.hostname,
             "create": self.host_directories.iter().map(|dir| dir.to_string_lossy()).collect::<Vec<_>>(),
             "mounts": self.mounts.ops.iter().map(|op| self.op_to_json(op)).collect::<Vec<_>>(),
@@ -86,16 +86,6 @@ impl Plan {
             "environment": environment,
             "warnings": self.warnings,
         })
-    }
-
-    fn namespace_names(&self) -> Vec<&'static str> {
-        let optional = [
-            (self.namespaces.user.is_some(), "user"),
-            (self.namespaces.hostname.is_some(), "uts"),
-            (self.namespaces.unshare_network, "network"),
-        ];
-        let optional = optional.into_iter().filter_map(|(new, name)| new.then_some(name));
-        ["mount", "pid", "ipc"].into_iter().chain(optional).collect()
     }
 
     fn line(&self, op: &MountOp) -> String {

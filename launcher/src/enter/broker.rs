@@ -1,0 +1,130 @@
+//! The broker's process: it joins the sandbox's user and mount namespace, confines
+//! itself and serves.
+
+use super::{EnterError, Handover, Step, close_inherited, die_with_parent, end};
+use crate::confine;
+use crate::mount::{Handles, MemberHandle};
+use crate::plan::Plan;
+use crate::report::{Link, Reporter};
+use remount_broker::filter::broker_filter;
+use remount_broker::proto::Origin;
+use remount_broker::server::{self, Setup};
+use remount_broker::sys::seccomp;
+use remount_broker::target::{Member, Target};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+/// What the broker's process inherits from the launcher.
+#[derive(Debug)]
+pub struct Broker<'a> {
+    /// What is to be done.
+    pub plan: &'a Plan,
+    /// A connection whose end means that the launcher is gone, or wants the end.
+    pub life: OwnedFd,
+    /// Where a failure is told.
+    pub reporter: Reporter,
+    /// A pidfd of init.
+    pub init: OwnedFd,
+    /// The connection to init.
+    pub from_init: Link,
+    /// The broker's end of the connection that all processes inside inherit.
+    pub shared: Link,
+}
+
+impl Broker<'_> {
+    /// Serves until the sandbox or the launcher has ended; does not return.
+    pub fn run(self) -> ! {
+        let Self { plan, life, reporter, init, from_init, shared } = self;
+        let serve = || {
+            let sockets = [from_init.as_fd(), shared.as_fd(), reporter.as_fd()];
+            close_inherited(&[&sockets[..], &[life.as_fd(), init.as_fd()]].concat())?;
+            let handover = prepare(&from_init)?;
+            let setup = Setup {
+                life,
+                init,
+                shared: Some(shared.into_fd()),
+                listeners: vec![(handover.listener, Origin::Inside)],
+                targets: targets(plan, handover.members),
+            };
+            from_init.send(b"go", None).step("start the agent")?;
+            // `from_init` stays open: its end tells init that there is no broker.
+            server::serve(setup).map(drop).map_err(|_| EnterError::NoBroker)
+        };
+        end(&reporter, serve())
+    }
+}
+
+/// Takes what init made, joins its namespaces, and gives up everything that the broker
+/// will not need: capabilities but three, new privileges, being inspected, and most
+/// system calls.
+fn prepare(from_init: &Link) -> Result<Handles, EnterError> {
+    die_with_parent()?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).step("make the broker unreadable")?;
+    let filter = broker_filter().compile();
+    let Handover { user, mount, handles } = receive(from_init)?;
+    if let Some(user) = &user {
+        move_into_link_name_space(user.as_fd(), Some(LinkNameSpaceType::User))
+            .step("join the user namespace")?;
+    }
+    // This also changes the root and the working directory to the sandbox's.
+    move_into_link_name_space(mount.as_fd(), Some(LinkNameSpaceType::Mount))
+        .step("join the mount namespace")?;
+    // Another user namespace may have reset both (prctl(2)).
+    die_with_parent()?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).step("make the broker unreadable")?;
+    let bounding = confine::empty_bounding_set()?;
+    confine::reduce_capabilities(bounding, confine::BROKER_CAPABILITIES)?;
+    seccomp::load(&filter).step("load the broker's filter")?;
+    Ok(handles)
+}
+
+/// Takes the descriptors that init made, each in a message that begins with its kind.
+fn receive(from_init: &Link) -> Result<Handover, EnterError> {
+    let (mut user, mut mount, mut listener) = (None, None, None);
+    let mut members = Vec::new();
+    loop {
+        let (bytes, fd) = from_init.receive().step("receive the mounts")?;
+        match (bytes.as_slice(), fd) {
+            ([b'U'], Some(fd)) => user = Some(fd),
+            ([b'N'], Some(fd)) => mount = Some(fd),
+            ([b'L'], Some(fd)) => listener = Some(fd),
+            ([b'M', message @ ..], Some(fd)) => {
+                members.push(parse_member(message, fd).ok_or(EnterError::NoInit)?);
+            }
+            ([b'.'], None) => break,
+            _ => return Err(EnterError::NoInit),
+        }
+    }
+    let (Some(mount), Some(listener)) = (mount, listener) else { return Err(EnterError::NoInit) };
+    Ok(Handover { user, mount, handles: Handles { listener, members } })
+}
+
+/// A target's number, four bytes, and the path of one of its mounts.
+fn parse_member(message: &[u8], fd: OwnedFd) -> Option<MemberHandle> {
+    let (target, path) = message.split_first_chunk::<4>()?;
+    let target = u32::from_le_bytes(*target).try_into().ok()?;
+    Some(MemberHandle { target, path: OsStr::from_bytes(path).into(), fd })
+}
+
+fn targets(plan: &Plan, members: Vec<MemberHandle>) -> Vec<Target> {
+    let mut targets: Vec<Target> = plan
+        .mounts
+        .targets
+        .iter()
+        .map(|target| Target {
+            name: target.name.clone(),
+            path: target.dest.clone(),
+            authority: target.authority,
+            members: Vec::new(),
+        })
+        .collect();
+    for member in members {
+        if let Some(target) = targets.get_mut(member.target) {
+            target.members.push(Member { fd: member.fd, path: member.path });
+        }
+    }
+    targets
+}
