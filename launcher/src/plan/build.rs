@@ -86,7 +86,15 @@ impl MountPlan {
             | OpKind::Mask(_)
             | OpKind::Control { .. } => None,
         };
-        self.ops.iter().filter_map(|op| Some((op.dest.clone(), access(op)?))).collect()
+        let mut rules = Vec::new();
+        for op in &self.ops {
+            rules.extend(access(op).map(|access| (op.dest.clone(), access)));
+            // POSIX shared memory and semaphores are files that programs make there.
+            if matches!(op.kind, OpKind::Dev { .. }) {
+                rules.push((op.dest.join("shm"), Access::Full));
+            }
+        }
+        rules
     }
 }
 
