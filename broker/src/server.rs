@@ -8,7 +8,8 @@
 //! ppoll recvfrom recvmsg sendto accept4 close getsockopt fcntl
 //! mount_setattr statx fstatfs sched_yield exit_group
 //! brk mmap munmap mremap madvise clock_gettime getrandom futex write     # malloc, clock, panic
-//! rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack restart_syscall   #
+//! rt_sigaction rt_sigprocmask rt_sigreturn gettid timer_create timer_settime timer_delete
+//! sigaltstack restart_syscall   #
 //! ```
 //!
 //! Where things will go: an event log hooks `Server::answer`, through which every outcome
@@ -21,6 +22,7 @@ use crate::channel::{self, Arrival};
 use crate::proto::{self, Dialect, ErrorCode, Fault, Origin, Refusal, Reply, Request};
 use crate::reason::Reason;
 use crate::sandbox::{BadTargets, Caller, Registry};
+use crate::sys::patience::Patience;
 use crate::sys::socket::peer;
 use crate::target::Target;
 use queue::{Finished, Pending, Queue};
@@ -76,6 +78,9 @@ pub enum ServerError {
     /// Waiting fails.
     #[error("wait for events: {:#}", Reason::from(*.0))]
     Poll(Errno),
+    /// The timer that ends what waits too long cannot be made.
+    #[error("make a timer: {0}")]
+    Timer(Errno),
 }
 
 /// Serves the sandbox until its init or the launcher is gone.
@@ -158,8 +163,19 @@ impl Server {
     }
 
     fn run(mut self) -> Result<Ending, ServerError> {
+        let patience = Patience::new().map_err(ServerError::Timer)?;
+        let ending = self.work(&patience);
+        let _limited = patience.limit();
+        drop(self);
+        ending
+    }
+
+    fn work(&mut self, patience: &Patience) -> Result<Ending, ServerError> {
         loop {
-            for token in self.wait()? {
+            let tokens = self.wait()?;
+            // Whatever closes what a peer has sent can be made to wait by the peer.
+            let limited = patience.limit();
+            for token in tokens {
                 match token {
                     Token::Init => return Ok(Ending::InitExited),
                     Token::Life if self.launcher_is_gone() => return Ok(Ending::LauncherGone),
@@ -173,10 +189,12 @@ impl Server {
                 }
             }
             self.sources.retain(|source| source.state != Flow::Closed);
+            drop(limited);
             self.hear();
             for finished in self.queue.advance(&self.registry, Instant::now()) {
                 self.finish(finished);
             }
+            let _limited = patience.limit();
             self.sessions.reap();
         }
     }

@@ -10,7 +10,7 @@ use remount_broker::sys::{mount, process, seccomp};
 use rustix::io::{Errno, FdFlags};
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -24,7 +24,7 @@ pub(crate) struct Inherited<'a> {
     /// Where the broker says that it is ready.
     pub broker: &'a Link,
     /// The agent's end of the connection that all processes inside inherit.
-    pub shared: Link,
+    pub shared: &'a Link,
     /// The signal mask that the agent is to have.
     pub signal_mask: SigSet,
     /// What lets capabilities be dropped.
@@ -33,24 +33,18 @@ pub(crate) struct Inherited<'a> {
 
 /// Gives everything up, in the order that makes each step stick, and executes the
 /// agent. Returns only if that fails; nothing was executed then.
-pub(crate) fn execute(plan: &Plan, inherited: Inherited<'_>) -> Result<(), EnterError> {
-    match confine_and_execute(plan, inherited) {
-        Ok(never) => match never {},
-        Err(error) => Err(error),
-    }
-}
-
-fn confine_and_execute(plan: &Plan, inherited: Inherited<'_>) -> Result<Infallible, EnterError> {
-    let Inherited { broker, shared, signal_mask, bounding } = inherited;
+pub(crate) fn execute(plan: &Plan, inherited: &Inherited<'_>) -> Result<Infallible, EnterError> {
+    let Inherited { broker, shared, signal_mask, bounding } = *inherited;
     let exec = &plan.exec;
     rustix::process::chdir(&exec.cwd)
         .map_err(|errno| EnterError::WorkingDirectory { path: exec.cwd.clone(), errno })?;
     if exec.new_session {
         rustix::process::setsid().step("start a session")?;
     }
+    own_null().step("open /dev/null")?;
     // Every descriptor from before the sandbox ends with exec, but the connection.
     process::mark_close_on_exec_from(3).step("close descriptors")?;
-    let channel = keep(shared.into_fd()).step("keep the connection to the broker")?;
+    let channel = keep(shared.as_fd()).step("keep the connection to the broker")?;
     let command = Command::new(exec, &channel)?;
     // With the capabilities, which may be what opens the way there.
     let rules = plan.landlock.as_ref().map(Rules::open).transpose()?;
@@ -103,9 +97,32 @@ impl<'a> Rules<'a> {
     }
 }
 
-/// Gives `fd` a high number that survives exec.
-fn keep(fd: OwnedFd) -> Result<OwnedFd, Errno> {
-    let fd = rustix::io::fcntl_dupfd_cloexec(fd, CHANNEL_FROM)?;
+/// Puts the sandbox's own `/dev/null` in place of the host's on the standard descriptors:
+/// through a descriptor from outside root could change the host's node (`fchmod`).
+fn own_null() -> Result<(), Errno> {
+    use rustix::fs::{Mode, OFlags};
+    use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout, stderr, stdin, stdout};
+    let is_null = |fd| mount::stat(fd).is_ok_and(|s| s.is_char_device() && s.device == (1, 3));
+    let null = || rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+    if is_null(stdin()) {
+        dup2_stdin(null()?)?;
+    }
+    if is_null(stdout()) {
+        dup2_stdout(null()?)?;
+    }
+    if is_null(stderr()) {
+        dup2_stderr(null()?)?;
+    }
+    Ok(())
+}
+
+/// Gives `fd` a high number that survives exec; where the limit of open files does not
+/// allow one that high (EINVAL), any number above the standard ones.
+fn keep(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let fd = match rustix::io::fcntl_dupfd_cloexec(fd, CHANNEL_FROM) {
+        Err(Errno::INVAL) => rustix::io::fcntl_dupfd_cloexec(fd, 3)?,
+        result => result?,
+    };
     rustix::io::fcntl_setfd(&fd, FdFlags::empty())?;
     Ok(fd)
 }

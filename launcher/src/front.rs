@@ -10,6 +10,7 @@ use crate::spec::{Spec, SpecError};
 use crate::supervise;
 use remount_broker::escape::Escaped;
 use remount_broker::reason::IoReason;
+use remount_broker::sys::process;
 use rustix::io::Errno;
 use std::ffi::OsString;
 use std::io::Write;
@@ -25,6 +26,11 @@ pub fn is_called(args: &[OsString], name: &str) -> bool {
 /// # Errors
 /// Everything that keeps the command from running.
 pub fn run(args: Vec<OsString>) -> Result<u8, Failure> {
+    process::close_inherited().map_err(|errno| Failure {
+        code: 125,
+        message: format!("close inherited descriptors: {errno}"),
+        hint: None,
+    })?;
     let args = match Args::parse_from_os(args) {
         Ok(args) => args,
         Err(error) => return usage(&error),

@@ -175,6 +175,12 @@ fn failure(code: u8, text: &[u8]) -> Failure {
     Failure { code, message: message.to_owned(), hint }
 }
 
+impl AsFd for Reporter {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl AsFd for Reports {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -135,7 +135,7 @@ fn profiles_that_are_no_small_files() {
         // The home is compared, and a file that nobody may read could not be.
         let moved = sandbox.outside().join("closed.toml");
         std::fs::rename(&path, &moved).unwrap();
-        std::fs::set_permissions(&moved, PermissionsExt::from_mode(0)).unwrap();
+        std::fs::set_permissions(&moved, PermissionsExt::from_mode(0o000)).unwrap();
         refused(&sandbox, moved.to_str().unwrap()).says("closed.toml: permission denied");
     }
 }

@@ -154,6 +154,9 @@ const GROUPS: &[Group] = &[
         &[libc::SYS_prlimit64],
         &[Condition::MaskedEq { arg: Arg::A2, mask: u64::MAX, value: 0 }],
     ),
+    // Interrupts a close that a peer makes wait. The timer's signal is this process's own
+    // affair: it can be sent to no other.
+    allow("patience", &[libc::SYS_timer_create, libc::SYS_timer_settime, libc::SYS_timer_delete]),
     allow(
         "memory",
         &[

@@ -336,6 +336,57 @@ fn a_blocking_descriptor_does_not_block_the_broker() {
     drop(mine);
 }
 
+/// A TCP socket whose last owner waits an hour in `close`, and its peer.
+fn lingering() -> (std::net::TcpStream, std::net::TcpStream) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (peer, _) = listener.accept().unwrap();
+    socket.set_nonblocking(true).unwrap();
+    while socket.write(&[0; 1 << 16]).is_ok() {}
+    let hour = Some(Duration::from_secs(3600));
+    rustix::net::sockopt::set_socket_linger(&socket, hour).unwrap();
+    (socket, peer)
+}
+
+/// Sends a descriptor whose last owner waits, with `others` before it, and lets go of it.
+/// The waiting is the broker's, nearly always: the message is under way at that moment.
+fn send_stuck(fd: BorrowedFd<'_>, bytes: &[u8], others: &[BorrowedFd<'_>]) -> std::net::TcpStream {
+    let (socket, peer) = lingering();
+    let descriptors: Vec<_> = others.iter().copied().chain([socket.as_fd()]).collect();
+    send(fd, bytes, &descriptors);
+    let patience = Patience::new().unwrap();
+    let _limited = patience.limit();
+    drop(socket);
+    peer
+}
+
+/// Whoever closes a descriptor last waits for it: a client must not make that the broker.
+#[test]
+fn what_a_peer_sends_cannot_make_the_broker_wait() {
+    let mut broker = Broker::start();
+    let shared = broker.inside.as_fd();
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let mut peers = Vec::new();
+    for _ in 0..5 {
+        // Instead of a connection, beyond what there is room for, along with a request,
+        // and in what a connection holds when it is closed.
+        peers.push(send_stuck(shared, b"c", &[]));
+        broker.inherited().list().unwrap();
+        peers.push(send_stuck(shared, b"c", &[null.as_fd(); 5]));
+        broker.inherited().list().unwrap();
+        peers.push(send_stuck(broker.raw().as_fd(), b"list\n", &[]));
+        broker.inherited().list().unwrap();
+        let (mine, theirs) = UnixStream::pair().unwrap();
+        send(mine.as_fd(), &[b'x'; proto::MAX_LINE], &[]);
+        peers.push(send_stuck(mine.as_fd(), b"x", &[]));
+        send(shared, b"c", &[theirs.as_fd()]);
+        drop(theirs);
+        broker.inherited().list().unwrap();
+    }
+    broker.init.take().unwrap().write_all(b"x").unwrap();
+    assert_eq!(broker.end(), Ending::InitExited);
+}
+
 #[test]
 fn it_ends_with_init_and_with_the_launcher() {
     let mut broker = Broker::start();

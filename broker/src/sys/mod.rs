@@ -6,6 +6,7 @@
 
 pub mod mount;
 pub mod net;
+pub mod patience;
 pub mod process;
 pub mod seccomp;
 pub mod socket;

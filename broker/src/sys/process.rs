@@ -62,6 +62,39 @@ pub fn fork_into(namespaces: u64) -> Result<Fork> {
     }
 }
 
+/// Runs `child` in a new process that borrows this one's memory, and waits until the
+/// child has executed a program or ended (`CLONE_VM | CLONE_VFORK`, as `posix_spawn(3)`
+/// does it): nothing is copied, and nothing is paged in twice. Descriptors, credentials,
+/// signal mask, working directory and limits are the child's own.
+///
+/// # Errors
+/// As `clone(2)`; `EDEADLK` as [`fork`].
+pub fn spawn_borrowing(child: &mut dyn FnMut() -> i32) -> Result<Pid> {
+    const STACK: usize = 256 << 10;
+    extern "C" fn enter(child: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: `child` is the pointer made below, to a reference that lives until
+        // clone returns in the parent, which is after this process's exec or end.
+        let child = unsafe { &mut *child.cast::<&mut dyn FnMut() -> i32>() };
+        child()
+    }
+    require_one_thread()?;
+    let mut stack = vec![0u128; STACK / size_of::<u128>()];
+    let mut child = child;
+    let argument: *mut &mut dyn FnMut() -> i32 = &raw mut child;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the child runs on `stack`, from its end downwards, 16-byte aligned as the
+    // ABI demands, and both it and what `argument` points to outlive the child's use of
+    // them: with CLONE_VFORK this thread, the only one, sleeps until the child has
+    // executed or ended. For the same reason the memory they share is never used by
+    // both at once.
+    let pid =
+        unsafe { libc::clone(enter, stack.as_mut_ptr_range().end.cast(), flags, argument.cast()) };
+    if pid < 0 {
+        return Err(last_errno());
+    }
+    Pid::from_raw(pid).ok_or(Errno::CHILD)
+}
+
 fn require_one_thread() -> Result<()> {
     if thread_count()? == 1 { Ok(()) } else { Err(Errno::DEADLK) }
 }
@@ -123,6 +156,19 @@ pub fn mark_close_on_exec_from(first: u32) -> Result<()> {
     // SAFETY: the call touches no memory, and it closes nothing now: owners stay valid.
     let result =
         unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// Closes every descriptor above the standard three: nobody in a sandbox needs what
+/// whoever started this program left open, and a pipe's reader would wait for its end.
+/// To be called first thing in `main`.
+///
+/// # Errors
+/// As `close_range(2)`.
+pub fn close_inherited() -> Result<()> {
+    // SAFETY: the call touches no memory, and `main` calls this before the program has
+    // opened anything of its own: no value owns what is closed.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 

@@ -10,7 +10,7 @@ use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use remount_broker::sys::net;
-use remount_broker::sys::process::{self, Fork};
+use remount_broker::sys::process;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -38,8 +38,10 @@ impl Init<'_> {
     pub fn run(self) -> ! {
         let Self { plan, reporter, broker, shared, signal_mask } = self;
         let result = build(plan, &broker).and_then(|bounding| {
-            let inherited = exec::Inherited { broker: &broker, shared, signal_mask, bounding };
-            let agent = start_agent(plan, &reporter, inherited)?;
+            let inherited =
+                exec::Inherited { broker: &broker, shared: &shared, signal_mask, bounding };
+            let agent = start_agent(plan, &reporter, &inherited)?;
+            drop(shared);
             confine::drop_capabilities(bounding)?;
             rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
             reap(agent, &broker, &reporter)
@@ -94,19 +96,19 @@ fn hand_over(broker: &Link, handover: Handover) -> Result<(), EnterError> {
 fn start_agent(
     plan: &Plan,
     reporter: &Reporter,
-    inherited: exec::Inherited<'_>,
+    inherited: &exec::Inherited<'_>,
 ) -> Result<Pid, EnterError> {
     // Before the agent exists: it has the same user id, and could otherwise read this
     // process's memory and use its descriptors.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("make init unreadable")?;
-    match process::fork().step("fork the agent")? {
-        Fork::Child => end(reporter, exec::execute(plan, inherited)),
-        Fork::Parent(agent) => {
-            let pidfd = pidfd_open(agent, PidfdFlags::empty()).step("open a pidfd of the agent")?;
-            reporter.tell(&Message::Started(pidfd)).step("report the agent")?;
-            Ok(agent)
-        }
-    }
+    let agent = process::spawn_borrowing(&mut || match exec::execute(plan, inherited) {
+        Ok(never) => match never {},
+        Err(error) => end(reporter, Err(error)),
+    });
+    let agent = agent.step("fork the agent")?;
+    let pidfd = pidfd_open(agent, PidfdFlags::empty()).step("open a pidfd of the agent")?;
+    reporter.tell(&Message::Started(pidfd)).step("report the agent")?;
+    Ok(agent)
 }
 
 /// Waits for every process that ends, until the agent has, or the broker. Everything

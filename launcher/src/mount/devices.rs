@@ -77,7 +77,9 @@ fn console(old_root: BorrowedFd<'_>, dev: BorrowedFd<'_>, terminal: &Path) -> Re
 fn place(source: OwnedFd, dev: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
     files::empty_file(dev, name, 0o666)?;
     let tree = mount::clone_tree(source.as_fd())?;
-    let flags = Attributes::default().and_set(libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC);
+    // Read-only does not keep a device from being written to, but its node from being
+    // changed: root owns the host's, and could take it from everybody (chmod).
+    let flags = Attributes::READ_ONLY.and_set(libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC);
     mount::set_attributes(tree.as_fd(), flags, Reach::This)?;
     mount::attach(tree.as_fd(), mount::open_exact(dev, name)?.as_fd())
 }
