@@ -4,7 +4,7 @@ use crate::cli::{Args, Format};
 use crate::confine::landlock;
 use crate::host::Host;
 use crate::plan::Plan;
-use crate::profile::Loader;
+use crate::profile::{Loader, SourceName};
 use crate::report::Failure;
 use crate::spec::{Spec, SpecError};
 use crate::supervise;
@@ -111,7 +111,11 @@ fn list_profiles(loader: &Loader) -> Result<u8, Failure> {
             (None, None) => String::new(),
         };
         let name = Escaped::text(&profile.name).to_string();
-        text.push_str(&format!("{name:<18} {}  ({})\n", Escaped::text(&about), profile.source));
+        let source = match &profile.source {
+            SourceName::BuiltIn(_) => "built in".to_owned(),
+            file @ SourceName::File(_) => file.to_string(),
+        };
+        text.push_str(&format!("{name:<18} {}  ({source})\n", Escaped::text(&about)));
     }
     print(&text)
 }

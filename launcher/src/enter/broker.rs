@@ -1,7 +1,7 @@
 //! The broker's process: it joins the sandbox's user and mount namespace, confines
 //! itself and serves.
 
-use super::{EnterError, Handover, Step, close_inherited, die_with_parent, end};
+use super::{EnterError, Handover, Step, die_with_parent, end};
 use crate::confine;
 use crate::mount::{Handles, MemberHandle};
 use crate::plan::Plan;

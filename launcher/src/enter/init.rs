@@ -1,6 +1,6 @@
 //! PID 1 of the sandbox: builds it, starts the agent in it, and buries its dead.
 
-use super::{EnterError, Handover, Step, close_inherited, die_with_parent, end, identity};
+use super::{EnterError, Handover, Step, die_with_parent, end, identity};
 use crate::confine::{self, EmptyBoundingSet};
 use crate::exec;
 use crate::mount;

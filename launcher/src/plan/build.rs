@@ -75,7 +75,7 @@ impl MountPlan {
     fn landlock_rules(&self) -> Vec<(PathBuf, Access)> {
         let access = |op: &MountOp| match &op.kind {
             _ if op.dest == Path::new("/") => Some(Access::ReadExecute),
-            OpKind::Bind { devices: true, .. } | OpKind::Dev { .. } => Some(Access::Device),
+            OpKind::Dev { .. } => Some(Access::Device),
             OpKind::Bind { mode, .. } if *mode == Mode::Rw || op.member_of.is_some() => {
                 Some(Access::Full)
             }
@@ -86,12 +86,14 @@ impl MountPlan {
             | OpKind::Mask(_)
             | OpKind::Control { .. } => None,
         };
-        let mut rules = Vec::new();
+        let mut rules: Vec<_> =
+            self.ops.iter().filter_map(|op| Some((op.dest.clone(), access(op)?))).collect();
+        // These add to the others of the same place.
         for op in &self.ops {
-            rules.extend(access(op).map(|access| (op.dest.clone(), access)));
-            // POSIX shared memory and semaphores are files that programs make there.
-            if matches!(op.kind, OpKind::Dev { .. }) {
-                rules.push((op.dest.join("shm"), Access::Full));
+            match &op.kind {
+                OpKind::Bind { devices: true, .. } => rules.push((op.dest.clone(), Access::Device)),
+                OpKind::Dev { .. } => rules.push((op.dest.join("shm"), Access::Full)),
+                _ => {}
             }
         }
         rules

@@ -156,6 +156,16 @@ pub enum SpecError {
         /// Who asked.
         origin: String,
     },
+    /// Something to protect, where something else is mounted.
+    #[error("{origin}: protect {}: {by} mounts something there", show(path))]
+    ProtectTaken {
+        /// What was to be protected.
+        path: PathBuf,
+        /// Who mounts something there.
+        by: String,
+        /// Who protects it.
+        origin: String,
+    },
     /// A size that is none.
     #[error("--size: {0}")]
     Size(String),
@@ -256,6 +266,9 @@ impl SpecError {
             }
             Self::Alias { .. } => "bind one of them, or make one of them read-only",
             Self::TargetName { .. } => "give every target a name of its own",
+            Self::ProtectTaken { .. } => {
+                "take the protection back with [remove] protect in a profile, or bind something else"
+            }
             Self::NotToggleable { .. } => {
                 "only files and directories of the host can be switched: --bind it first"
             }

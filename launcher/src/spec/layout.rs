@@ -384,14 +384,13 @@ impl<'h> Layout<'h> {
             return Ok(());
         }
         refuse_reserved(&place.path, origin)?;
-        let taken = self.entries.iter().find(|entry| entry.dest == place.path);
-        if taken.is_some_and(|entry| matches!(entry.what, What::Protect(_))) {
-            return Ok(());
-        }
-        if taken.is_some() {
-            let why = "something else is mounted there";
+        if let Some(taken) = self.entries.iter().find(|entry| entry.dest == place.path) {
+            if matches!(taken.what, What::Protect(_)) {
+                return Ok(());
+            }
+            let by = taken.origin.to_string();
             let path = place.path.clone();
-            return Err(SpecError::NotToggleable { path, why, origin: origin.to_string() });
+            return Err(SpecError::ProtectTaken { path, by, origin: origin.to_string() });
         }
         let source = found.path.clone();
         self.view.cover(&place.path, Area::Host { source, writable: false });
