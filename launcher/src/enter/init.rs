@@ -160,7 +160,7 @@ fn next_state(agent: Pid) -> Result<Option<Message>, EnterError> {
             continue;
         }
         if let Some(signal) = status.terminating_signal() {
-            return Ok(Some(Message::Exited((128 + signal & 0xff) as u8)));
+            return Ok(Some(Message::Exited(((128 + signal) & 0xff) as u8)));
         }
         if let Some(code) = status.exit_status() {
             return Ok(Some(Message::Exited((code & 0xff) as u8)));
