@@ -86,7 +86,13 @@ impl MountPlan {
             | OpKind::Mask(_)
             | OpKind::Control { .. } => None,
         };
-        self.ops.iter().filter_map(|op| Some((op.dest.clone(), access(op)?))).collect()
+        // Shared memory is files, made and removed like any.
+        let shared = |op: &MountOp| match op.kind {
+            OpKind::Dev { .. } => Some((op.dest.join("shm"), Access::Full)),
+            _ => None,
+        };
+        let of_op = |op| access(op).map(|access| (op.dest.clone(), access));
+        self.ops.iter().flat_map(|op| of_op(op).into_iter().chain(shared(op))).collect()
     }
 }
 

@@ -8,7 +8,9 @@
 //! [`held`] keep descriptors, mappings and a working directory between lines.
 //!
 //! Prefixes: `--userns` (first enter a new user and mount namespace, mapping
-//! the present ids), `--as-user UID` (first become that user; only root can).
+//! the present ids), `--tmpfs DIR`, `--proc DIR` and `--bind SOURCE DIR` (mount there,
+//! after `--userns`: seen by this process and what it executes), `--as-user UID` (first
+//! become that user; only root can).
 
 mod files;
 mod held;
@@ -177,6 +179,20 @@ fn main() -> ExitCode {
                     usage(&format!("--userns: {errno:?}"));
                 }
                 words.remove(0);
+            }
+            Some(b"--tmpfs" | b"--proc") => {
+                let kind = if words[0] == "--proc" { c"proc" } else { c"tmpfs" };
+                if let Err(errno) = namespaces::mount_new(kind, Args(&words).at(1)) {
+                    usage(&format!("{:?}: {errno:?}", &words[..2]));
+                }
+                words.drain(..2);
+            }
+            Some(b"--bind") => {
+                let args = Args(&words);
+                if let Err(errno) = namespaces::bind_all(args.at(1), args.at(2)) {
+                    usage(&format!("{:?}: {errno:?}", &words[..3]));
+                }
+                words.drain(..3);
             }
             Some(b"--as-user") => {
                 let uid = u32::try_from(Args(&words).number(1));

@@ -80,10 +80,25 @@ pub(crate) fn act(name: &str, args: &Args) -> Option<Answer> {
             std::thread::sleep(std::time::Duration::from_secs(seconds));
             Ok(String::new())
         }
+        // `run PROGRAM [ARGUMENT…]`: its exit code 0 is `ok` with what it printed; of
+        // remountctl, 3 is EBUSY and 5 EACCES; all else is EIO.
+        "run" => run(args),
         // Nothing: that the probe can be run at all.
         "nothing" => Ok(String::new()),
         _ => return None,
     })
+}
+
+fn run(args: &Args) -> Answer {
+    let output =
+        std::process::Command::new(args.at(0)).args(args.rest(1)).output().map_err(errno)?;
+    eprintln!("{}", String::from_utf8_lossy(&output.stderr).trim_end());
+    match output.status.code() {
+        Some(0) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Some(3) => Err(Errno::EBUSY),
+        Some(5) => Err(Errno::EACCES),
+        _ => Err(Errno::EIO),
+    }
 }
 
 /// Replaces this process by the command; returns only why it could not.
