@@ -186,8 +186,12 @@ fn main() -> ExitCode {
                 words.remove(0);
             }
             Some(b"--tmpfs" | b"--proc") => {
-                let kind = if words[0] == "--proc" { c"proc" } else { c"tmpfs" };
-                if let Err(errno) = namespaces::mount_new(kind, Args(&words).at(1)) {
+                let path = Args(&words).at(1);
+                let mounted = match words[0].as_bytes() {
+                    b"--proc" => namespaces::mount_new(c"proc", path),
+                    _ => namespaces::mount_tmpfs(path),
+                };
+                if let Err(errno) = mounted {
                     usage(&format!("{:?}: {errno:?}", &words[..2]));
                 }
                 words.drain(..2);
