@@ -1,6 +1,7 @@
 //! What was typed. Nothing here opens a file or asks the host anything.
 
 use clap::{ArgMatches, Args as _, Command, FromArgMatches, Parser};
+use remount_broker::escape::Escaped;
 use remount_broker::name::{Authority, TargetName};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -187,11 +188,28 @@ impl Args {
     /// # Errors
     /// Clap's error, which prints as usage, help or version.
     pub fn parse_from_os(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let words: Vec<OsString> = args.into_iter().collect();
         let command = Self::augment_args(Command::new("remount-run"));
-        let matches = command.try_get_matches_from(args)?;
+        let matches = command.try_get_matches_from(&words)?;
         let mut args = Self::from_arg_matches(&matches)?;
+        args.refuse_option_as_command(&words)?;
         args.steps = steps(&args, &matches)?;
         Ok(args)
+    }
+}
+
+impl Args {
+    /// What begins with a dash is a mistyped option, not the command, unless `--` stands
+    /// before it: arguments of the command may begin with one, so clap lets this pass.
+    fn refuse_option_as_command(&self, words: &[OsString]) -> Result<(), clap::Error> {
+        let Some(first) = self.command.first() else { return Ok(()) };
+        let before = words.len().checked_sub(self.command.len() + 1).and_then(|i| words.get(i));
+        if !first.as_encoded_bytes().starts_with(b"-") || before.is_some_and(|word| word == "--") {
+            return Ok(());
+        }
+        let option = Escaped::os(first);
+        let text = format!("unexpected option {option}: 'remount-run --help' lists them\n");
+        Err(clap::Error::raw(clap::error::ErrorKind::UnknownArgument, text))
     }
 }
 
@@ -262,6 +280,10 @@ mod tests {
         assert_eq!(args.command, ["ls", "-l", "--bind", "x"]);
         assert_eq!(parse(&["--", "--odd"]).unwrap().command, ["--odd"]);
         assert!(parse(&[]).unwrap().command.is_empty());
+        for mistyped in [&["--odd", "--", "ls"][..], &["--unshare-net", "-x"], &["--odd"]] {
+            assert!(parse(mistyped).is_err(), "{mistyped:?}");
+        }
+        assert_eq!(parse(&["--setenv", "A", "--", "--", "-x"]).unwrap().command, ["-x"]);
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub fn run(args: Vec<OsString>) -> Result<u8, Failure> {
         None => {}
     }
     for warning in &plan.warnings {
-        eprintln!("remount-run: warning: {warning}");
+        say(&format!("remount-run: warning: {warning}"));
     }
     if args.verbose {
         tell(&plan);
@@ -133,19 +133,25 @@ fn print(text: &str) -> Result<u8, Failure> {
     }
 }
 
+/// Writes a line to standard error. If nobody can read it, that is no reason to do
+/// anything else than before: the exit code says the most important.
+pub fn say(line: &str) {
+    drop(std::io::stderr().write_all(format!("{line}\n").as_bytes()));
+}
+
 /// What is enforced, and what this kernel cannot.
 fn tell(plan: &Plan) {
-    eprintln!("remount-run: profiles: {}", plan.profiles.join(", "));
+    say(&format!("remount-run: profiles: {}", plan.profiles.join(", ")));
     for target in &plan.mounts.targets {
         let (name, mode, authority) = (&target.name, target.mode, target.authority);
-        eprintln!(
+        say(&format!(
             "remount-run: target {name}: {} {mode}, rw by {authority}",
             Escaped::path(&target.dest)
-        );
+        ));
     }
     let Some(rules) = &plan.landlock else { return };
-    eprintln!("remount-run: Landlock ABI {}, {} rules", rules.abi, rules.rules.len());
+    say(&format!("remount-run: Landlock ABI {}, {} rules", rules.abi, rules.rules.len()));
     for lost in landlock::missing_below(rules.abi) {
-        eprintln!("remount-run: this kernel's Landlock: {lost}");
+        say(&format!("remount-run: this kernel's Landlock: {lost}"));
     }
 }

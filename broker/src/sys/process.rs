@@ -3,7 +3,7 @@
 use super::mount::last_errno;
 use rustix::io::{Errno, Result};
 use rustix::process::Pid;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Which side of a [`fork`] this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,6 +177,19 @@ pub fn close_inherited() -> Result<()> {
 pub fn exit(code: i32) -> ! {
     // SAFETY: the call touches no memory and does not return.
     unsafe { libc::_exit(code) }
+}
+
+/// Sends a signal, by number, so that real-time signals can be sent too.
+///
+/// # Errors
+/// As `pidfd_send_signal(2)`: `ESRCH` if the process has ended.
+pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    let none = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the descriptor is open for the whole call, which reads no memory, there
+    // being no siginfo.
+    let result =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0) };
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
 /// Dies of SIGPIPE again, which the Rust runtime ignores, and which exec would pass on.

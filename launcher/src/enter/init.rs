@@ -8,13 +8,14 @@ use crate::plan::Plan;
 use crate::report::{Link, Message, Reporter};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use remount_broker::sys::net;
 use remount_broker::sys::process;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, Pid, PidfdFlags, pidfd_open, set_dumpable_behavior};
+use rustix::process::{
+    DumpableBehavior, Pid, PidfdFlags, WaitOptions, pidfd_open, set_dumpable_behavior, wait,
+};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -144,20 +145,28 @@ fn reap(agent: Pid, broker: &Link, reporter: &Reporter) -> Result<(), EnterError
 }
 
 /// The next change of the agent's state; what else has ended is buried on the way.
+///
+/// The status is taken as the kernel gives it: an orphan may have died of a signal that
+/// has no name, and that is no reason to fail.
 fn next_state(agent: Pid) -> Result<Option<Message>, EnterError> {
-    let agent = nix::unistd::Pid::from_raw(agent.as_raw_nonzero().get());
     loop {
-        match waitpid(None, Some(WaitPidFlag::WUNTRACED | WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) if pid == agent => {
-                return Ok(Some(Message::Exited((code & 0xff) as u8)));
-            }
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == agent => {
-                return Ok(Some(Message::Exited(128 + signal as i32 as u8)));
-            }
-            Ok(WaitStatus::Stopped(pid, _)) if pid == agent => return Ok(Some(Message::Stopped)),
-            Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => return Ok(None),
-            Ok(_) | Err(nix::Error::EINTR) => {}
+        let (pid, status) = match wait(WaitOptions::UNTRACED | WaitOptions::NOHANG) {
+            Ok(Some(ended)) => ended,
+            Ok(None) | Err(Errno::CHILD) => return Ok(None),
+            Err(Errno::INTR) => continue,
             Err(errno) => return Err(errno).step("wait for the agent"),
+        };
+        if pid != agent {
+            continue;
+        }
+        if let Some(signal) = status.terminating_signal() {
+            return Ok(Some(Message::Exited(((128 + signal) & 0xff) as u8)));
+        }
+        if let Some(code) = status.exit_status() {
+            return Ok(Some(Message::Exited((code & 0xff) as u8)));
+        }
+        if status.stopped() {
+            return Ok(Some(Message::Stopped));
         }
     }
 }

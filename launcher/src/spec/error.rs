@@ -20,6 +20,14 @@ pub enum SpecError {
     /// The project would be the whole home directory or more.
     #[error("make {} the project: it holds the home directory, and all of it would be writable", show(.0))]
     ProjectTooLarge(PathBuf),
+    /// The project would be a directory that no sandbox may have.
+    #[error("make {path:?} the project: {why}")]
+    ProjectUnsuitable {
+        /// The directory.
+        path: PathBuf,
+        /// What it is.
+        why: &'static str,
+    },
     /// A path that must be absolute is not.
     #[error("{origin}: {}: not an absolute path", show(path))]
     Relative {
@@ -225,7 +233,7 @@ impl SpecError {
         let hint = match self {
             Self::Profile(error) => return error.hint(),
             Self::NoCwd => "change to a directory that exists",
-            Self::ProjectTooLarge(_) => {
+            Self::ProjectTooLarge(_) | Self::ProjectUnsuitable { .. } => {
                 "change to a project's directory first, or set [workspace] path in a profile"
             }
             Self::Relative { .. } => "write it from the root, beginning with /",
