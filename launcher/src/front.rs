@@ -9,7 +9,7 @@ use crate::report::Failure;
 use crate::spec::{Spec, SpecError};
 use crate::supervise;
 use remount_broker::escape::Escaped;
-use remount_broker::reason::IoReason;
+use remount_broker::reason::{IoReason, Reason};
 use remount_broker::sys::process;
 use rustix::io::Errno;
 use std::ffi::OsString;
@@ -28,7 +28,7 @@ pub fn is_called(args: &[OsString], name: &str) -> bool {
 pub fn run(args: Vec<OsString>) -> Result<u8, Failure> {
     process::close_inherited().map_err(|errno| Failure {
         code: 125,
-        message: format!("close inherited descriptors: {errno}"),
+        message: format!("close inherited descriptors: {:#}", Reason::from(errno)),
         hint: None,
     })?;
     let args = match Args::parse_from_os(args) {
