@@ -186,10 +186,10 @@ fn main() -> ExitCode {
                 words.remove(0);
             }
             Some(b"--tmpfs" | b"--proc") => {
-                let path = Args(&words).at(1);
+                let path = Args(&words).at(1).to_owned();
                 let mounted = match words[0].as_bytes() {
-                    b"--proc" => namespaces::mount_new(c"proc", path),
-                    _ => namespaces::mount_tmpfs(path),
+                    b"--proc" => namespaces::mount_new(c"proc", &path),
+                    _ => namespaces::mount_tmpfs(&path),
                 };
                 if let Err(errno) = mounted {
                     usage(&format!("{:?}: {errno:?}", &words[..2]));
