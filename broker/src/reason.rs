@@ -51,7 +51,7 @@ mod tests {
         for (errno, text, full) in [
             (Errno::ACCESS, "permission denied", "permission denied (EACCES)"),
             (Errno::NOSYS, "function not implemented", "function not implemented (ENOSYS)"),
-            (Errno::XDEV, "invalid cross-device link", "invalid cross-device link (EXDEV)"),
+            (Errno::ISDIR, "is a directory", "is a directory (EISDIR)"),
         ] {
             assert_eq!(Reason::from(errno).to_string(), text);
             assert_eq!(format!("{:#}", Reason::from(errno)), full);

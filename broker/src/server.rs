@@ -79,7 +79,7 @@ pub enum ServerError {
     #[error("wait for events: {:#}", Reason::from(*.0))]
     Poll(Errno),
     /// The timer that ends what waits too long cannot be made.
-    #[error("make a timer: {0}")]
+    #[error("make a timer: {:#}", Reason::from(*.0))]
     Timer(Errno),
 }
 

@@ -13,61 +13,62 @@ use std::path::PathBuf;
     version,
     about = "Start an agent in a sandbox whose directories can be switched between read-only and read-write",
     override_usage = "remount-run [OPTIONS] [--] [COMMAND [ARG]...]",
-    after_help = "Without COMMAND, your shell is started. Inside, `remountctl ro workspace` makes the\n\
-                  project read-only and `remountctl rw workspace` writable again.\n\
+    after_help = "Options with SRC, DEST, PATH, NAME or VAR can be repeated. Without COMMAND, your\n\
+                  shell is started. Inside, `remountctl ro workspace` makes the project read-only\n\
+                  and `remountctl rw workspace` writable again.\n\
                   Exit status: the command's own; 128+N if signal N ended it; 125 if remount-run\n\
                   failed, 126 if COMMAND cannot be executed, 127 if it is not found."
 )]
 pub struct Args {
-    /// Profile to use: a name, or a path to a TOML file (repeatable)
+    /// Use this profile, not the one for COMMAND
     #[arg(long = "profile", value_name = "NAME|PATH")]
     pub profiles: Vec<OsString>,
 
-    /// Make what is mounted at DEST a target that `remountctl` can switch (repeatable)
+    /// Let `remountctl` switch what is mounted at DEST
     #[arg(long, num_args = 2, value_names = ["NAME", "DEST"])]
     toggle: Vec<OsString>,
 
-    /// Bind SRC to DEST, read-write (repeatable)
+    /// Bind mount the host path SRC on DEST
     #[arg(long, num_args = 2, value_names = ["SRC", "DEST"])]
     bind: Vec<OsString>,
 
-    /// Like --bind, but do nothing if SRC does not exist
+    /// Same, if SRC exists
     #[arg(long, num_args = 2, value_names = ["SRC", "DEST"])]
     bind_try: Vec<OsString>,
 
-    /// Bind SRC to DEST, read-only (repeatable)
+    /// Bind mount the host path SRC read-only on DEST
     #[arg(long, num_args = 2, value_names = ["SRC", "DEST"])]
     ro_bind: Vec<OsString>,
 
-    /// Like --ro-bind, but do nothing if SRC does not exist
+    /// Same, if SRC exists
     #[arg(long, num_args = 2, value_names = ["SRC", "DEST"])]
     ro_bind_try: Vec<OsString>,
 
-    /// Bind SRC to DEST, read-write, with access to devices (repeatable)
+    /// Bind mount the host path SRC on DEST, with devices
     #[arg(long, num_args = 2, value_names = ["SRC", "DEST"])]
     dev_bind: Vec<OsString>,
 
-    /// Mount an empty, private, writable directory at DEST (repeatable)
+    /// Mount new tmpfs on DEST
     #[arg(long, value_name = "DEST")]
     tmpfs: Vec<OsString>,
 
-    /// Size of the next --tmpfs, in bytes, or with suffix K, M or G
+    /// Size of the next --tmpfs; K, M and G are known
     #[arg(long, value_name = "BYTES")]
     size: Vec<String>,
 
-    /// Hide PATH: an empty, read-only file or directory stands there (repeatable)
+    /// Hide PATH behind an empty file or directory
     #[arg(long, value_name = "PATH")]
     pub mask: Vec<OsString>,
 
-    /// Keep PATH read-only below a writable directory (repeatable)
+    /// Keep PATH read-only in a writable directory
     #[arg(long, value_name = "PATH")]
     pub protect: Vec<OsString>,
 
-    /// Set an environment variable (repeatable)
+    /// Set an environment variable
     #[arg(long, num_args = 2, value_names = ["VAR", "VALUE"], allow_hyphen_values = true)]
     setenv: Vec<OsString>,
 
-    /// Unset an environment variable (repeatable)
+    /// Unset an environment variable
     #[arg(long, value_name = "VAR")]
     unsetenv: Vec<OsString>,
 
@@ -75,23 +76,23 @@ pub struct Args {
     #[arg(long)]
     clearenv: bool,
 
-    /// Change to DIR inside the sandbox
+    /// Change directory to DIR
     #[arg(long, value_name = "DIR")]
     pub chdir: Option<PathBuf>,
 
-    /// Give the sandbox a network of its own, with nothing but loopback
+    /// New network, with nothing but loopback
     #[arg(long)]
     pub unshare_net: bool,
 
-    /// Give the sandbox a host name of its own
+    /// Custom host name in the sandbox
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
 
-    /// Start a new terminal session (no job control)
+    /// New terminal session, without job control
     #[arg(long)]
     pub new_session: bool,
 
-    /// Who may make targets writable: self (any process inside), confirm or host
+    /// Who may make targets writable [self: who is inside]
     #[arg(long, value_name = "self|confirm|host", value_parser = parse_authority)]
     pub authority: Option<Authority>,
 
@@ -100,7 +101,7 @@ pub struct Args {
           default_missing_value = "text", value_parser = parse_format)]
     pub dry_run: Option<Format>,
 
-    /// List the profiles that can be used
+    /// List the profiles there are
     #[arg(long)]
     pub list_profiles: bool,
 
@@ -108,7 +109,7 @@ pub struct Args {
     #[arg(long, short)]
     pub verbose: bool,
 
-    /// Command to run, with its arguments
+    /// Command to run in the sandbox
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 

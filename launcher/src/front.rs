@@ -4,12 +4,12 @@ use crate::cli::{Args, Format};
 use crate::confine::landlock;
 use crate::host::Host;
 use crate::plan::Plan;
-use crate::profile::Loader;
+use crate::profile::{Loader, SourceName};
 use crate::report::Failure;
 use crate::spec::{Spec, SpecError};
 use crate::supervise;
 use remount_broker::escape::Escaped;
-use remount_broker::reason::IoReason;
+use remount_broker::reason::{IoReason, Reason};
 use remount_broker::sys::process;
 use rustix::io::Errno;
 use std::ffi::OsString;
@@ -28,7 +28,7 @@ pub fn is_called(args: &[OsString], name: &str) -> bool {
 pub fn run(args: Vec<OsString>) -> Result<u8, Failure> {
     process::close_inherited().map_err(|errno| Failure {
         code: 125,
-        message: format!("close inherited descriptors: {errno}"),
+        message: format!("close inherited descriptors: {:#}", Reason::from(errno)),
         hint: None,
     })?;
     let args = match Args::parse_from_os(args) {
@@ -111,7 +111,11 @@ fn list_profiles(loader: &Loader) -> Result<u8, Failure> {
             (None, None) => String::new(),
         };
         let name = Escaped::text(&profile.name).to_string();
-        text.push_str(&format!("{name:<18} {}  ({})\n", Escaped::text(&about), profile.source));
+        let source = match &profile.source {
+            SourceName::BuiltIn(_) => "built in".to_owned(),
+            file @ SourceName::File(_) => file.to_string(),
+        };
+        text.push_str(&format!("{name:<18} {}  ({source})\n", Escaped::text(&about)));
     }
     print(&text)
 }

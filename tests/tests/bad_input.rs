@@ -328,6 +328,29 @@ fn symlinks_are_followed_where_nobody_could_have_planted_them() {
 }
 
 #[test]
+fn a_target_inside_another_is_independent() {
+    let sandbox = Sandbox::new();
+    let inner = sandbox.dir("project/inner");
+    let script = "
+        try() { sh -c \"echo x >$1\" 2>/dev/null && echo $1 yes || echo $1 no; }
+        both() { try outer; try inner/file; try inner/../other; }
+        both
+        remountctl ro workspace; both
+        remountctl ro inner; remountctl rw workspace; both
+        remountctl ro --all; both
+        remountctl rw inner; both";
+    let run = sandbox.remount().options(["--toggle", "inner"]).option(&inner).sh(script);
+    let outcome = run.run();
+    let stdout = outcome.success().stdout();
+    let answers: Vec<&str> = stdout
+        .lines()
+        .filter_map(|line| line.strip_prefix("outer ").or(line.strip_prefix("inner/file ")))
+        .collect();
+    let expected = ["yes", "yes", "no", "yes", "yes", "no", "no", "no", "no", "yes"];
+    assert_eq!(answers, expected, "{outcome}");
+}
+
+#[test]
 fn two_targets_of_one_name() {
     let sandbox = Sandbox::new();
     let (one, two) = (sandbox.dir("outside/one"), sandbox.dir("outside/two"));

@@ -64,7 +64,8 @@ impl MountPlan {
             let (dest, origin) = (entry.dest.clone(), entry.origin.clone());
             ops.insert(dest.clone(), MountOp { dest, kind, member_of, origin });
         }
-        pin_ancestors(&mut ops);
+        protect_kernel_files(&mut ops, host_mounts);
+        pin_ancestors(&mut ops, host_mounts);
         assign_submounts(&mut ops, host_mounts);
         Self { ops: in_order(ops), targets }
     }
@@ -74,7 +75,7 @@ impl MountPlan {
     fn landlock_rules(&self) -> Vec<(PathBuf, Access)> {
         let access = |op: &MountOp| match &op.kind {
             _ if op.dest == Path::new("/") => Some(Access::ReadExecute),
-            OpKind::Bind { devices: true, .. } | OpKind::Dev { .. } => Some(Access::Device),
+            OpKind::Dev { .. } => Some(Access::Device),
             OpKind::Bind { mode, .. } if *mode == Mode::Rw || op.member_of.is_some() => {
                 Some(Access::Full)
             }
@@ -85,12 +86,14 @@ impl MountPlan {
             | OpKind::Mask(_)
             | OpKind::Control { .. } => None,
         };
-        let mut rules = Vec::new();
+        let mut rules: Vec<_> =
+            self.ops.iter().filter_map(|op| Some((op.dest.clone(), access(op)?))).collect();
+        // These add to the others of the same place.
         for op in &self.ops {
-            rules.extend(access(op).map(|access| (op.dest.clone(), access)));
-            // POSIX shared memory and semaphores are files that programs make there.
-            if matches!(op.kind, OpKind::Dev { .. }) {
-                rules.push((op.dest.join("shm"), Access::Full));
+            match &op.kind {
+                OpKind::Bind { devices: true, .. } => rules.push((op.dest.clone(), Access::Device)),
+                OpKind::Dev { .. } => rules.push((op.dest.join("shm"), Access::Full)),
+                _ => {}
             }
         }
         rules
@@ -181,13 +184,37 @@ fn is_changeable_host(op: &MountOp) -> bool {
     }
 }
 
+/// Keeps what the kernel shows below a writable bind read-only: in a project with a root
+/// file system for a container in it, `/proc/sys` and `/sys` of the host may be mounted.
+fn protect_kernel_files(ops: &mut BTreeMap<PathBuf, MountOp>, host_mounts: &MountTable) {
+    let mut found = Vec::new();
+    for op in ops.values().filter(|op| is_changeable_host(op)) {
+        let OpKind::Bind { source, devices: false, .. } = &op.kind else { continue };
+        for mount in host_mounts.below(&source.path).into_iter().filter(|mount| mount.is_kernels())
+        {
+            let Ok(below) = mount.point.strip_prefix(&source.path) else { continue };
+            let dest = op.dest.join(below);
+            if enclosing(ops, &dest).is_some_and(|holder| holder.dest == op.dest) {
+                found.push(dest);
+            }
+        }
+    }
+    for dest in found {
+        let kind = OpKind::SelfBind { id: None, mode: Mode::Ro, submounts: Vec::new() };
+        let op = MountOp { dest: dest.clone(), kind, member_of: None, origin: Asker::Sandbox };
+        ops.entry(dest).or_insert(op);
+    }
+}
+
 /// Binds every directory between a writable mount and what is mounted below it onto
 /// itself: rename refuses a mountpoint, but not the parent of one, and with a parent
 /// renamed away a fresh, unprotected one could take its place.
-fn pin_ancestors(ops: &mut BTreeMap<PathBuf, MountOp>) {
+fn pin_ancestors(ops: &mut BTreeMap<PathBuf, MountOp>, host_mounts: &MountTable) {
     let mut pins = Vec::new();
-    for dest in ops.keys() {
-        let Some(holder) = enclosing(ops, dest).filter(|op| is_changeable_host(op)) else {
+    // Mounts of the host too: moved away with its parent, one makes its target stale.
+    let submounts = submounts(ops, host_mounts).into_iter().map(|(_, dest)| dest);
+    for dest in ops.keys().cloned().chain(submounts) {
+        let Some(holder) = enclosing(ops, &dest).filter(|op| is_changeable_host(op)) else {
             continue;
         };
         let between = dest.ancestors().skip(1).take_while(|parent| *parent != holder.dest);
@@ -209,10 +236,24 @@ fn pin_ancestors(ops: &mut BTreeMap<PathBuf, MountOp>) {
     }
 }
 
-/// Gives every host mount below a target to the operation that shows it. A mount that
-/// is read-only on the host is nobody's: it never becomes writable.
+/// Gives every host mount below a target to the operation that shows it.
 fn assign_submounts(ops: &mut BTreeMap<PathBuf, MountOp>, host_mounts: &MountTable) {
-    let mut owned: Vec<(PathBuf, PathBuf)> = Vec::new();
+    for (owner, dest) in submounts(ops, host_mounts) {
+        if let Some(OpKind::Bind { submounts, .. } | OpKind::SelfBind { submounts, .. }) =
+            ops.get_mut(&owner).map(|op| &mut op.kind)
+        {
+            submounts.push(dest);
+        }
+    }
+}
+
+/// The host's mounts that follow a target's mode, each after the operation that shows it.
+/// A mount that is read-only on the host is nobody's: it never becomes writable.
+fn submounts(
+    ops: &BTreeMap<PathBuf, MountOp>,
+    host_mounts: &MountTable,
+) -> Vec<(PathBuf, PathBuf)> {
+    let mut owned = Vec::new();
     for op in ops.values().filter(|op| op.member_of.is_some()) {
         let OpKind::Bind { source, .. } = &op.kind else { continue };
         for mount in host_mounts.below(&source.path).into_iter().filter(|mount| !mount.read_only) {
@@ -224,13 +265,7 @@ fn assign_submounts(ops: &mut BTreeMap<PathBuf, MountOp>, host_mounts: &MountTab
             }
         }
     }
-    for (owner, dest) in owned {
-        if let Some(OpKind::Bind { submounts, .. } | OpKind::SelfBind { submounts, .. }) =
-            ops.get_mut(&owner).map(|op| &mut op.kind)
-        {
-            submounts.push(dest);
-        }
-    }
+    owned
 }
 
 /// Parents before children. The control directory comes as early as it can, since

@@ -20,6 +20,14 @@ pub enum SpecError {
     /// The project would be the whole home directory or more.
     #[error("make {} the project: it holds the home directory, and all of it would be writable", show(.0))]
     ProjectTooLarge(PathBuf),
+    /// The project would be a directory that no sandbox may have.
+    #[error("make {path:?} the project: {why}")]
+    ProjectUnsuitable {
+        /// The directory.
+        path: PathBuf,
+        /// What it is.
+        why: &'static str,
+    },
     /// A path that must be absolute is not.
     #[error("{origin}: {}: not an absolute path", show(path))]
     Relative {
@@ -148,6 +156,16 @@ pub enum SpecError {
         /// Who asked.
         origin: String,
     },
+    /// Something to protect, where something else is mounted.
+    #[error("{origin}: protect {}: {by} mounts something there", show(path))]
+    ProtectTaken {
+        /// What was to be protected.
+        path: PathBuf,
+        /// Who mounts something there.
+        by: String,
+        /// Who protects it.
+        origin: String,
+    },
     /// A size that is none.
     #[error("--size: {0}")]
     Size(String),
@@ -215,7 +233,7 @@ impl SpecError {
         let hint = match self {
             Self::Profile(error) => return error.hint(),
             Self::NoCwd => "change to a directory that exists",
-            Self::ProjectTooLarge(_) => {
+            Self::ProjectTooLarge(_) | Self::ProjectUnsuitable { .. } => {
                 "change to a project's directory first, or set [workspace] path in a profile"
             }
             Self::Relative { .. } => "write it from the root, beginning with /",
@@ -248,6 +266,9 @@ impl SpecError {
             }
             Self::Alias { .. } => "bind one of them, or make one of them read-only",
             Self::TargetName { .. } => "give every target a name of its own",
+            Self::ProtectTaken { .. } => {
+                "take the protection back with [remove] protect in a profile, or bind something else"
+            }
             Self::NotToggleable { .. } => {
                 "only files and directories of the host can be switched: --bind it first"
             }

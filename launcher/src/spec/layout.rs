@@ -3,7 +3,7 @@
 use super::view::{Area, Place, View};
 use super::{Asker, Entry, SpecError, Toggle, What, git};
 use crate::cli::{Args, Step};
-use crate::host::{Found, Host};
+use crate::host::{Found, Host, Mount};
 use crate::plan::Shape;
 use crate::profile::{GitPolicy, Missing, MissingProtect, PathText, Profile, Size, Variables};
 use remount_broker::name::{Authority, Mode, TargetName};
@@ -137,6 +137,7 @@ impl<'h> Layout<'h> {
         if self.host.home.starts_with(&root) {
             return Err(SpecError::ProjectTooLarge(root));
         }
+        self.refuse_unsuitable(&root, profile, variables)?;
         let workspace = &profile.workspace;
         let authority = workspace.authority.as_ref().map_or(self.default_authority, |it| it.value);
         let bind = |path: PathBuf, name: TargetName, mode| Wish {
@@ -159,6 +160,30 @@ impl<'h> Layout<'h> {
             wishes.push(bind(git.common, name, workspace.mode.value));
         }
         Ok(wishes)
+    }
+
+    /// The project is wherever the user happens to be. Where the profile puts a private
+    /// directory, the host's sockets are; and the kernel's own files are no project.
+    fn refuse_unsuitable(
+        &self,
+        root: &Path,
+        profile: &Profile,
+        variables: &Variables,
+    ) -> Result<(), SpecError> {
+        let unsuitable = |why| SpecError::ProjectUnsuitable { path: root.to_owned(), why };
+        let is_kernels = self.host.mounts.of(root).is_some_and(Mount::is_kernels);
+        if is_kernels || ["/proc", "/sys"].iter().any(|dir| root.starts_with(dir)) {
+            return Err(unsuitable("it is the kernel's, and it would be writable"));
+        }
+        for entry in &profile.tmpfs {
+            let origin = Asker::Profile(entry.origin.clone());
+            let path = path_of(&entry.value.path, variables, &origin)?;
+            // Without symlinks, as the project is: /var/run is /run.
+            if self.sources.locate(&path).is_ok_and(|place| place.path.starts_with(root)) {
+                return Err(unsuitable("a private directory takes its place, or one in it"));
+            }
+        }
+        Ok(())
     }
 
     fn place(&mut self, wish: Wish) -> Result<(), SpecError> {
@@ -359,14 +384,13 @@ impl<'h> Layout<'h> {
             return Ok(());
         }
         refuse_reserved(&place.path, origin)?;
-        let taken = self.entries.iter().find(|entry| entry.dest == place.path);
-        if taken.is_some_and(|entry| matches!(entry.what, What::Protect(_))) {
-            return Ok(());
-        }
-        if taken.is_some() {
-            let why = "something else is mounted there";
+        if let Some(taken) = self.entries.iter().find(|entry| entry.dest == place.path) {
+            if matches!(taken.what, What::Protect(_)) {
+                return Ok(());
+            }
+            let by = taken.origin.to_string();
             let path = place.path.clone();
-            return Err(SpecError::NotToggleable { path, why, origin: origin.to_string() });
+            return Err(SpecError::ProtectTaken { path, by, origin: origin.to_string() });
         }
         let source = found.path.clone();
         self.view.cover(&place.path, Area::Host { source, writable: false });
@@ -390,7 +414,7 @@ impl<'h> Layout<'h> {
             // What this user cannot reach, the agent cannot reach either.
             match self.view.locate(&path) {
                 Ok(place) if self.is_out_of_reach(&place) => {}
-                Ok(place) => self.mask(&place, origin)?,
+                Ok(place) => self.mask_everywhere(&place, &origin)?,
                 Err(Errno::ACCESS | Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
                 Err(errno) => {
                     return Err(SpecError::Find { path, origin: origin.to_string(), errno });
@@ -404,7 +428,19 @@ impl<'h> Layout<'h> {
             if place.found().is_none() {
                 return Err(find_error(Path::new(path), &asker, Errno::NOENT));
             }
-            self.mask(&place, Asker::Option("--mask"))?;
+            self.mask_everywhere(&place, &Asker::Option("--mask"))?;
+        }
+        Ok(())
+    }
+
+    /// Masks a place, and the others at which the host's mounts show the same file.
+    fn mask_everywhere(&mut self, place: &Place, origin: &Asker) -> Result<(), SpecError> {
+        let Some(found) = place.found() else { return Ok(()) };
+        self.mask(place, origin.clone())?;
+        for alias in self.host.mounts.aliases(&found.path) {
+            if let Ok(place) = self.view.locate(&alias) {
+                self.mask(&place, origin.clone())?;
+            }
         }
         Ok(())
     }
@@ -461,21 +497,22 @@ impl<'h> Layout<'h> {
     /// The same files at two places, both writable: a toggle of one would leave the
     /// other open.
     fn refuse_aliases(&self) -> Result<(), SpecError> {
-        let changeable = |entry: &&Entry| match &entry.what {
-            What::Bind { mode, target, .. } => *mode == Mode::Rw || target.is_some(),
-            _ => false,
-        };
-        let mut by_source: HashMap<&Path, &Entry> = HashMap::new();
-        for entry in self.entries.iter().filter(changeable) {
-            let What::Bind { path, .. } = &entry.what else { continue };
-            if let Some(other) = by_source.insert(path, entry) {
+        let mut by_source: HashMap<((u32, u32), PathBuf), &Entry> = HashMap::new();
+        for entry in &self.entries {
+            let What::Bind { path, mode, target, .. } = &entry.what else { continue };
+            if *mode == Mode::Ro && target.is_none() {
+                continue;
+            }
+            // By filesystem: the host may show the same files at two paths itself.
+            let mounts = &self.host.mounts;
+            let files = mounts.on_filesystem(path).unwrap_or_else(|| ((0, 0), path.clone()));
+            if let Some(other) = by_source.insert(files, entry) {
                 return Err(alias(other, entry));
             }
         }
-        for entry in by_source.values() {
-            let What::Bind { path, .. } = &entry.what else { continue };
+        for ((dev, path), entry) in &by_source {
             for parent in path.ancestors().skip(1) {
-                let Some(outer) = by_source.get(parent) else { continue };
+                let Some(outer) = by_source.get(&(*dev, parent.to_owned())) else { continue };
                 let below = path.strip_prefix(parent).unwrap_or(path);
                 if outer.dest.join(below) != entry.dest {
                     return Err(alias(outer, entry));

@@ -8,9 +8,10 @@
 //! [`held`] keep descriptors, mappings and a working directory between lines.
 //!
 //! Prefixes: `--userns` (first enter a new user and mount namespace, mapping
-//! the present ids), `--as-user UID` (first become that user; only root can),
-//! `--tmpfs DIR` and `--read-only DIR` (first mount so, after `--userns`),
-//! `--close-descriptors` and `--no-connect` (first lose a way to the broker).
+//! the present ids), `--tmpfs DIR`, `--read-only DIR`, `--proc DIR` and `--bind SOURCE
+//! DIR` (mount so, after `--userns`: seen by this process and what it executes),
+//! `--as-user UID` (first become that user; only root can), `--close-descriptors` and
+//! `--no-connect` (first lose a way to the broker).
 
 mod channel;
 mod files;
@@ -184,18 +185,29 @@ fn main() -> ExitCode {
                 }
                 words.remove(0);
             }
+            Some(b"--tmpfs" | b"--proc") => {
+                let path = Args(&words).at(1).to_owned();
+                let mounted = match words[0].as_bytes() {
+                    b"--proc" => namespaces::mount_new(c"proc", &path),
+                    _ => namespaces::mount_tmpfs(&path),
+                };
+                if let Err(errno) = mounted {
+                    usage(&format!("{:?}: {errno:?}", &words[..2]));
+                }
+                words.drain(..2);
+            }
+            Some(b"--bind") => {
+                let args = Args(&words);
+                if let Err(errno) = namespaces::bind_all(args.at(1), args.at(2)) {
+                    usage(&format!("{:?}: {errno:?}", &words[..3]));
+                }
+                words.drain(..3);
+            }
             Some(b"--as-user") => {
                 let uid = u32::try_from(Args(&words).number(1));
                 let uid = uid.unwrap_or_else(|_| usage("--as-user: not a uid"));
                 if let Err(errno) = process::become_user(uid) {
                     usage(&format!("--as-user: {errno:?}"));
-                }
-                words.drain(..2);
-            }
-            Some(b"--tmpfs") => {
-                let path = Args(&words).at(1).to_owned();
-                if let Err(errno) = namespaces::mount_tmpfs(&path) {
-                    usage(&format!("--tmpfs: {errno:?}"));
                 }
                 words.drain(..2);
             }

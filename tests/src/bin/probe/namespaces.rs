@@ -70,7 +70,7 @@ pub(crate) fn act(name: &str, args: &Args) -> Option<Answer> {
 
 /// Mounts an empty file system, with a file `file` in it.
 pub(crate) fn mount_tmpfs(path: &OsStr) -> Result<(), Errno> {
-    mount(Some(c"tmpfs"), &c_path(path), Some(c"tmpfs"), 0)?;
+    mount_new(c"tmpfs", path)?;
     std::fs::write(std::path::Path::new(path).join("file"), "").map_err(errno)
 }
 
@@ -211,6 +211,16 @@ fn setns(args: &Args) -> Result<libc::c_long, Errno> {
     let kind = args.get(1).map_or(0, flags);
     // SAFETY: the call touches no memory; the descriptor is open.
     checked(unsafe { libc::syscall(libc::SYS_setns, file.as_raw_fd(), kind) })
+}
+
+/// Mounts a new file system of type `kind` on `dir`.
+pub(crate) fn mount_new(kind: &std::ffi::CStr, dir: &OsStr) -> Result<(), Errno> {
+    mount(Some(kind), &c_path(dir), Some(kind), 0).map(drop)
+}
+
+/// Binds `source`, with what is mounted below it, on `dir`.
+pub(crate) fn bind_all(source: &OsStr, dir: &OsStr) -> Result<(), Errno> {
+    mount(Some(&c_path(source)), &c_path(dir), None, libc::MS_BIND | libc::MS_REC).map(drop)
 }
 
 /// Enters a new user and mount namespace in which the present ids are mapped and

@@ -87,6 +87,9 @@ pub(crate) fn act(name: &str, args: &Args) -> Option<Answer> {
             let command = std::process::Command::new(args.at(0)).args(args.rest(1)).spawn();
             command.map(|child| child.id().to_string()).map_err(errno)
         }
+        // `ask PROGRAM [ARGUMENT…]`: its exit code 0 is `ok` with what it printed; of
+        // remountctl, 3 is EBUSY and 5 EACCES; all else is EIO.
+        "ask" => ask(args),
         // Nothing: that the probe can be run at all.
         "nothing" => Ok(String::new()),
         _ => return None,
@@ -101,6 +104,18 @@ fn run(args: &Args) -> Answer {
     let (out, err) = (&output.stdout, &output.stderr);
     let (out, err) = (String::from_utf8_lossy(out), String::from_utf8_lossy(err));
     Ok(format!("{}\n{out}{err}", code.unwrap_or(-1)))
+}
+
+fn ask(args: &Args) -> Answer {
+    let output =
+        std::process::Command::new(args.at(0)).args(args.rest(1)).output().map_err(errno)?;
+    eprintln!("{}", String::from_utf8_lossy(&output.stderr).trim_end());
+    match output.status.code() {
+        Some(0) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Some(3) => Err(Errno::EBUSY),
+        Some(5) => Err(Errno::EACCES),
+        _ => Err(Errno::EIO),
+    }
 }
 
 /// Replaces this process by the command; returns only why it could not.
