@@ -168,7 +168,7 @@ pub struct Connection {
 
 /// No broker can be reached.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("connect to {}: {errno}", crate::escape::Escaped::os(.socket))]
+#[error("connect to {}: {}", crate::escape::Escaped::os(.socket), crate::reason::Reason::from(*.errno))]
 pub struct NoBroker {
     /// The socket that was tried last.
     pub socket: std::ffi::OsString,

@@ -21,6 +21,7 @@ use crate::name::TargetName;
 use crate::proto::{
     BadReply, Origin, Refusal, Reply, Request, Selection, SetRequest, TargetReport, Wish,
 };
+use crate::reason::Reason;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use std::os::fd::OwnedFd;
@@ -52,7 +53,7 @@ pub enum ClientError {
     #[error("talk to the broker: it closed the connection")]
     Closed,
     /// The connection failed.
-    #[error("talk to the broker: {0}")]
+    #[error("talk to the broker: {:#}", Reason::from(*.0))]
     Transport(Errno),
     /// The answer makes no sense.
     #[error(transparent)]

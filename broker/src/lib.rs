@@ -10,6 +10,7 @@ pub mod escape;
 pub mod filter;
 pub mod name;
 pub mod proto;
+pub mod reason;
 pub mod sandbox;
 pub mod server;
 #[allow(unsafe_code)]

@@ -20,6 +20,7 @@
 use crate::apply::{RETRY_EVERY, RETRY_FOR};
 use crate::channel::{self, Arrival};
 use crate::proto::{self, Dialect, ErrorCode, Fault, Origin, Refusal, Reply, Request};
+use crate::reason::Reason;
 use crate::sandbox::{BadTargets, Caller, Registry};
 use crate::sys::patience::Patience;
 use crate::sys::socket::peer;
@@ -72,10 +73,10 @@ pub enum ServerError {
     #[error(transparent)]
     Targets(#[from] BadTargets),
     /// A listener cannot be used.
-    #[error("make the listener non-blocking: {0}")]
+    #[error("make the listener non-blocking: {:#}", Reason::from(*.0))]
     Listener(Errno),
     /// Waiting fails.
-    #[error("wait for events: {0}")]
+    #[error("wait for events: {:#}", Reason::from(*.0))]
     Poll(Errno),
     /// The timer that ends what waits too long cannot be made.
     #[error("make a timer: {0}")]

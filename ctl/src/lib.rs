@@ -10,6 +10,7 @@ use cli::{Args, Command, Scope};
 use remount_broker::channel::NoBroker;
 use remount_broker::client::{Client, ClientError};
 use remount_broker::proto::{BadReply, ErrorCode, TargetReport, Wish};
+use remount_broker::reason::IoReason;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -121,7 +122,7 @@ fn print(text: &str) -> Exit {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            complain(&format!("write to standard output: {error}"), None);
+            complain(&format!("write to standard output: {}", IoReason(&error)), None);
             Exit::Failed
         }
         _ => Exit::Done,

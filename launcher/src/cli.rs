@@ -1,6 +1,7 @@
 //! What was typed. Nothing here opens a file or asks the host anything.
 
 use clap::{ArgMatches, Args as _, Command, FromArgMatches, Parser};
+use remount_broker::escape::Escaped;
 use remount_broker::name::{Authority, TargetName};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -12,61 +13,62 @@ use std::path::PathBuf;
     version,
     about = "Start an agent in a sandbox whose directories can be switched between read-only and read-write",
     override_usage = "remount-run [OPTIONS] [--] [COMMAND [ARG]...]",
-    after_help = "Without COMMAND, your shell is started. Inside, `remountctl ro workspace` makes the\n\
-                  project read-only and `remountctl rw workspace` writable again.\n\
+    after_help = "Options with SRC, DEST, PATH, NAME or VAR can be repeated. Without COMMAND, your\n\
+                  shell is started. Inside, `remountctl ro workspace` makes the project read-only\n\
+                  and `remountctl rw workspace` writable again.\n\
                   Exit status: the command's own; 128+N if signal N ended it; 125 if remount-run\n\
                   failed, 126 if COMMAND cannot be executed, 127 if it is not found."
 )]
 pub struct Args {
-    /// Profile to use: a name, or a path to a TOML file (repeatable)
+    /// Use this profile, not the one for COMMAND
     #[arg(long = "profile", value_name = "NAME|PATH")]
     pub profiles: Vec<OsString>,
 
-    /// Make what is mounted at DEST a target that `remountctl` can switch (repeatable)
+    /// Let `remountctl` switch what is mounted at DEST
     #[arg(long, num_args = 2, value_names = ["NAME", "DEST"])]
     toggle: Vec<OsString>,
 
-    /// Bind SRC to DEST, read-write (repeatable)
+    /// Bind mount the host path SRC on DEST
     #[arg(long, num_args = 2, value_names = ["SRC", "DEST"])]
     bind: Vec<OsString>,
 
-    /// Like --bind, but do nothing if SRC does not exist
+    /// Same, if SRC exists
     #[arg(long, num_args = 2, value_names = ["SRC", "DEST"])]
     bind_try: Vec<OsString>,
 
-    /// Bind SRC to DEST, read-only (repeatable)
+    /// Bind mount the host path SRC read-only on DEST
     #[arg(long, num_args = 2, value_names = ["SRC", "DEST"])]
     ro_bind: Vec<OsString>,
 
-    /// Like --ro-bind, but do nothing if SRC does not exist
+    /// Same, if SRC exists
     #[arg(long, num_args = 2, value_names = ["SRC", "DEST"])]
     ro_bind_try: Vec<OsString>,
 
-    /// Bind SRC to DEST, read-write, with access to devices (repeatable)
+    /// Bind mount the host path SRC on DEST, with devices
     #[arg(long, num_args = 2, value_names = ["SRC", "DEST"])]
     dev_bind: Vec<OsString>,
 
-    /// Mount an empty, private, writable directory at DEST (repeatable)
+    /// Mount new tmpfs on DEST
     #[arg(long, value_name = "DEST")]
     tmpfs: Vec<OsString>,
 
-    /// Size of the next --tmpfs, in bytes, or with suffix K, M or G
+    /// Size of the next --tmpfs; K, M and G are known
     #[arg(long, value_name = "BYTES")]
     size: Vec<String>,
 
-    /// Hide PATH: an empty, read-only file or directory stands there (repeatable)
+    /// Hide PATH behind an empty file or directory
     #[arg(long, value_name = "PATH")]
     pub mask: Vec<OsString>,
 
-    /// Keep PATH read-only below a writable directory (repeatable)
+    /// Keep PATH read-only in a writable directory
     #[arg(long, value_name = "PATH")]
     pub protect: Vec<OsString>,
 
-    /// Set an environment variable (repeatable)
+    /// Set an environment variable
     #[arg(long, num_args = 2, value_names = ["VAR", "VALUE"], allow_hyphen_values = true)]
     setenv: Vec<OsString>,
 
-    /// Unset an environment variable (repeatable)
+    /// Unset an environment variable
     #[arg(long, value_name = "VAR")]
     unsetenv: Vec<OsString>,
 
@@ -74,23 +76,23 @@ pub struct Args {
     #[arg(long)]
     clearenv: bool,
 
-    /// Change to DIR inside the sandbox
+    /// Change directory to DIR
     #[arg(long, value_name = "DIR")]
     pub chdir: Option<PathBuf>,
 
-    /// Give the sandbox a network of its own, with nothing but loopback
+    /// New network, with nothing but loopback
     #[arg(long)]
     pub unshare_net: bool,
 
-    /// Give the sandbox a host name of its own
+    /// Custom host name in the sandbox
     #[arg(long, value_name = "NAME")]
     pub hostname: Option<String>,
 
-    /// Start a new terminal session (no job control)
+    /// New terminal session, without job control
     #[arg(long)]
     pub new_session: bool,
 
-    /// Who may make targets writable: self (any process inside), confirm or host
+    /// Who may make targets writable [self: who is inside]
     #[arg(long, value_name = "self|confirm|host", value_parser = parse_authority)]
     pub authority: Option<Authority>,
 
@@ -99,7 +101,7 @@ pub struct Args {
           default_missing_value = "text", value_parser = parse_format)]
     pub dry_run: Option<Format>,
 
-    /// List the profiles that can be used
+    /// List the profiles there are
     #[arg(long)]
     pub list_profiles: bool,
 
@@ -107,8 +109,8 @@ pub struct Args {
     #[arg(long, short)]
     pub verbose: bool,
 
-    /// Command to run, with its arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    /// Command to run in the sandbox
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
 
     /// The options whose order matters, in the order they were typed.
@@ -186,11 +188,28 @@ impl Args {
     /// # Errors
     /// Clap's error, which prints as usage, help or version.
     pub fn parse_from_os(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let words: Vec<OsString> = args.into_iter().collect();
         let command = Self::augment_args(Command::new("remount-run"));
-        let matches = command.try_get_matches_from(args)?;
+        let matches = command.try_get_matches_from(&words)?;
         let mut args = Self::from_arg_matches(&matches)?;
+        args.refuse_option_as_command(&words)?;
         args.steps = steps(&args, &matches)?;
         Ok(args)
+    }
+}
+
+impl Args {
+    /// What begins with a dash is a mistyped option, not the command, unless `--` stands
+    /// before it: arguments of the command may begin with one, so clap lets this pass.
+    fn refuse_option_as_command(&self, words: &[OsString]) -> Result<(), clap::Error> {
+        let Some(first) = self.command.first() else { return Ok(()) };
+        let before = words.len().checked_sub(self.command.len() + 1).and_then(|i| words.get(i));
+        if !first.as_encoded_bytes().starts_with(b"-") || before.is_some_and(|word| word == "--") {
+            return Ok(());
+        }
+        let option = Escaped::os(first);
+        let text = format!("unexpected option {option}: 'remount-run --help' lists them\n");
+        Err(clap::Error::raw(clap::error::ErrorKind::UnknownArgument, text))
     }
 }
 
@@ -221,12 +240,15 @@ fn steps(args: &Args, matches: &ArgMatches) -> Result<Vec<Step>, clap::Error> {
         placed.push((index, Step::Tmpfs { dest: dest.into(), size }));
     }
     if let Some((_, size)) = sizes.first() {
-        let text = format!("--size {size}: no --tmpfs follows it\n");
+        let text = format!(
+            "--size {size}: no --tmpfs follows it\n\n  tip: for example --size 64M --tmpfs /scratch\n"
+        );
         return Err(clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, text));
     }
     for (index, name, dest) in pairs("toggle", &args.toggle) {
         let name = name.to_string_lossy().parse::<TargetName>().map_err(|error| {
-            let text = format!("--toggle: {error}\n");
+            let text =
+                format!("--toggle: {error}\n\n  tip: for example --toggle docs /home/me/docs\n");
             clap::Error::raw(clap::error::ErrorKind::InvalidValue, text)
         })?;
         placed.push((index, Step::Toggle { name, dest: dest.into() }));
@@ -258,6 +280,18 @@ mod tests {
         assert_eq!(args.command, ["ls", "-l", "--bind", "x"]);
         assert_eq!(parse(&["--", "--odd"]).unwrap().command, ["--odd"]);
         assert!(parse(&[]).unwrap().command.is_empty());
+        for mistyped in [&["--odd", "--", "ls"][..], &["--unshare-net", "-x"], &["--odd"]] {
+            assert!(parse(mistyped).is_err(), "{mistyped:?}");
+        }
+        assert_eq!(parse(&["--setenv", "A", "--", "--", "-x"]).unwrap().command, ["-x"]);
+    }
+
+    #[test]
+    fn a_misspelt_option_is_no_command() {
+        for words in [&["--unshare-nte"][..], &["--bnid", "/a", "/b", "true"], &["-x", "true"]] {
+            let error = parse(words).unwrap_err();
+            assert_eq!(error.kind(), clap::error::ErrorKind::UnknownArgument, "{words:?}");
+        }
     }
 
     #[test]

@@ -19,7 +19,10 @@ pub use caps::{
 pub use limits::{CoreDumps, limits};
 pub use status::{filters_in_force, verify};
 
+use remount_broker::escape::Escaped;
+use remount_broker::reason::{IoReason, Reason};
 use rustix::io::Errno;
+use std::error::Error;
 use std::path::PathBuf;
 
 /// Which step of confinement failed, and why.
@@ -27,7 +30,7 @@ use std::path::PathBuf;
 pub enum ConfineError {
     /// A capability could not be dropped from the bounding set. `EPERM`: the process
     /// has no `CAP_SETPCAP`, that is, it is neither root nor in a user namespace of its own.
-    #[error("drop capability {capability} from the bounding set")]
+    #[error("drop capability {capability} from the bounding set: {:#}", Reason::from(*source))]
     Bounding {
         /// Its number, `CAP_*` of include/uapi/linux/capability.h.
         capability: u32,
@@ -36,16 +39,16 @@ pub enum ConfineError {
         source: Errno,
     },
     /// The effective, permitted and inheritable sets could not be set.
-    #[error("set the capabilities")]
+    #[error("set the capabilities: {:#}", Reason::from(*.0))]
     Capabilities(#[source] Errno),
     /// `no_new_privs` could not be set.
-    #[error("set no_new_privs")]
+    #[error("set no_new_privs: {:#}", Reason::from(*.0))]
     NoNewPrivileges(#[source] Errno),
     /// The limit of core dumps could not be set.
-    #[error("limit core dumps")]
+    #[error("limit core dumps: {:#}", Reason::from(*.0))]
     CoreLimit(#[source] Errno),
     /// The kernel did not make the Landlock ruleset that its ABI promises.
-    #[error("make a Landlock ruleset of ABI {abi}")]
+    #[error("make a Landlock ruleset of ABI {abi}: {}", deepest(source.as_ref()))]
     LandlockRuleset {
         /// The ABI that was asked for.
         abi: u32,
@@ -54,7 +57,7 @@ pub enum ConfineError {
         source: Box<::landlock::RulesetError>,
     },
     /// A file could not be examined or granted.
-    #[error("grant {path:?} in Landlock")]
+    #[error("grant {} in Landlock: {}", Escaped::path(path), deepest(source.as_ref()))]
     LandlockRule {
         /// Where it is, inside.
         path: PathBuf,
@@ -63,13 +66,13 @@ pub enum ConfineError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The Landlock ruleset could not be enforced.
-    #[error("enforce the Landlock ruleset")]
+    #[error("enforce the Landlock ruleset: {}", deepest(.0.as_ref()))]
     LandlockEnforce(#[source] Box<::landlock::RulesetError>),
     /// The kernel enforces less than was asked for.
     #[error("Landlock is not fully enforced")]
     LandlockIncomplete,
     /// The state of the process could not be read.
-    #[error("read {path}")]
+    #[error("read {path}: {:#}", Reason::from(*source))]
     ReadStatus {
         /// The file.
         path: &'static str,
@@ -86,6 +89,19 @@ pub enum ConfineError {
         /// Its value, or `missing`.
         found: String,
     },
+}
+
+/// What the system said, below the layers of a library that wrap it.
+fn deepest(error: &(dyn Error + 'static)) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    match (deepest.downcast_ref::<std::io::Error>(), deepest.downcast_ref::<Errno>()) {
+        (Some(error), _) => format!("{:#}", IoReason(error)),
+        (_, Some(errno)) => format!("{:#}", Reason::from(*errno)),
+        _ => deepest.to_string(),
+    }
 }
 
 /// What the tests of the steps share.

@@ -20,17 +20,19 @@ use crate::confine;
 use crate::mount::Handles;
 use crate::plan::Namespaces;
 use crate::report::{Failure, Message, Reporter};
+use remount_broker::escape::Escaped;
+use remount_broker::reason::Reason;
 use remount_broker::sys::process::{self, Fork};
 use rustix::io::Errno;
 use rustix::process::Signal;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 /// A stage of the start that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum EnterError {
     /// The namespaces were refused.
-    #[error("create namespaces ({names}): {errno}")]
+    #[error("create namespaces ({names}): {:#}", Reason::from(*errno))]
     Namespaces {
         /// Which.
         names: String,
@@ -38,7 +40,7 @@ pub enum EnterError {
         errno: Errno,
     },
     /// The new user namespace's ids could not be mapped.
-    #[error("write {file}: {errno}")]
+    #[error("write {file}: {:#}", Reason::from(*errno))]
     IdMap {
         /// Which file.
         file: &'static str,
@@ -52,7 +54,7 @@ pub enum EnterError {
     #[error(transparent)]
     Confine(#[from] confine::ConfineError),
     /// Something else that the kernel refused.
-    #[error("{step}: {errno}")]
+    #[error("{step}: {:#}", Reason::from(*errno))]
     System {
         /// What was tried.
         step: &'static str,
@@ -60,7 +62,7 @@ pub enum EnterError {
         errno: Errno,
     },
     /// The agent's working directory is not there.
-    #[error("change to {path:?} in the sandbox: {errno}")]
+    #[error("change to {} in the sandbox: {}", Escaped::path(path), Reason::from(*errno))]
     WorkingDirectory {
         /// Which.
         path: PathBuf,
@@ -68,7 +70,7 @@ pub enum EnterError {
         errno: Errno,
     },
     /// What a Landlock rule names is not there.
-    #[error("grant {path:?} in Landlock: {errno}")]
+    #[error("grant {} in Landlock: {:#}", Escaped::path(path), Reason::from(*errno))]
     Rule {
         /// Which.
         path: PathBuf,
@@ -76,7 +78,7 @@ pub enum EnterError {
         errno: Errno,
     },
     /// The agent's program could not be executed.
-    #[error("execute {path:?}: {errno}")]
+    #[error("execute {}: {}", Escaped::path(path), Reason::from(*errno))]
     Exec {
         /// Its file.
         path: PathBuf,
@@ -89,6 +91,12 @@ pub enum EnterError {
     /// Init ended before the sandbox was ready.
     #[error("the sandbox's init ended before the sandbox was ready")]
     NoInit,
+}
+
+/// What to do about a lack of descriptors, if that is what `errno` says.
+pub(crate) fn descriptors_hint(errno: Errno) -> Option<&'static str> {
+    matches!(errno, Errno::MFILE | Errno::NFILE)
+        .then_some("raise the limit of open files (ulimit -n)")
 }
 
 /// Names the step that a system call belongs to.
@@ -119,7 +127,15 @@ impl EnterError {
                 "the host allows no more namespaces: raise the sysctl user.max_user_namespaces \
                  (and user.max_mnt_namespaces, user.max_pid_namespaces)",
             ),
-            Self::Namespaces { .. } => Some(
+            Self::Namespaces { names, errno: Errno::PERM } if !names.contains("user") => Some(
+                "root has no CAP_SYS_ADMIN here, as in most containers: give it to the container, or set \
+                 user-namespace = \"always\" under [sandbox] in a profile and let the container's \
+                 seccomp profile allow unshare",
+            ),
+            Self::Namespaces {
+                errno: Errno::PERM | Errno::ACCESS | Errno::NOSYS | Errno::INVAL,
+                ..
+            } => Some(
                 "the host forbids unprivileged user namespaces: set the sysctl kernel.unprivileged_userns_clone=1, \
                  or kernel.apparmor_restrict_unprivileged_userns=0, or give remount-run an AppArmor profile \
                  with `userns,`; in a container, run it with a seccomp profile that allows unshare",
@@ -130,12 +146,15 @@ impl EnterError {
             Self::Mount(error) if error.errno == Errno::STALE => {
                 Some("the file was replaced while the sandbox started: start it again")
             }
-            Self::Mount(error) if error.errno == Errno::MFILE || error.errno == Errno::NFILE => {
-                Some("raise the limit of open files (ulimit -n)")
-            }
-            Self::Exec { errno: Errno::ACCESS | Errno::NOEXEC, .. } => {
+            Self::Mount(error) => descriptors_hint(error.errno),
+            Self::System { errno, .. } | Self::Rule { errno, .. } => descriptors_hint(*errno),
+            Self::Exec { errno: Errno::ACCESS, .. } => {
                 Some("it must be executable, and not on a file system mounted noexec")
             }
+            Self::Exec { errno: Errno::NOEXEC, .. } => Some(
+                "it must be a program for this machine, or a script whose first line is \
+                 #! and its interpreter",
+            ),
             Self::Exec { errno: Errno::NOENT, .. } => Some(
                 "it or its interpreter is not visible in the sandbox: --ro-bind what is missing",
             ),
@@ -159,12 +178,6 @@ fn end(reporter: &Reporter, result: Result<(), EnterError>) -> ! {
     // If the launcher cannot be told, it is gone, and this process with it.
     let told = reporter.tell(&Message::Failed(error.failure()));
     process::exit(if told.is_ok() { 125 } else { 124 })
-}
-
-/// Closes what the launcher inherited: it is nobody's in a sandbox, and would only be one
-/// more way out. `keep` is all that this process uses from here on.
-fn close_inherited(keep: &[BorrowedFd<'_>]) -> Result<(), EnterError> {
-    process::close_all_but(keep).step("close descriptors")
 }
 
 /// If the launcher dies, so does this process, whatever it is doing.

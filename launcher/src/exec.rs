@@ -10,8 +10,9 @@ use remount_broker::sys::{mount, process, seccomp};
 use rustix::io::{Errno, FdFlags};
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// The number from which the inherited connection gets its descriptor: above what
 /// shells and scripts use for themselves.
@@ -23,7 +24,7 @@ pub(crate) struct Inherited<'a> {
     /// Where the broker says that it is ready.
     pub broker: &'a Link,
     /// The agent's end of the connection that all processes inside inherit.
-    pub shared: Link,
+    pub shared: &'a Link,
     /// The signal mask that the agent is to have.
     pub signal_mask: SigSet,
     /// What lets capabilities be dropped.
@@ -32,15 +33,8 @@ pub(crate) struct Inherited<'a> {
 
 /// Gives everything up, in the order that makes each step stick, and executes the
 /// agent. Returns only if that fails; nothing was executed then.
-pub(crate) fn execute(plan: &Plan, inherited: Inherited<'_>) -> Result<(), EnterError> {
-    match confine_and_execute(plan, inherited) {
-        Ok(never) => match never {},
-        Err(error) => Err(error),
-    }
-}
-
-fn confine_and_execute(plan: &Plan, inherited: Inherited<'_>) -> Result<Infallible, EnterError> {
-    let Inherited { broker, shared, signal_mask, bounding } = inherited;
+pub(crate) fn execute(plan: &Plan, inherited: &Inherited<'_>) -> Result<Infallible, EnterError> {
+    let Inherited { broker, shared, signal_mask, bounding } = *inherited;
     let exec = &plan.exec;
     rustix::process::chdir(&exec.cwd)
         .map_err(|errno| EnterError::WorkingDirectory { path: exec.cwd.clone(), errno })?;
@@ -50,37 +44,57 @@ fn confine_and_execute(plan: &Plan, inherited: Inherited<'_>) -> Result<Infallib
     own_null().step("open /dev/null")?;
     // Every descriptor from before the sandbox ends with exec, but the connection.
     process::mark_close_on_exec_from(3).step("close descriptors")?;
-    let channel = keep(shared.into_fd()).step("keep the connection to the broker")?;
+    let channel = keep(shared.as_fd()).step("keep the connection to the broker")?;
     let command = Command::new(exec, &channel)?;
+    // With the capabilities, which may be what opens the way there.
+    let rules = plan.landlock.as_ref().map(Rules::open).transpose()?;
     confine::limits()?;
     confine::drop_capabilities(bounding)?;
     rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
-    if let Some(landlock) = &plan.landlock {
-        restrict(landlock)?;
+    if let Some(rules) = rules {
+        rules.enforce()?;
     }
     restore_signals(&signal_mask)?;
-    let filters = confine::filters_in_force()?;
-    seccomp::load(&plan.filter).step("load the system call filter")?;
-    confine::verify(filters)?;
+    match &plan.filter {
+        None => confine::verify(None)?,
+        Some(filter) => {
+            let filters = confine::filters_in_force()?;
+            seccomp::load(filter).step("load the system call filter")?;
+            confine::verify(Some(filters))?;
+        }
+    }
     match broker.receive() {
         Ok((bytes, None)) if bytes == b"go" => command.execute(),
         _ => Err(EnterError::NoBroker),
     }
 }
 
-/// Opens what the rules name, as it is inside, and restricts this process to them.
-fn restrict(plan: &LandlockPlan) -> Result<(), EnterError> {
-    let mut opened = Vec::with_capacity(plan.rules.len());
-    for (path, access) in &plan.rules {
-        let fd = mount::open_exact(rustix::fs::CWD, path)
-            .map_err(|errno| EnterError::Rule { path: path.clone(), errno })?;
-        opened.push((path, fd, *access));
+/// What the Landlock rules name, opened as it is inside.
+struct Rules<'a> {
+    abi: u32,
+    opened: Vec<(&'a Path, OwnedFd, landlock::Access)>,
+}
+
+impl<'a> Rules<'a> {
+    fn open(plan: &'a LandlockPlan) -> Result<Self, EnterError> {
+        let mut opened = Vec::with_capacity(plan.rules.len());
+        for (path, access) in &plan.rules {
+            let fd = mount::open_exact(rustix::fs::CWD, path)
+                .map_err(|errno| EnterError::Rule { path: path.clone(), errno })?;
+            opened.push((path.as_path(), fd, *access));
+        }
+        Ok(Self { abi: plan.abi, opened })
     }
-    let rules: Vec<_> = opened
-        .iter()
-        .map(|(path, fd, access)| landlock::Rule { path, at: fd.as_fd(), access: *access })
-        .collect();
-    Ok(landlock::restrict(plan.abi, &rules)?)
+
+    /// Restricts this process to them.
+    fn enforce(self) -> Result<(), EnterError> {
+        let rules: Vec<_> = self
+            .opened
+            .iter()
+            .map(|(path, fd, access)| landlock::Rule { path, at: fd.as_fd(), access: *access })
+            .collect();
+        Ok(landlock::restrict(self.abi, &rules)?)
+    }
 }
 
 /// Puts the sandbox's own `/dev/null` in place of the host's on the standard descriptors:
@@ -102,9 +116,13 @@ fn own_null() -> Result<(), Errno> {
     Ok(())
 }
 
-/// Gives `fd` a high number that survives exec.
-fn keep(fd: OwnedFd) -> Result<OwnedFd, Errno> {
-    let fd = rustix::io::fcntl_dupfd_cloexec(fd, CHANNEL_FROM)?;
+/// Gives `fd` a high number that survives exec; where the limit of open files does not
+/// allow one that high (EINVAL), any number above the standard ones.
+fn keep(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let fd = match rustix::io::fcntl_dupfd_cloexec(fd, CHANNEL_FROM) {
+        Err(Errno::INVAL) => rustix::io::fcntl_dupfd_cloexec(fd, 3)?,
+        result => result?,
+    };
     rustix::io::fcntl_setfd(&fd, FdFlags::empty())?;
     Ok(fd)
 }

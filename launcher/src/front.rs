@@ -4,11 +4,13 @@ use crate::cli::{Args, Format};
 use crate::confine::landlock;
 use crate::host::Host;
 use crate::plan::Plan;
-use crate::profile::Loader;
+use crate::profile::{Loader, SourceName};
 use crate::report::Failure;
 use crate::spec::{Spec, SpecError};
 use crate::supervise;
 use remount_broker::escape::Escaped;
+use remount_broker::reason::IoReason;
+use remount_broker::sys::process;
 use rustix::io::Errno;
 use std::ffi::OsString;
 use std::io::Write;
@@ -24,6 +26,11 @@ pub fn is_called(args: &[OsString], name: &str) -> bool {
 /// # Errors
 /// Everything that keeps the command from running.
 pub fn run(args: Vec<OsString>) -> Result<u8, Failure> {
+    process::close_inherited().map_err(|errno| Failure {
+        code: 125,
+        message: format!("close inherited descriptors: {errno}"),
+        hint: None,
+    })?;
     let args = match Args::parse_from_os(args) {
         Ok(args) => args,
         Err(error) => return usage(&error),
@@ -45,7 +52,7 @@ pub fn run(args: Vec<OsString>) -> Result<u8, Failure> {
         None => {}
     }
     for warning in &plan.warnings {
-        eprintln!("remount-run: warning: {warning}");
+        say(&format!("remount-run: warning: {warning}"));
     }
     if args.verbose {
         tell(&plan);
@@ -59,8 +66,26 @@ fn usage(error: &clap::Error) -> Result<u8, Failure> {
     if error.exit_code() == 0 {
         return print(&text);
     }
-    let message = text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned();
-    Err(Failure { code: 125, message, hint: None })
+    let (message, hint) = told_by_clap(&text);
+    Err(Failure { code: 125, message, hint: Some(hint) })
+}
+
+/// Clap's several paragraphs as a message of one line and a hint.
+fn told_by_clap(text: &str) -> (String, String) {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let message: Vec<&str> =
+        text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    let mut tips: Vec<&str> =
+        text.lines().filter_map(|line| line.trim_start().strip_prefix("tip: ")).collect();
+    // The value would be a command, which nobody calls so.
+    tips.retain(|tip| !tip.starts_with("to pass "));
+    let hint = if tips.is_empty() {
+        "remount-run --help lists the options".to_owned()
+    } else {
+        tips.join("; ")
+    };
+    // Words of the command line are in it.
+    (Escaped::text(&message.join(" ")).to_string(), Escaped::text(&hint).to_string())
 }
 
 fn failure(error: SpecError) -> Failure {
@@ -86,7 +111,11 @@ fn list_profiles(loader: &Loader) -> Result<u8, Failure> {
             (None, None) => String::new(),
         };
         let name = Escaped::text(&profile.name).to_string();
-        text.push_str(&format!("{name:<18} {}  ({})\n", Escaped::text(&about), profile.source));
+        let source = match &profile.source {
+            SourceName::BuiltIn(_) => "built in".to_owned(),
+            file @ SourceName::File(_) => file.to_string(),
+        };
+        text.push_str(&format!("{name:<18} {}  ({source})\n", Escaped::text(&about)));
     }
     print(&text)
 }
@@ -96,25 +125,33 @@ fn print(text: &str) -> Result<u8, Failure> {
         Ok(()) => Ok(0),
         // Whoever read the output has read enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(0),
-        Err(error) => {
-            Err(Failure { code: 125, message: format!("write to stdout: {error}"), hint: None })
-        }
+        Err(error) => Err(Failure {
+            code: 125,
+            message: format!("write to stdout: {}", IoReason(&error)),
+            hint: None,
+        }),
     }
+}
+
+/// Writes a line to standard error. If nobody can read it, that is no reason to do
+/// anything else than before: the exit code says the most important.
+pub fn say(line: &str) {
+    drop(std::io::stderr().write_all(format!("{line}\n").as_bytes()));
 }
 
 /// What is enforced, and what this kernel cannot.
 fn tell(plan: &Plan) {
-    eprintln!("remount-run: profiles: {}", plan.profiles.join(", "));
+    say(&format!("remount-run: profiles: {}", plan.profiles.join(", ")));
     for target in &plan.mounts.targets {
         let (name, mode, authority) = (&target.name, target.mode, target.authority);
-        eprintln!(
+        say(&format!(
             "remount-run: target {name}: {} {mode}, rw by {authority}",
             Escaped::path(&target.dest)
-        );
+        ));
     }
     let Some(rules) = &plan.landlock else { return };
-    eprintln!("remount-run: Landlock ABI {}, {} rules", rules.abi, rules.rules.len());
+    say(&format!("remount-run: Landlock ABI {}, {} rules", rules.abi, rules.rules.len()));
     for lost in landlock::missing_below(rules.abi) {
-        eprintln!("remount-run: this kernel's Landlock: {lost}");
+        say(&format!("remount-run: this kernel's Landlock: {lost}"));
     }
 }

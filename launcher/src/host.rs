@@ -1,10 +1,11 @@
 //! Facts about the host, read once. Tests put others in their place.
 
 use crate::confine::landlock::Unavailable;
+use remount_broker::reason::Reason;
 use remount_broker::sys::mount::{self, FileStat};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -24,10 +25,12 @@ pub struct Host {
     pub environment: Vec<(OsString, OsString)>,
     /// The Landlock ABI, or why there is none.
     pub landlock: Result<u32, Unavailable>,
+    /// Whether system calls can be filtered, or why not.
+    pub seccomp: Result<(), Errno>,
+    /// The first of the standard descriptors that is a directory, if one is.
+    pub directory_on_stdio: Option<i32>,
     /// The terminal on standard input, output or error, if there is one.
     pub terminal: Option<PathBuf>,
-    /// The number of the first standard descriptor that is a directory.
-    pub directory_on_stdio: Option<i32>,
     /// This program's file.
     pub program: PathBuf,
     /// The host's mounts.
@@ -176,8 +179,9 @@ impl Host {
             shell: absolute(&environment, "SHELL").unwrap_or(account.shell),
             cwd: std::env::current_dir().ok(),
             landlock: crate::confine::landlock::detect(),
-            terminal: terminal(),
+            seccomp: remount_broker::sys::seccomp::available(),
             directory_on_stdio: directory_on_stdio(),
+            terminal: terminal(),
             program,
             mounts: MountTable::parse(&table),
             files: Box::new(RealFiles),
@@ -200,7 +204,7 @@ impl Host {
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// `/proc` is missing or hidden.
-    #[error("read /proc/self: {0}")]
+    #[error("read /proc/self: {}", Reason::from(*.0))]
     Proc(Errno),
 }
 
@@ -217,17 +221,17 @@ fn read_mountinfo() -> Result<Vec<u8>, Errno> {
     read_up_to(fd, 64 << 20)
 }
 
+fn directory_on_stdio() -> Option<i32> {
+    let stdio = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    let is_directory = |fd: &BorrowedFd<'_>| mount::stat(*fd).is_ok_and(|stat| stat.is_dir());
+    stdio.into_iter().find(is_directory).map(|fd| fd.as_raw_fd())
+}
+
 fn terminal() -> Option<PathBuf> {
     let name = |fd| rustix::termios::ttyname(fd, Vec::new()).ok();
     let stdio = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
     let path = stdio.into_iter().find_map(name)?;
     Some(PathBuf::from(OsString::from_vec(path.into_bytes())))
-}
-
-fn directory_on_stdio() -> Option<i32> {
-    let stdio = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
-    let is_dir = |fd| mount::stat(fd).is_ok_and(|stat| stat.is_dir());
-    stdio.into_iter().find(|fd| is_dir(*fd)).map(|fd| fd.as_raw_fd())
 }
 
 /// What `/etc/passwd` says of a user. The name service is not asked: it would load
@@ -642,8 +646,9 @@ pub(crate) mod fake {
             cwd: Some("/home/u/p".into()),
             environment: vec![("PATH".into(), "/bin".into()), ("HOME".into(), "/home/u".into())],
             landlock: Ok(7),
-            terminal: None,
+            seccomp: Ok(()),
             directory_on_stdio: None,
+            terminal: None,
             program: "/bin/remount-run".into(),
             mounts: MountTable::default(),
             files: Box::new(

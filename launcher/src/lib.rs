@@ -20,5 +20,5 @@ pub mod supervise;
 
 mod front;
 
-pub use front::{is_called, run};
+pub use front::{is_called, run, say};
 pub use report::Failure;

@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use remount_launcher::{Failure, run};
+use remount_launcher::{Failure, run, say};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -14,9 +14,9 @@ fn main() -> ExitCode {
     match run(args) {
         Ok(code) => ExitCode::from(code),
         Err(Failure { code, message, hint }) => {
-            eprintln!("remount-run: {message}");
+            say(&format!("remount-run: {message}"));
             if let Some(hint) = hint {
-                eprintln!("hint: {hint}");
+                say(&format!("hint: {hint}"));
             }
             ExitCode::from(code)
         }

@@ -11,7 +11,9 @@ mod files;
 use crate::plan::{MountOp, MountPlan, OpKind, Shape, Source};
 use crate::spec::Asker;
 use control::Control;
+use remount_broker::escape::Escaped;
 use remount_broker::name::Mode;
+use remount_broker::reason::Reason;
 use remount_broker::sys::mount::{self, Attributes, FileId, Reach};
 use rustix::fs::CWD;
 use rustix::io::Errno;
@@ -23,7 +25,7 @@ const NO_SUID_DEV: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
 
 /// A mount that could not be made.
 #[derive(Debug, thiserror::Error)]
-#[error("{origin}: {step} {path:?}: {errno}")]
+#[error("{origin}: {step} {}: {:#}", Escaped::path(path), Reason::from(*errno))]
 pub struct MountError {
     /// What was tried.
     pub step: &'static str,

@@ -31,8 +31,9 @@ pub struct Plan {
     /// The Landlock rules; `None` if the profile allows a kernel without Landlock
     /// and this is one.
     pub landlock: Option<LandlockPlan>,
-    /// The agent's system call filter.
-    pub filter: Vec<Instruction>,
+    /// The agent's system call filter; `None` if the profile allows a kernel without
+    /// seccomp and this is one.
+    pub filter: Option<Vec<Instruction>>,
     /// The program and what it is started with.
     pub exec: Exec,
     /// What the person should know, e.g. what this kernel lacks.

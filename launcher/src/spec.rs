@@ -17,6 +17,7 @@ use crate::plan::{Exec, Identity};
 use crate::profile::{self, Hostname, Loader, Need, Network, Profile, UserNamespace, Variables};
 use remount_broker::escape::Escaped;
 use remount_broker::name::{Authority, Mode, TargetName};
+use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::PathBuf;
@@ -36,6 +37,7 @@ pub struct Spec {
     pub(crate) unshare_network: bool,
     pub(crate) hostname: Option<String>,
     pub(crate) landlock: Option<u32>,
+    pub(crate) seccomp: bool,
     pub(crate) terminal: Option<PathBuf>,
     pub(crate) program: Found,
     pub(crate) warnings: Vec<String>,
@@ -132,12 +134,17 @@ impl Spec {
             (Err(_), Need::Optional) => None,
             (Err(unavailable), Need::Required) => return Err(SpecError::Landlock(unavailable)),
         };
+        let seccomp = match (host.seccomp, settings.seccomp.value) {
+            (Ok(()), _) => true,
+            (Err(_), Need::Optional) => false,
+            (Err(errno), Need::Required) => return Err(SpecError::Seccomp(errno)),
+        };
         let program = host
             .files
             .find(&host.program)
             .map_err(|errno| SpecError::Program(host.program.clone(), errno))?;
         Ok(Self {
-            warnings: warnings(&profile, landlock),
+            warnings: warnings(&profile, landlock, seccomp),
             profiles: profile.sources,
             entries: layout.entries,
             host_directories: layout.host_directories,
@@ -147,6 +154,7 @@ impl Spec {
             unshare_network: args.unshare_net || settings.network.value == Network::None,
             hostname: hostname(args, settings)?,
             landlock,
+            seccomp,
             terminal: host.terminal.clone(),
             program,
         })
@@ -180,7 +188,8 @@ fn workspace(profile: &Profile, variables: &Variables, host: &Host) -> Result<Pa
         .expand(variables)
         .map_err(|error| SpecError::expand(&origin, path.value.as_str(), error))?;
     match host.files.find(&expanded) {
-        Ok(found) => Ok(found.path),
+        Ok(found) if found.stat.is_dir() => Ok(found.path),
+        Ok(_) => Err(SpecError::Find { path: expanded, origin, errno: Errno::NOTDIR }),
         Err(errno) => Err(SpecError::Find { path: expanded, origin, errno }),
     }
 }
@@ -196,12 +205,14 @@ fn hostname(args: &Args, settings: &profile::Sandbox) -> Result<Option<String>, 
     }
 }
 
-fn warnings(profile: &Profile, landlock: Option<u32>) -> Vec<String> {
+fn warnings(profile: &Profile, landlock: Option<u32>, seccomp: bool) -> Vec<String> {
     let mut warnings: Vec<String> =
         profile.notes.iter().map(|note| format!("{}: {}", note.origin, note.value)).collect();
     if landlock.is_none() {
-        warnings
-            .push("without Landlock, mounts, capabilities and seccomp alone confine".to_owned());
+        warnings.push("this kernel has no Landlock: what else confines does so alone".to_owned());
+    }
+    if !seccomp {
+        warnings.push("this kernel has no seccomp: every system call is allowed".to_owned());
     }
     warnings
 }

@@ -6,13 +6,13 @@ use crate::plan::Plan;
 use crate::report::{self, Failure, Link, Message, Reports};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use remount_broker::escape::Escaped;
+use remount_broker::reason::{IoReason, Reason};
 use remount_broker::sys::process::{self, Fork};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, pidfd_send_signal, waitpid,
-};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Starts what the plan says and waits for its end.
@@ -25,7 +25,8 @@ pub fn run(plan: &Plan) -> Result<u8, Failure> {
 }
 
 fn fault(step: &str, errno: Errno) -> Failure {
-    Failure { code: 125, message: format!("{step}: {errno}"), hint: None }
+    let hint = enter::descriptors_hint(errno).map(str::to_owned);
+    Failure { code: 125, message: format!("{step}: {:#}", Reason::from(errno)), hint }
 }
 
 /// Makes the directories that hold an agent's own state, where they are missing.
@@ -35,7 +36,7 @@ fn make_directories(plan: &Plan) -> Result<(), Failure> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| {
             Failure {
                 code: 125,
-                message: format!("create {dir:?}: {error}"),
+                message: format!("create {}: {}", Escaped::path(dir), IoReason(&error)),
                 hint: Some("the profile keeps the agent's own state there".to_owned()),
             }
         })?;
@@ -77,7 +78,7 @@ struct Sandbox {
     /// The agent's pidfd, once it is there.
     agent: Option<OwnedFd>,
     /// Signals that came before the agent.
-    waiting: Vec<Signal>,
+    waiting: Vec<i32>,
     terminal: Option<Terminal>,
     /// When it is closed, however that comes about, the broker ends.
     life: Option<OwnedFd>,
@@ -182,9 +183,10 @@ impl Sandbox {
 
     fn hear(&mut self, message: Message, fate: &mut Fate) {
         match message {
-            // The first failure is the cause of all others.
+            // The first failure is the cause of all others; one that comes after the end
+            // (a signal can end the agent before its command) is a consequence of it.
             Message::Failed(failure) => {
-                if !matches!(fate, Fate::Failed(_)) {
+                if matches!(fate, Fate::Running) {
                     *fate = Fate::Failed(failure);
                 }
             }
@@ -213,7 +215,7 @@ impl Sandbox {
         }
         // SIGSTOP cannot be blocked: this returns after SIGCONT.
         if kill_process(rustix::process::getpid(), Signal::STOP).is_ok() {
-            self.send(Signal::CONT);
+            self.send(libc::SIGCONT);
         }
     }
 
@@ -221,10 +223,8 @@ impl Sandbox {
     /// terminal sends goes to the whole foreground group.
     fn pass_on(&mut self, number: u32, code: i32, new_session: bool) {
         let from_terminal = code == libc::SI_KERNEL;
-        let Some(signal) = i32::try_from(number).ok().and_then(Signal::from_named_raw) else {
-            return;
-        };
-        if signal == Signal::CHILD || (from_terminal && !new_session) {
+        let Ok(signal) = i32::try_from(number) else { return };
+        if signal == libc::SIGCHLD || (from_terminal && !new_session) {
             return;
         }
         if self.agent.is_some() {
@@ -234,10 +234,11 @@ impl Sandbox {
         }
     }
 
-    fn send(&self, signal: Signal) {
+    /// By number: the real-time signals have no names.
+    fn send(&self, signal: i32) {
         if let Some(agent) = &self.agent {
             // It fails only if the agent has ended, which init reports.
-            pidfd_send_signal(agent, signal).unwrap_or(());
+            process::send_signal(agent.as_fd(), signal).unwrap_or(());
         }
     }
 }

@@ -48,6 +48,12 @@ impl Cmd {
         self
     }
 
+    /// Without the `--` between the options and the command.
+    pub fn unseparated(mut self) -> Cmd {
+        self.separator = false;
+        self
+    }
+
     pub fn option(mut self, option: impl AsRef<OsStr>) -> Cmd {
         self.options.push(option.as_ref().to_owned());
         self

@@ -299,6 +299,24 @@ impl Inside {
         self.0.send(format!("{}\n", words.join("\t")));
     }
 
+    /// Runs a command to its end, inside. Answers its exit code and what it printed.
+    #[track_caller]
+    pub fn run<I: IntoIterator<Item: AsRef<OsStr>>>(&mut self, command: I) -> (i32, String) {
+        let words = command.into_iter().map(|word| word.as_ref().to_owned());
+        let text = self.act(std::iter::once("run".into()).chain(words)).ok();
+        let (code, printed) = text.split_once('\n').expect("a code and what was printed");
+        (code.parse().expect("a code"), printed.to_owned())
+    }
+
+    /// Runs `remountctl`, inside. Panics unless it ends with `code`; answers what it
+    /// printed.
+    #[track_caller]
+    pub fn ctl(&mut self, words: &str, code: i32) -> String {
+        let (got, printed) = self.run(std::iter::once("remountctl").chain(words.split(' ')));
+        assert_eq!(got, code, "remountctl {words}: {printed}");
+        printed
+    }
+
     /// The next answer.
     #[track_caller]
     pub fn answer(&mut self) -> Answer {

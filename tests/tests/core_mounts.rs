@@ -34,7 +34,7 @@ fn remount(sandbox: &Sandbox, options: &[&str]) -> Cmd {
 }
 
 fn toggle(inside: &mut Inside, mode: &str, target: &str) {
-    let ctl = ["run", "/run/remount/bin/remountctl", mode, target];
+    let ctl = ["ask", "/run/remount/bin/remountctl", mode, target];
     inside.act(ctl).ok();
 }
 
@@ -206,7 +206,7 @@ fn a_closed_target_is_closed_for_what_was_opened_before() {
     inside.act(["dirfd-make", &dir, "before"]).ok();
     inside.act(["cd", "dir"]).ok();
     // While it can be written to through something, `ro` does not succeed.
-    let ro = ["run", "/run/remount/bin/remountctl", "ro", "workspace"];
+    let ro = ["ask", "/run/remount/bin/remountctl", "ro", "workspace"];
     let write = inside.act(["hold", "write", "before"]).ok();
     inside.act(ro).errno("EBUSY");
     inside.act(["close", &write]).ok();
@@ -248,7 +248,7 @@ fn who_may_not_open_a_target_cannot() {
     inside.act(["open-write", "file"]).ok();
     toggle(&mut inside, "ro", "workspace");
     let ctl = |words: &[&str]| {
-        let all = ["run", "/run/remount/bin/remountctl"];
+        let all = ["ask", "/run/remount/bin/remountctl"];
         all.iter().chain(words).map(|word| (*word).to_owned()).collect::<Vec<_>>()
     };
     for words in [&["rw", "workspace"][..], &["toggle", "workspace"], &["rw", "--all"]] {

@@ -135,7 +135,7 @@ fn all_members_change_and_what_is_so_stays_so() {
 #[test]
 fn a_passing_writer_is_waited_out() {
     let mut bench = Bench::pair(Mode::Rw);
-    bench.mounts.with("/a/b", |mount| mount.busy = 29);
+    bench.mounts.with("/a/b", |mount| mount.busy = 500);
     let (outcome, parked) = bench.run(Wish::Ro);
     assert_eq!(outcome, Ok(()));
     assert!((1..=29).contains(&parked), "{parked}");

@@ -354,10 +354,15 @@ fn send_stuck(fd: BorrowedFd<'_>, bytes: &[u8], others: &[BorrowedFd<'_>]) -> st
     let (socket, peer) = lingering();
     let descriptors: Vec<_> = others.iter().copied().chain([socket.as_fd()]).collect();
     send(fd, bytes, &descriptors);
+    close_impatiently(socket);
+    peer
+}
+
+/// Closes what this test may be the last to close, without waiting for it.
+fn close_impatiently(fd: impl Into<OwnedFd>) {
     let patience = Patience::new().unwrap();
     let _limited = patience.limit();
-    drop(socket);
-    peer
+    drop(fd.into());
 }
 
 /// Whoever closes a descriptor last waits for it: a client must not make that the broker.
@@ -380,7 +385,7 @@ fn what_a_peer_sends_cannot_make_the_broker_wait() {
         send(mine.as_fd(), &[b'x'; proto::MAX_LINE], &[]);
         peers.push(send_stuck(mine.as_fd(), b"x", &[]));
         send(shared, b"c", &[theirs.as_fd()]);
-        drop(theirs);
+        close_impatiently(theirs);
         broker.inherited().list().unwrap();
     }
     broker.init.take().unwrap().write_all(b"x").unwrap();

@@ -62,6 +62,39 @@ pub fn fork_into(namespaces: u64) -> Result<Fork> {
     }
 }
 
+/// Runs `child` in a new process that borrows this one's memory, and waits until the
+/// child has executed a program or ended (`CLONE_VM | CLONE_VFORK`, as `posix_spawn(3)`
+/// does it): nothing is copied, and nothing is paged in twice. Descriptors, credentials,
+/// signal mask, working directory and limits are the child's own.
+///
+/// # Errors
+/// As `clone(2)`; `EDEADLK` as [`fork`].
+pub fn spawn_borrowing(child: &mut dyn FnMut() -> i32) -> Result<Pid> {
+    const STACK: usize = 256 << 10;
+    extern "C" fn enter(child: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: `child` is the pointer made below, to a reference that lives until
+        // clone returns in the parent, which is after this process's exec or end.
+        let child = unsafe { &mut *child.cast::<&mut dyn FnMut() -> i32>() };
+        child()
+    }
+    require_one_thread()?;
+    let mut stack = vec![0u128; STACK / size_of::<u128>()];
+    let mut child = child;
+    let argument: *mut &mut dyn FnMut() -> i32 = &raw mut child;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the child runs on `stack`, from its end downwards, 16-byte aligned as the
+    // ABI demands, and both it and what `argument` points to outlive the child's use of
+    // them: with CLONE_VFORK this thread, the only one, sleeps until the child has
+    // executed or ended. For the same reason the memory they share is never used by
+    // both at once.
+    let pid =
+        unsafe { libc::clone(enter, stack.as_mut_ptr_range().end.cast(), flags, argument.cast()) };
+    if pid < 0 {
+        return Err(last_errno());
+    }
+    Pid::from_raw(pid).ok_or(Errno::CHILD)
+}
+
 fn require_one_thread() -> Result<()> {
     if thread_count()? == 1 { Ok(()) } else { Err(Errno::DEADLK) }
 }
@@ -126,29 +159,16 @@ pub fn mark_close_on_exec_from(first: u32) -> Result<()> {
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
-/// Closes every descriptor but the standard three and `keep`, whose numbers are the
-/// only ones that the caller goes on using: for a process that was just forked and that
-/// inherited descriptors from whoever started the program.
+/// Closes every descriptor above the standard three: nobody in a sandbox needs what
+/// whoever started this program left open, and a pipe's reader would wait for its end.
+/// To be called first thing in `main`.
 ///
 /// # Errors
 /// As `close_range(2)`.
-pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
-    let mut numbers: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
-    numbers.sort_unstable();
-    let mut first = 3;
-    for number in numbers.into_iter().chain([u32::MAX]) {
-        if first < number {
-            close_range(first, number - u32::from(number != u32::MAX))?;
-        }
-        first = first.max(number.saturating_add(1));
-    }
-    Ok(())
-}
-
-fn close_range(first: u32, last: u32) -> Result<()> {
-    // SAFETY: the call touches no memory. What it closes belongs to no value of this
-    // program that is still used: the caller of `close_all_but` has promised that.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+pub fn close_inherited() -> Result<()> {
+    // SAFETY: the call touches no memory, and `main` calls this before the program has
+    // opened anything of its own: no value owns what is closed.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
@@ -157,6 +177,19 @@ fn close_range(first: u32, last: u32) -> Result<()> {
 pub fn exit(code: i32) -> ! {
     // SAFETY: the call touches no memory and does not return.
     unsafe { libc::_exit(code) }
+}
+
+/// Sends a signal, by number, so that real-time signals can be sent too.
+///
+/// # Errors
+/// As `pidfd_send_signal(2)`: `ESRCH` if the process has ended.
+pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
+    let none = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the descriptor is open for the whole call, which reads no memory, there
+    // being no siginfo.
+    let result =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0) };
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
 /// Dies of SIGPIPE again, which the Rust runtime ignores, and which exec would pass on.

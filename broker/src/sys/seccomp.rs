@@ -6,6 +6,19 @@ use rustix::io::{Errno, Result};
 /// One instruction of a classic BPF program.
 pub type Instruction = libc::sock_filter;
 
+/// Whether this kernel can filter system calls, as [`load`] does.
+///
+/// # Errors
+/// As `seccomp(2)`: `ENOSYS` on a kernel without seccomp, `EINVAL` on one without filters.
+pub fn available() -> Result<()> {
+    let action = libc::SECCOMP_RET_ERRNO;
+    // SAFETY: the kernel reads four bytes at the pointer, which `action` has.
+    let result = unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action)
+    };
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
 /// Filters every system call of the calling thread, and of all it starts, through
 /// `program`. Needs `no_new_privs`.
 ///

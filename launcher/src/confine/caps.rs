@@ -48,25 +48,23 @@ pub fn empty_bounding_set() -> Result<EmptyBoundingSet, ConfineError> {
 ///
 /// # Errors
 /// [`ConfineError::Capabilities`], as `capset(2)`.
-pub fn drop_capabilities(bounding: EmptyBoundingSet) -> Result<(), ConfineError> {
-    leave(bounding, CapabilitySet::empty())
+pub fn drop_capabilities(_: EmptyBoundingSet) -> Result<(), ConfineError> {
+    leave(CapabilitySet::empty())
 }
 
 /// Leaves the calling thread the capabilities `keep`, permitted and effective, and sets
-/// `no_new_privs`.
+/// `no_new_privs`. The bounding set stays: it matters to what a process executes, and
+/// who keeps capabilities here executes nothing.
 ///
 /// # Errors
 /// [`ConfineError::Capabilities`] with `EPERM` if `keep` is more than it has;
 /// [`ConfineError::NoNewPrivileges`].
-pub fn reduce_capabilities(
-    bounding: EmptyBoundingSet,
-    keep: CapabilitySet,
-) -> Result<(), ConfineError> {
-    leave(bounding, keep)?;
+pub fn reduce_capabilities(keep: CapabilitySet) -> Result<(), ConfineError> {
+    leave(keep)?;
     thread::set_no_new_privs(true).map_err(ConfineError::NoNewPrivileges)
 }
 
-fn leave(_: EmptyBoundingSet, keep: CapabilitySet) -> Result<(), ConfineError> {
+fn leave(keep: CapabilitySet) -> Result<(), ConfineError> {
     // The ambient set is cut to what is inheritable as well (capset, kernel/capability.c).
     let inheritable = CapabilitySet::empty();
     let sets = CapabilitySets { effective: keep, permitted: keep, inheritable };
@@ -116,13 +114,13 @@ mod tests {
         }
         in_thread(|| {
             assert!(!thread::no_new_privs().unwrap());
-            reduce_capabilities(empty_bounding_set().unwrap(), BROKER_CAPABILITIES).unwrap();
-            let (after, bounding) = sets();
+            reduce_capabilities(BROKER_CAPABILITIES).unwrap();
+            let (after, _) = sets();
             assert_eq!(
                 (after.effective, after.permitted),
                 (BROKER_CAPABILITIES, BROKER_CAPABILITIES)
             );
-            assert_eq!((after.inheritable.bits(), bounding), (0, 0));
+            assert_eq!(after.inheritable.bits(), 0);
             assert!(thread::no_new_privs().unwrap());
         });
     }

@@ -12,7 +12,8 @@ const STATUS: &str = "/proc/self/status";
 const SECCOMP_MODE_FILTER: u64 = 2;
 
 /// Checks that the calling process has no capability, `no_new_privs`, and one seccomp
-/// filter more than the `filters_before` that [`filters_in_force`] counted.
+/// filter more than the `filters_before` that [`filters_in_force`] counted; `None`: the
+/// plan has no filter, and none is looked for.
 ///
 /// It is the last step, with the filter in force, and asks the kernel rather than the
 /// steps: a step that was left out, or undone by another, shows here.
@@ -20,7 +21,7 @@ const SECCOMP_MODE_FILTER: u64 = 2;
 /// # Errors
 /// [`ConfineError::NotConfined`] with the field that is wrong or missing;
 /// [`ConfineError::ReadStatus`] if `/proc` is not a proc filesystem that shows this process.
-pub fn verify(filters_before: u64) -> Result<(), ConfineError> {
+pub fn verify(filters_before: Option<u64>) -> Result<(), ConfineError> {
     read(STATUS)?.confined(filters_before)
 }
 
@@ -91,14 +92,16 @@ impl Status {
         self.0[field as usize]
     }
 
-    fn confined(&self, filters_before: u64) -> Result<(), ConfineError> {
+    fn confined(&self, filters_before: impl Into<Option<u64>>) -> Result<(), ConfineError> {
+        let filters_before = filters_before.into();
         for field in Field::ALL {
             let value = self.get(field);
             let right = match field {
                 Field::NoNewPrivs => value == Some(1),
+                Field::Seccomp | Field::SeccompFilters if filters_before.is_none() => true,
                 Field::Seccomp => value == Some(SECCOMP_MODE_FILTER),
                 // Missing before Linux 5.9.
-                Field::SeccompFilters => value.is_none_or(|now| now > filters_before),
+                Field::SeccompFilters => value.is_none_or(|now| Some(now) > filters_before),
                 _ => value == Some(0),
             };
             if !right {
@@ -268,6 +271,8 @@ mod tests {
         assert_eq!(fails(&CONFINED.replace("Seccomp:\t2", "Seccomp:\t1"), 2), "Seccomp 1");
         assert_eq!(fails(CONFINED, 3), "Seccomp_filters 3");
         assert_eq!(fails("", 0), "CapInh missing");
+        let no_filter = CONFINED.replace("Seccomp:\t2", "Seccomp:\t0");
+        parse_bytes(no_filter.as_bytes(), 4096).confined(None).unwrap();
         let old_kernel = CONFINED.replace("Seccomp_filters:\t3\n", "");
         parse_bytes(old_kernel.as_bytes(), 4096).confined(3).unwrap();
     }

@@ -1,7 +1,7 @@
 //! The broker's process: it joins the sandbox's user and mount namespace, confines
 //! itself and serves.
 
-use super::{EnterError, Handover, Step, close_inherited, die_with_parent, end};
+use super::{EnterError, Handover, Step, die_with_parent, end};
 use crate::confine;
 use crate::mount::{Handles, MemberHandle};
 use crate::plan::Plan;
@@ -39,9 +39,10 @@ impl Broker<'_> {
     pub fn run(self) -> ! {
         let Self { plan, life, reporter, init, from_init, shared } = self;
         let serve = || {
-            let sockets = [from_init.as_fd(), shared.as_fd(), reporter.as_fd()];
-            close_inherited(&[&sockets[..], &[life.as_fd(), init.as_fd()]].concat())?;
-            let handover = prepare(&from_init)?;
+            let handover = join_sandbox(&from_init)?;
+            // From here on the agent may start: until the broker is confined it hears nobody.
+            from_init.send(b"go", None).step("start the agent")?;
+            confine(plan)?;
             let setup = Setup {
                 life,
                 init,
@@ -49,7 +50,6 @@ impl Broker<'_> {
                 listeners: vec![(handover.listener, Origin::Inside)],
                 targets: targets(plan, handover.members),
             };
-            from_init.send(b"go", None).step("start the agent")?;
             // `from_init` stays open: its end tells init that there is no broker.
             server::serve(setup).map(drop).map_err(|_| EnterError::NoBroker)
         };
@@ -57,13 +57,10 @@ impl Broker<'_> {
     }
 }
 
-/// Takes what init made, joins its namespaces, and gives up everything that the broker
-/// will not need: capabilities but three, new privileges, being inspected, and most
-/// system calls.
-fn prepare(from_init: &Link) -> Result<Handles, EnterError> {
+/// Takes what init made and joins its namespaces; from then on nobody can inspect this
+/// process.
+fn join_sandbox(from_init: &Link) -> Result<Handles, EnterError> {
     die_with_parent()?;
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).step("make the broker unreadable")?;
-    let filter = broker_filter().compile();
     let Handover { user, mount, handles } = receive(from_init)?;
     if let Some(user) = &user {
         move_into_link_name_space(user.as_fd(), Some(LinkNameSpaceType::User))
@@ -75,10 +72,17 @@ fn prepare(from_init: &Link) -> Result<Handles, EnterError> {
     // Another user namespace may have reset both (prctl(2)).
     die_with_parent()?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("make the broker unreadable")?;
-    let bounding = confine::empty_bounding_set()?;
-    confine::reduce_capabilities(bounding, confine::BROKER_CAPABILITIES)?;
-    seccomp::load(&filter).step("load the broker's filter")?;
     Ok(handles)
+}
+
+/// Gives up everything that the broker will not need: capabilities but three, new
+/// privileges, and most system calls, executing a program among them.
+fn confine(plan: &Plan) -> Result<(), EnterError> {
+    confine::reduce_capabilities(confine::BROKER_CAPABILITIES)?;
+    match plan.filter {
+        Some(_) => seccomp::load(&broker_filter().compile()).step("load the broker's filter"),
+        None => Ok(()),
+    }
 }
 
 /// Takes the descriptors that init made, each in a message that begins with its kind.

@@ -1,6 +1,6 @@
 //! PID 1 of the sandbox: builds it, starts the agent in it, and buries its dead.
 
-use super::{EnterError, Handover, Step, close_inherited, die_with_parent, end, identity};
+use super::{EnterError, Handover, Step, die_with_parent, end, identity};
 use crate::confine::{self, EmptyBoundingSet};
 use crate::exec;
 use crate::mount;
@@ -8,13 +8,14 @@ use crate::plan::Plan;
 use crate::report::{Link, Message, Reporter};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use remount_broker::sys::net;
-use remount_broker::sys::process::{self, Fork};
+use remount_broker::sys::process;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, Pid, PidfdFlags, pidfd_open, set_dumpable_behavior};
+use rustix::process::{
+    DumpableBehavior, Pid, PidfdFlags, WaitOptions, pidfd_open, set_dumpable_behavior, wait,
+};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -37,11 +38,11 @@ impl Init<'_> {
     /// Builds the sandbox and stays as its init until the agent has ended; does not return.
     pub fn run(self) -> ! {
         let Self { plan, reporter, broker, shared, signal_mask } = self;
-        let used = [reporter.as_fd(), broker.as_fd(), shared.as_fd()];
-        let built = close_inherited(&used).and_then(|()| build(plan, &broker));
-        let result = built.and_then(|bounding| {
-            let inherited = exec::Inherited { broker: &broker, shared, signal_mask, bounding };
-            let agent = start_agent(plan, &reporter, inherited)?;
+        let result = build(plan, &broker).and_then(|bounding| {
+            let inherited =
+                exec::Inherited { broker: &broker, shared: &shared, signal_mask, bounding };
+            let agent = start_agent(plan, &reporter, &inherited)?;
+            drop(shared);
             confine::drop_capabilities(bounding)?;
             rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
             reap(agent, &broker, &reporter)
@@ -96,19 +97,19 @@ fn hand_over(broker: &Link, handover: Handover) -> Result<(), EnterError> {
 fn start_agent(
     plan: &Plan,
     reporter: &Reporter,
-    inherited: exec::Inherited<'_>,
+    inherited: &exec::Inherited<'_>,
 ) -> Result<Pid, EnterError> {
     // Before the agent exists: it has the same user id, and could otherwise read this
     // process's memory and use its descriptors.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("make init unreadable")?;
-    match process::fork().step("fork the agent")? {
-        Fork::Child => end(reporter, exec::execute(plan, inherited)),
-        Fork::Parent(agent) => {
-            let pidfd = pidfd_open(agent, PidfdFlags::empty()).step("open a pidfd of the agent")?;
-            reporter.tell(&Message::Started(pidfd)).step("report the agent")?;
-            Ok(agent)
-        }
-    }
+    let agent = process::spawn_borrowing(&mut || match exec::execute(plan, inherited) {
+        Ok(never) => match never {},
+        Err(error) => end(reporter, Err(error)),
+    });
+    let agent = agent.step("fork the agent")?;
+    let pidfd = pidfd_open(agent, PidfdFlags::empty()).step("open a pidfd of the agent")?;
+    reporter.tell(&Message::Started(pidfd)).step("report the agent")?;
+    Ok(agent)
 }
 
 /// Waits for every process that ends, until the agent has, or the broker. Everything
@@ -144,20 +145,28 @@ fn reap(agent: Pid, broker: &Link, reporter: &Reporter) -> Result<(), EnterError
 }
 
 /// The next change of the agent's state; what else has ended is buried on the way.
+///
+/// The status is taken as the kernel gives it: an orphan may have died of a signal that
+/// has no name, and that is no reason to fail.
 fn next_state(agent: Pid) -> Result<Option<Message>, EnterError> {
-    let agent = nix::unistd::Pid::from_raw(agent.as_raw_nonzero().get());
     loop {
-        match waitpid(None, Some(WaitPidFlag::WUNTRACED | WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) if pid == agent => {
-                return Ok(Some(Message::Exited((code & 0xff) as u8)));
-            }
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == agent => {
-                return Ok(Some(Message::Exited(128 + signal as i32 as u8)));
-            }
-            Ok(WaitStatus::Stopped(pid, _)) if pid == agent => return Ok(Some(Message::Stopped)),
-            Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => return Ok(None),
-            Ok(_) | Err(nix::Error::EINTR) => {}
+        let (pid, status) = match wait(WaitOptions::UNTRACED | WaitOptions::NOHANG) {
+            Ok(Some(ended)) => ended,
+            Ok(None) | Err(Errno::CHILD) => return Ok(None),
+            Err(Errno::INTR) => continue,
             Err(errno) => return Err(errno).step("wait for the agent"),
+        };
+        if pid != agent {
+            continue;
+        }
+        if let Some(signal) = status.terminating_signal() {
+            return Ok(Some(Message::Exited(((128 + signal) & 0xff) as u8)));
+        }
+        if let Some(code) = status.exit_status() {
+            return Ok(Some(Message::Exited((code & 0xff) as u8)));
+        }
+        if status.stopped() {
+            return Ok(Some(Message::Stopped));
         }
     }
 }

@@ -44,7 +44,7 @@ impl Plan {
             },
             mounts,
             landlock,
-            filter: agent_filter().compile(),
+            filter: spec.seccomp.then(|| agent_filter().compile()),
             exec: spec.exec,
             warnings: spec.warnings,
         }
@@ -75,7 +75,7 @@ impl MountPlan {
     fn landlock_rules(&self) -> Vec<(PathBuf, Access)> {
         let access = |op: &MountOp| match &op.kind {
             _ if op.dest == Path::new("/") => Some(Access::ReadExecute),
-            OpKind::Bind { devices: true, .. } | OpKind::Dev { .. } => Some(Access::Device),
+            OpKind::Dev { .. } => Some(Access::Device),
             OpKind::Bind { mode, .. } if *mode == Mode::Rw || op.member_of.is_some() => {
                 Some(Access::Full)
             }
@@ -86,13 +86,17 @@ impl MountPlan {
             | OpKind::Mask(_)
             | OpKind::Control { .. } => None,
         };
-        // Shared memory is files, made and removed like any.
-        let shared = |op: &MountOp| match op.kind {
-            OpKind::Dev { .. } => Some((op.dest.join("shm"), Access::Full)),
-            _ => None,
-        };
-        let of_op = |op| access(op).map(|access| (op.dest.clone(), access));
-        self.ops.iter().flat_map(|op| of_op(op).into_iter().chain(shared(op))).collect()
+        let mut rules: Vec<_> =
+            self.ops.iter().filter_map(|op| Some((op.dest.clone(), access(op)?))).collect();
+        // These add to the others of the same place.
+        for op in &self.ops {
+            match &op.kind {
+                OpKind::Bind { devices: true, .. } => rules.push((op.dest.clone(), Access::Device)),
+                OpKind::Dev { .. } => rules.push((op.dest.join("shm"), Access::Full)),
+                _ => {}
+            }
+        }
+        rules
     }
 }
 
@@ -109,6 +113,8 @@ fn own_ops(spec: &Spec, is_root: bool) -> Vec<MountOp> {
     let program = source_of(Some(&spec.program), &spec.program.path);
     let mut ops = vec![
         op("/", root),
+        // The place for the control directory, if no profile has another tmpfs there.
+        op("/run", OpKind::Tmpfs { size: None, permissions: 0o755 }),
         op(CONTROL_DIR, OpKind::Control { program }),
         op("/dev", OpKind::Dev { terminal: spec.terminal.clone() }),
         op("/proc", OpKind::Proc),

@@ -10,7 +10,7 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "profiles: {}", self.profiles.join(", "))?;
         let command: Vec<String> =
-            self.exec.arguments.iter().map(|word| Escaped::os(word).to_string()).collect();
+            self.exec.arguments.iter().map(|word| quoted(&Escaped::os(word).to_string())).collect();
         writeln!(f, "command: {}", command.join(" "))?;
         writeln!(f, "executes: {}", path(&self.exec.program))?;
         writeln!(f, "in: {}", path(&self.exec.cwd))?;
@@ -24,7 +24,8 @@ impl fmt::Display for Plan {
         }
         writeln!(f, "\ntargets:")?;
         for target in &self.mounts.targets {
-            let (name, mode, authority) = (target.name.as_str(), target.mode, target.authority);
+            let (name, mode) = (target.name.as_str(), target.mode.to_string());
+            let authority = target.authority;
             writeln!(f, "  {name:<10} {mode:<3} {} (rw: {authority})", path(&target.dest))?;
         }
         match &self.landlock {
@@ -32,11 +33,14 @@ impl fmt::Display for Plan {
             Some(landlock) => {
                 writeln!(f, "\nlandlock, ABI {}:", landlock.abi)?;
                 for (dest, access) in &landlock.rules {
-                    writeln!(f, "  {:<12} {}", format!("{access:?}"), path(dest))?;
+                    writeln!(f, "  {:<13} {}", format!("{access:?}"), path(dest))?;
                 }
             }
         }
-        writeln!(f, "\nseccomp: {} instructions", self.filter.len())?;
+        match &self.filter {
+            None => writeln!(f, "\nseccomp: not available")?,
+            Some(filter) => writeln!(f, "\nseccomp: {} instructions", filter.len())?,
+        }
         writeln!(f, "capabilities: none, no_new_privs")?;
         writeln!(f, "\nenvironment:")?;
         for (name, value) in &self.exec.environment {
@@ -82,7 +86,7 @@ impl Plan {
                     "access": format!("{access:?}"),
                 })).collect::<Vec<_>>(),
             })),
-            "seccomp-instructions": self.filter.len(),
+            "seccomp-instructions": self.filter.as_ref().map(Vec::len),
             "environment": environment,
             "warnings": self.warnings,
         })
@@ -173,6 +177,15 @@ impl MountOp {
             _ => &[],
         }
     }
+}
+
+/// A word of a command line: where one ends and the next begins can be seen.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "_-./=:,@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 fn path(path: &Path) -> String {

@@ -2,6 +2,7 @@
 
 use super::source::{Excerpt, Origin, Source};
 use super::text::{Escaped, nearest};
+use remount_broker::reason::IoReason;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,7 +30,7 @@ pub enum ProfileError {
         wanted_by: Option<Origin>,
     },
     /// A file or directory cannot be read.
-    #[error("read profile {}: {source}", show(path))]
+    #[error("read profile {}: {}", show(path), IoReason(source))]
     Read {
         /// The file.
         path: PathBuf,
@@ -180,7 +181,9 @@ impl ProfileError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Unknown { name, known, .. } => {
-                let near = nearest(name, known.iter().map(String::as_str));
+                // Who extends a profile of his own name means the one that it hides.
+                let others = known.iter().map(String::as_str).filter(|other| other != name);
+                let near = nearest(name, others);
                 let question = near.map(|near| format!("did you mean `{near}`? "));
                 Some(format!("{}profiles are {}", question.unwrap_or_default(), known.join(", ")))
             }

@@ -207,6 +207,11 @@ pub(super) fn read(path: &Path, uid: u32) -> Result<(String, FileId), ProfileErr
 pub(super) fn read_project(path: &Path) -> Result<Option<Vec<u8>>, ProfileError> {
     match open(path, OFlags::NOFOLLOW) {
         Err(error) if error.is_not_found() => Ok(None),
+        Err(ProfileError::Read { path, source })
+            if source.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) =>
+        {
+            Err(ProfileError::NotAFile { path, kind: "a symlink" })
+        }
         Err(error) => Err(error),
         Ok((mut file, _)) => read_limited(path, &mut file).map(Some),
     }

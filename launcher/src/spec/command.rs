@@ -61,7 +61,10 @@ fn find(
     host: &Host,
     layout: &Layout<'_>,
 ) -> Result<PathBuf, SpecError> {
-    let candidates: Vec<PathBuf> = if Path::new(name).components().count() > 1 || name.is_empty() {
+    if name.is_empty() {
+        return Err(SpecError::CommandNotFound(name.to_owned()));
+    }
+    let candidates: Vec<PathBuf> = if Path::new(name).components().count() > 1 {
         vec![cwd.join(name)]
     } else {
         let path = environment.iter().find(|(key, _)| key == "PATH");

@@ -4,8 +4,9 @@ use crate::confine::landlock::Unavailable;
 use crate::profile::{ExpandError, ProfileError};
 use remount_broker::escape::Escaped;
 use remount_broker::name::TargetName;
+use remount_broker::reason::Reason;
 use rustix::io::Errno;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A specification that cannot be carried out. Nothing has been done.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +18,7 @@ pub enum SpecError {
     #[error("find the working directory: it was removed or cannot be reached")]
     NoCwd,
     /// The project would be the whole home directory or more.
-    #[error("make {0:?} the project: it holds the home directory, and all of it would be writable")]
+    #[error("make {} the project: it holds the home directory, and all of it would be writable", show(.0))]
     ProjectTooLarge(PathBuf),
     /// The project would be a directory that no sandbox may have.
     #[error("make {path:?} the project: {why}")]
@@ -28,7 +29,7 @@ pub enum SpecError {
         why: &'static str,
     },
     /// A path that must be absolute is not.
-    #[error("{origin}: {path:?} is not an absolute path")]
+    #[error("{origin}: {}: not an absolute path", show(path))]
     Relative {
         /// The path as given.
         path: PathBuf,
@@ -36,7 +37,7 @@ pub enum SpecError {
         origin: String,
     },
     /// A path with `..`.
-    #[error("{origin}: {path:?} contains '..'")]
+    #[error("{origin}: {}: contains '..'", show(path))]
     DotDot {
         /// The path as given.
         path: PathBuf,
@@ -44,7 +45,7 @@ pub enum SpecError {
         origin: String,
     },
     /// A file that is needed cannot be found.
-    #[error("{origin}: find {path:?}: {errno}")]
+    #[error("{origin}: find {}: {}", show(path), Reason::from(*errno))]
     Find {
         /// The path as given.
         path: PathBuf,
@@ -54,7 +55,7 @@ pub enum SpecError {
         errno: Errno,
     },
     /// A destination that does not exist.
-    #[error("{origin}: mount on {path:?}: there is no such file or directory in the sandbox")]
+    #[error("{origin}: mount on {}: there is no such file or directory in the sandbox", show(path))]
     NoMountpoint {
         /// The destination.
         path: PathBuf,
@@ -62,7 +63,11 @@ pub enum SpecError {
         origin: String,
     },
     /// Directory on file or the other way round.
-    #[error("{origin}: mount {from:?} on {path:?}: one is a directory and the other is not")]
+    #[error(
+        "{origin}: mount {} on {}: one is a directory and the other is not",
+        show(from),
+        show(path)
+    )]
     Shape {
         /// The source.
         from: PathBuf,
@@ -72,7 +77,7 @@ pub enum SpecError {
         origin: String,
     },
     /// A destination that the sandbox makes itself.
-    #[error("{origin}: mount on {path:?}: the sandbox makes it itself")]
+    #[error("{origin}: mount on {}: the sandbox makes it itself", show(path))]
     Reserved {
         /// The destination.
         path: PathBuf,
@@ -80,7 +85,7 @@ pub enum SpecError {
         origin: String,
     },
     /// A source on a process file system.
-    #[error("{origin}: bind {path:?}: it would show the host's processes")]
+    #[error("{origin}: bind {}: it would show the host's processes", show(path))]
     ProcSource {
         /// The source.
         path: PathBuf,
@@ -89,7 +94,9 @@ pub enum SpecError {
     },
     /// A source that a sandboxed agent could have redirected.
     #[error(
-        "{origin}: bind {path:?}: it passes through the symbolic link {link:?}, which is in a writable directory"
+        "{origin}: bind {}: it passes through the symbolic link {}, which is in a writable directory",
+        show(path),
+        show(link)
     )]
     PlantedLink {
         /// The source as given.
@@ -101,7 +108,9 @@ pub enum SpecError {
     },
     /// The same files writable at two places.
     #[error(
-        "{first_origin} and {second_origin}: {first:?} and {second:?} are the same files at two places, so that one could undo the other's mode"
+        "{first_origin} and {second_origin}: {} and {} are the same files at two places, so that one could undo the other's mode",
+        show(first),
+        show(second)
     )]
     Alias {
         /// One destination.
@@ -114,7 +123,7 @@ pub enum SpecError {
         second_origin: String,
     },
     /// Something mounted where a mask hides everything.
-    #[error("{origin}: mount on {dest:?}: {mask_origin} masks {mask:?}")]
+    #[error("{origin}: mount on {}: {mask_origin} masks {}", show(dest), show(mask))]
     MaskHides {
         /// What is masked.
         mask: PathBuf,
@@ -126,7 +135,7 @@ pub enum SpecError {
         origin: String,
     },
     /// Two targets of one name.
-    #[error("{origin}: target {name} at {second:?}: the name is taken by {first:?}")]
+    #[error("{origin}: target {name} at {}: the name is taken by {}", show(second), show(first))]
     TargetName {
         /// The name.
         name: TargetName,
@@ -138,13 +147,23 @@ pub enum SpecError {
         origin: String,
     },
     /// A target that can never be switched.
-    #[error("{origin}: make {path:?} a target: {why}")]
+    #[error("{origin}: make {} a target: {why}", show(path))]
     NotToggleable {
         /// The destination.
         path: PathBuf,
         /// What is there instead of a bind.
         why: &'static str,
         /// Who asked.
+        origin: String,
+    },
+    /// Something to protect, where something else is mounted.
+    #[error("{origin}: protect {}: {by} mounts something there", show(path))]
+    ProtectTaken {
+        /// What was to be protected.
+        path: PathBuf,
+        /// Who mounts something there.
+        by: String,
+        /// Who protects it.
         origin: String,
     },
     /// A size that is none.
@@ -161,7 +180,7 @@ pub enum SpecError {
         error: ExpandError,
     },
     /// An environment variable that cannot be set.
-    #[error("--setenv {0:?}: a variable's name has no '=' and is not empty")]
+    #[error("--setenv {}: a variable's name has no '=' and is not empty", Escaped::text(.0))]
     Variable(String),
     /// A host name the kernel does not take.
     #[error("--hostname: {0}")]
@@ -169,17 +188,20 @@ pub enum SpecError {
     /// The kernel has no Landlock.
     #[error("use Landlock: {0}")]
     Landlock(Unavailable),
+    /// The kernel has no seccomp.
+    #[error("use seccomp: {:#}", Reason::from(*.0))]
+    Seccomp(Errno),
     /// The program's own file is gone.
-    #[error("find this program's own file {0:?}: {1}")]
+    #[error("find this program's own file {}: {}", show(.0), Reason::from(*.1))]
     Program(PathBuf, Errno),
     /// No such command.
-    #[error("{0:?}: command not found")]
+    #[error("{}: command not found", Escaped::os(.0))]
     CommandNotFound(std::ffi::OsString),
     /// The command exists, but not in the sandbox.
-    #[error("{0:?}: command not found in the sandbox: it is hidden there")]
+    #[error("{}: command not found in the sandbox: it is hidden there", show(.0))]
     CommandHidden(PathBuf),
     /// A command that cannot be executed.
-    #[error("execute {path:?}: {errno}")]
+    #[error("execute {}: {}", show(path), Reason::from(*errno))]
     CommandNotExecutable {
         /// The file.
         path: PathBuf,
@@ -216,16 +238,24 @@ impl SpecError {
             }
             Self::Relative { .. } => "write it from the root, beginning with /",
             Self::DotDot { .. } => "write the path without '..'",
-            Self::Find { .. } => {
-                "check the spelling; --bind-try and --ro-bind-try skip what does not exist"
+            Self::Find { origin, errno: Errno::NOENT, .. } => match origin.as_str() {
+                "--bind" => "check the spelling; --bind-try skips what does not exist",
+                "--ro-bind" => "check the spelling; --ro-bind-try skips what does not exist",
+                "--chdir" => "name a directory that exists in the sandbox",
+                _ => "check the spelling",
+            },
+            Self::Find { errno: Errno::ACCESS, .. } => {
+                "it takes the right to enter every directory on the way"
             }
+            Self::Find { errno: Errno::LOOP, .. } => "symbolic links lead in a circle there",
+            Self::Find { .. } => "check what is there with ls -ld",
             Self::NoMountpoint { .. } => {
                 "the host's directories are read-only and nothing is created in them: \
                  choose a destination that exists, or one below a --tmpfs"
             }
             Self::Shape { .. } => "bind a directory on a directory and a file on a file",
             Self::Reserved { .. } => {
-                "choose another destination; / /dev /proc /run/remount are taken"
+                "choose another destination; /, /dev, /proc, /run and /run/remount are taken"
             }
             Self::ProcSource { .. } => "the sandbox has a /proc of its own",
             Self::PlantedLink { .. } => {
@@ -236,6 +266,9 @@ impl SpecError {
             }
             Self::Alias { .. } => "bind one of them, or make one of them read-only",
             Self::TargetName { .. } => "give every target a name of its own",
+            Self::ProtectTaken { .. } => {
+                "take the protection back with [remove] protect in a profile, or bind something else"
+            }
             Self::NotToggleable { .. } => {
                 "only files and directories of the host can be switched: --bind it first"
             }
@@ -243,6 +276,10 @@ impl SpecError {
             Self::Landlock(error) => {
                 let optional = "or set landlock = \"optional\" under [sandbox] in a profile to go on without it";
                 return Some(format!("{}, {optional}", error.hint()));
+            }
+            Self::Seccomp(_) => {
+                "use a kernel with CONFIG_SECCOMP_FILTER=y, or set seccomp = \"optional\" under \
+                 [sandbox] in a profile to go on without it"
             }
             Self::CommandNotFound(_) => "check the spelling and PATH",
             Self::CommandHidden(_) => {
@@ -254,8 +291,14 @@ impl SpecError {
             Self::CommandNotExecutable { .. } => "chmod +x it, or name its interpreter",
             Self::DirectoryOnStdio(_) => "redirect it from or to a file",
             Self::Program(..) => "it was replaced while it ran: start again",
-            Self::Expand { .. } | Self::Variable(_) | Self::Hostname(_) => return None,
+            Self::Variable(_) => "write --setenv NAME VALUE, two words",
+            Self::Hostname(_) => "for example --hostname sandbox",
+            Self::Expand { .. } => return None,
         };
         Some(hint.to_owned())
     }
+}
+
+fn show(path: &Path) -> Escaped<'_> {
+    Escaped::path(path)
 }

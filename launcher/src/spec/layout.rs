@@ -189,7 +189,10 @@ impl<'h> Layout<'h> {
     fn place(&mut self, wish: Wish) -> Result<(), SpecError> {
         let Wish { dest, origin, what } = wish;
         let place = self.locate(&dest, &origin)?;
-        refuse_reserved(&place.path, &origin)?;
+        // Memory of one's own may stand in for the sandbox's.
+        if !(place.path == Path::new("/run") && matches!(what, WishKind::Tmpfs { .. })) {
+            refuse_reserved(&place.path, &origin)?;
+        }
         let (what, area) = match what {
             WishKind::Tmpfs { size, permissions } => {
                 self.check_mountpoint(&place, Shape::Directory, Path::new("tmpfs"), &origin)?;
@@ -315,12 +318,7 @@ impl<'h> Layout<'h> {
         let found = match place.found() {
             Some(found) => found,
             None if place.is_fresh() => return Err(not_toggleable("nothing of the host is there")),
-            None => {
-                return Err(SpecError::NoMountpoint {
-                    path: dest.to_owned(),
-                    origin: origin.to_string(),
-                });
-            }
+            None => return Err(find_error(dest, &origin, Errno::NOENT)),
         };
         let mode = if place.is_writable() { Mode::Rw } else { Mode::Ro };
         let path = found.path.clone();
@@ -377,10 +375,8 @@ impl<'h> Layout<'h> {
         let place = self.locate(path, origin)?;
         let Some(found) = place.found() else {
             if missing == MissingProtect::Error {
-                return Err(SpecError::NoMountpoint {
-                    path: path.to_owned(),
-                    origin: origin.to_string(),
-                });
+                refuse_reserved(&place.path, origin)?;
+                return Err(find_error(path, origin, Errno::NOENT));
             }
             return Ok(());
         };
@@ -388,14 +384,13 @@ impl<'h> Layout<'h> {
             return Ok(());
         }
         refuse_reserved(&place.path, origin)?;
-        let taken = self.entries.iter().find(|entry| entry.dest == place.path);
-        if taken.is_some_and(|entry| matches!(entry.what, What::Protect(_))) {
-            return Ok(());
-        }
-        if taken.is_some() {
-            let why = "something else is mounted there";
+        if let Some(taken) = self.entries.iter().find(|entry| entry.dest == place.path) {
+            if matches!(taken.what, What::Protect(_)) {
+                return Ok(());
+            }
+            let by = taken.origin.to_string();
             let path = place.path.clone();
-            return Err(SpecError::NotToggleable { path, why, origin: origin.to_string() });
+            return Err(SpecError::ProtectTaken { path, by, origin: origin.to_string() });
         }
         let source = found.path.clone();
         self.view.cover(&place.path, Area::Host { source, writable: false });
@@ -427,10 +422,11 @@ impl<'h> Layout<'h> {
             }
         }
         for path in &args.mask {
-            let place = self.locate(Path::new(path), &Asker::Option("--mask"))?;
+            let asker = Asker::Option("--mask");
+            let place = self.locate(Path::new(path), &asker)?;
+            refuse_reserved(&place.path, &asker)?;
             if place.found().is_none() {
-                let path = PathBuf::from(path);
-                return Err(SpecError::NoMountpoint { path, origin: "--mask".to_owned() });
+                return Err(find_error(Path::new(path), &asker, Errno::NOENT));
             }
             self.mask_everywhere(&place, &Asker::Option("--mask"))?;
         }
@@ -561,10 +557,12 @@ fn wishes_of_command_line(args: &Args) -> Result<Vec<Wish>, SpecError> {
     for step in &args.steps {
         match step {
             Step::Bind { source, dest, writable, devices, optional } => {
-                let name = match (devices, writable) {
-                    (true, _) => "--dev-bind",
-                    (false, true) => "--bind",
-                    (false, false) => "--ro-bind",
+                let name = match (devices, writable, optional) {
+                    (true, ..) => "--dev-bind",
+                    (false, true, false) => "--bind",
+                    (false, true, true) => "--bind-try",
+                    (false, false, false) => "--ro-bind",
+                    (false, false, true) => "--ro-bind-try",
                 };
                 require_plain(source, &Asker::Option(name))?;
                 let mode = if *writable { Mode::Rw } else { Mode::Ro };
@@ -613,9 +611,7 @@ fn require_plain(path: &Path, origin: &Asker) -> Result<(), SpecError> {
 fn refuse_reserved(path: &Path, origin: &Asker) -> Result<(), SpecError> {
     let own = ["/dev", "/proc", crate::plan::CONTROL_DIR];
     let taken = path == Path::new("/")
-        || own.iter().any(|own| {
-            path.starts_with(own) || Path::new(own).starts_with(path) && path != Path::new("/run")
-        });
+        || own.iter().any(|own| path.starts_with(own) || Path::new(own).starts_with(path));
     // Device nodes and shared memory may be added below /dev.
     if taken && !(path.starts_with("/dev") && path != Path::new("/dev")) {
         return Err(SpecError::Reserved { path: path.to_owned(), origin: origin.to_string() });

@@ -88,7 +88,7 @@ impl<'h> View<'h> {
     /// The host, with what every sandbox has of its own.
     pub fn new(files: &'h dyn Files) -> Self {
         let mut view = Self::of_host(files);
-        for own in ["/dev", "/proc", crate::plan::CONTROL_DIR] {
+        for own in ["/dev", "/proc", "/run", crate::plan::CONTROL_DIR] {
             view.cover(Path::new(own), Area::Fresh);
         }
         view

@@ -224,5 +224,5 @@ fn the_path_of_a_failed_rule_is_named() {
         let rule = Rule { path: "/inside".as_ref(), at: pipe.as_fd(), access: Access::Full };
         restrict(detect().unwrap(), &[rule]).unwrap_err()
     });
-    assert_eq!(error.to_string(), "grant \"/inside\" in Landlock");
+    assert!(error.to_string().starts_with("grant /inside in Landlock: "), "{error}");
 }

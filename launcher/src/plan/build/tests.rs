@@ -111,4 +111,6 @@ fn landlock_grants_what_the_mounts_do() {
     assert_eq!(access("/data"), Some(Access::Full));
     assert_eq!(access("/home/u/.ssh"), None);
     assert_eq!(access("/dev"), Some(Access::Device));
+    // Semaphores and shared memory are files there (shm_open(3)).
+    assert_eq!(access("/dev/shm"), Some(Access::Full));
 }

@@ -8,6 +8,7 @@ use std::ffi::{CString, OsStr};
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::time::{Duration, Instant};
@@ -115,6 +116,8 @@ pub(crate) fn act(name: &str, args: &Args) -> Option<Answer> {
         ),
         // `write-loop PATH [SECONDS]`
         "write-loop" => write_loop(path(), args.get(1).map(crate::parse_number)),
+        // `hammer DIR FILE COUNTER`
+        "hammer" => hammer(path(), args.at(1), args.at(2)),
         "churn" => churn(path(), args.get(1).map(crate::parse_number)),
         "getdents-count" => {
             std::fs::read_dir(path()).map(|entries| entries.count().to_string()).map_err(errno)
@@ -239,6 +242,45 @@ fn write_loop(path: &OsStr, seconds: Option<i64>) -> Answer {
         run += 1;
     }
     Ok(format!("{good} written {bad} refused"))
+}
+
+/// Appends single bytes to a file in a directory for ever, each round by every way to
+/// it: its path, the working directory, a descriptor of the directory and one of the
+/// file from before, and a child. The number of the last whole round is in `counter`.
+fn hammer(dir: &OsStr, name: &OsStr, counter: &OsStr) -> Answer {
+    let path = std::path::Path::new(dir).join(name);
+    std::env::set_current_dir(dir).map_err(errno)?;
+    let held = std::fs::File::open(".").map_err(errno)?;
+    let read = std::fs::File::open(&path).map_err(errno)?;
+    let append = |path: &std::path::Path| {
+        let file = OpenOptions::new().append(true).open(path);
+        // Refused or not: the file's length tells.
+        let _ = file.and_then(|mut file| file.write_all(b"x"));
+    };
+    let by_descriptor = |fd: i32| std::path::PathBuf::from(format!("/proc/self/fd/{fd}"));
+    for round in 1u64.. {
+        append(&path);
+        append(std::path::Path::new(name));
+        append(&by_descriptor(held.as_raw_fd()).join(name));
+        append(&by_descriptor(read.as_raw_fd()));
+        // SAFETY: the probe has one thread, so that the child may do anything.
+        match unsafe { libc::fork() } {
+            -1 => return Err(Errno::last()),
+            0 => {
+                append(&path);
+                std::process::exit(0);
+            }
+            child => {
+                // SAFETY: the status is not asked for; it is this process's own child.
+                unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+            }
+        }
+        // Replaced at once, so that no reader sees half a number.
+        let new = std::path::Path::new(counter).with_extension("new");
+        std::fs::write(&new, round.to_string()).map_err(errno)?;
+        std::fs::rename(&new, counter).map_err(errno)?;
+    }
+    Ok(String::new())
 }
 
 /// Makes and removes directories as fast as it can, answering how many rounds.

@@ -8,10 +8,12 @@
 //! [`held`] keep descriptors, mappings and a working directory between lines.
 //!
 //! Prefixes: `--userns` (first enter a new user and mount namespace, mapping
-//! the present ids), `--tmpfs DIR`, `--proc DIR` and `--bind SOURCE DIR` (mount there,
-//! after `--userns`: seen by this process and what it executes), `--as-user UID` (first
-//! become that user; only root can).
+//! the present ids), `--tmpfs DIR`, `--read-only DIR`, `--proc DIR` and `--bind SOURCE
+//! DIR` (mount so, after `--userns`: seen by this process and what it executes),
+//! `--as-user UID` (first become that user; only root can), `--close-descriptors` and
+//! `--no-connect` (first lose a way to the broker).
 
+mod channel;
 mod files;
 mod held;
 mod kernel;
@@ -101,6 +103,7 @@ fn act(name: &str, args: &Args) -> Answer {
         .or_else(|| namespaces::act(name, args))
         .or_else(|| kernel::act(name, args))
         .or_else(|| process::act(name, args))
+        .or_else(|| channel::act(name, args))
         .unwrap_or_else(|| usage(&format!("unknown act: {name}")))
 }
 
@@ -152,6 +155,7 @@ fn run(words: &[OsString]) -> bool {
 
 fn serve() -> ExitCode {
     let mut held = held::Held::default();
+    let mut clients = channel::Clients::default();
     for line in std::io::stdin().lock().split(b'\n') {
         let Ok(line) = line else { return ExitCode::from(3) };
         let words: Option<Vec<OsString>> = String::from_utf8_lossy(&line)
@@ -159,7 +163,8 @@ fn serve() -> ExitCode {
             .map(|field| wire::unescape(field).map(OsString::from_vec))
             .collect();
         let Some(words) = words else { usage("a line of bad escapes") };
-        match held.act(words[0].as_bytes(), &Args(&words[1..])) {
+        let (name, args) = (words[0].as_bytes(), Args(&words[1..]));
+        match held.act(name, &args).or_else(|| clients.act(name, &args)) {
             Some(answer) => say(&report(&answer)),
             None => {
                 run(&words);
@@ -173,7 +178,7 @@ fn main() -> ExitCode {
     let mut words: Vec<OsString> = std::env::args_os().skip(1).collect();
     loop {
         match words.first().map(|word| word.as_bytes()) {
-            None => usage("probe [--userns] [--as-user UID] ACT [ARGUMENT…]"),
+            None => usage("probe [PREFIX…] ACT [ARGUMENT…]"),
             Some(b"--userns") => {
                 if let Err(errno) = namespaces::enter_user_namespace() {
                     usage(&format!("--userns: {errno:?}"));
@@ -201,6 +206,23 @@ fn main() -> ExitCode {
                     usage(&format!("--as-user: {errno:?}"));
                 }
                 words.drain(..2);
+            }
+            Some(b"--read-only") => {
+                let path = Args(&words).at(1).to_owned();
+                if let Err(errno) = namespaces::make_read_only(&path) {
+                    usage(&format!("--read-only: {errno:?}"));
+                }
+                words.drain(..2);
+            }
+            Some(b"--close-descriptors") => {
+                channel::close_descriptors();
+                words.remove(0);
+            }
+            Some(b"--no-connect") => {
+                if let Err(errno) = channel::forbid_connect() {
+                    usage(&format!("--no-connect: {errno:?}"));
+                }
+                words.remove(0);
             }
             Some(b"serve") => return serve(),
             Some(b"exec") => {

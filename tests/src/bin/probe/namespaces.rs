@@ -68,6 +68,16 @@ pub(crate) fn act(name: &str, args: &Args) -> Option<Answer> {
     Some(result.map(|_| String::new()))
 }
 
+/// Mounts an empty file system, with a file `file` in it.
+pub(crate) fn mount_tmpfs(path: &OsStr) -> Result<(), Errno> {
+    mount(Some(c"tmpfs"), &c_path(path), Some(c"tmpfs"), 0)?;
+    std::fs::write(std::path::Path::new(path).join("file"), "").map_err(errno)
+}
+
+pub(crate) fn make_read_only(path: &OsStr) -> Result<(), Errno> {
+    mount_setattr(&c_path(path), "ro", false).map(drop)
+}
+
 pub(crate) fn c_path(path: &OsStr) -> CString {
     CString::new(path.as_bytes()).unwrap_or_else(|_| usage("NUL in a path"))
 }

@@ -80,9 +80,16 @@ pub(crate) fn act(name: &str, args: &Args) -> Option<Answer> {
             std::thread::sleep(std::time::Duration::from_secs(seconds));
             Ok(String::new())
         }
-        // `run PROGRAM [ARGUMENT…]`: its exit code 0 is `ok` with what it printed; of
-        // remountctl, 3 is EBUSY and 5 EACCES; all else is EIO.
+        // `run COMMAND…`: `CODE`, then all that it printed; 128+N for signal N.
         "run" => run(args),
+        // `spawn COMMAND…`: starts it and leaves it alone; its process id.
+        "spawn" => {
+            let command = std::process::Command::new(args.at(0)).args(args.rest(1)).spawn();
+            command.map(|child| child.id().to_string()).map_err(errno)
+        }
+        // `ask PROGRAM [ARGUMENT…]`: its exit code 0 is `ok` with what it printed; of
+        // remountctl, 3 is EBUSY and 5 EACCES; all else is EIO.
+        "ask" => ask(args),
         // Nothing: that the probe can be run at all.
         "nothing" => Ok(String::new()),
         _ => return None,
@@ -90,6 +97,16 @@ pub(crate) fn act(name: &str, args: &Args) -> Option<Answer> {
 }
 
 fn run(args: &Args) -> Answer {
+    use std::os::unix::process::ExitStatusExt;
+    let output =
+        std::process::Command::new(args.at(0)).args(args.rest(1)).output().map_err(errno)?;
+    let code = output.status.code().or(output.status.signal().map(|signal| 128 + signal));
+    let (out, err) = (&output.stdout, &output.stderr);
+    let (out, err) = (String::from_utf8_lossy(out), String::from_utf8_lossy(err));
+    Ok(format!("{}\n{out}{err}", code.unwrap_or(-1)))
+}
+
+fn ask(args: &Args) -> Answer {
     let output =
         std::process::Command::new(args.at(0)).args(args.rest(1)).output().map_err(errno)?;
     eprintln!("{}", String::from_utf8_lossy(&output.stderr).trim_end());

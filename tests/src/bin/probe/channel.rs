@@ -1,0 +1,217 @@
+//! Acts on the ways to the broker: the abuse of the inherited connection, clients that
+//! misbehave (kept by `probe serve`), and processes that have lost one of the ways.
+
+use crate::{Answer, Args, checked, errno, usage};
+use nix::errno::Errno;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+const SOCKET: &str = "/run/remount/socket";
+
+pub(crate) fn act(name: &str, args: &Args) -> Option<Answer> {
+    Some(match name {
+        // What any process can do to the socketpair that all of them share.
+        "channel-shutdown" => {
+            // SAFETY: the call touches no memory.
+            checked(unsafe { libc::shutdown(inherited(), libc::SHUT_RDWR) }.into()).map(text)
+        }
+        "channel-nonblocking" => set_nonblocking(inherited()),
+        // `channel-garbage ROUNDS`: messages of all sizes, none with a descriptor.
+        "channel-garbage" => flood(args, |round| {
+            let bytes = vec![u8::try_from(round % 251).unwrap_or(0); round % 3000];
+            send(inherited(), &bytes, &[])
+        }),
+        // `channel-descriptors ROUNDS`: messages with up to 100 descriptors that are no
+        // connections.
+        "channel-descriptors" => flood(args, |round| {
+            let files = junk()?;
+            let numbers: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
+            let many: Vec<RawFd> = numbers.iter().cycle().take(1 + round % 100).copied().collect();
+            send(inherited(), b"c", &many)
+        }),
+        _ => return None,
+    })
+}
+
+fn text(value: libc::c_long) -> String {
+    value.to_string()
+}
+
+/// The number of the inherited connection.
+fn inherited() -> RawFd {
+    std::env::var("REMOUNT_CHANNEL")
+        .ok()
+        .and_then(|value| value.split(':').next()?.parse().ok())
+        .unwrap_or_else(|| usage("REMOUNT_CHANNEL names no descriptor"))
+}
+
+fn set_nonblocking(fd: RawFd) -> Answer {
+    // SAFETY: neither call touches memory.
+    unsafe {
+        let flags = checked(libc::fcntl(fd, libc::F_GETFL).into())?;
+        let flags = i32::try_from(flags).unwrap_or(0) | libc::O_NONBLOCK;
+        checked(libc::fcntl(fd, libc::F_SETFL, flags).into()).map(text)
+    }
+}
+
+/// Sends many messages; answers how many were taken.
+fn flood(args: &Args, each: impl Fn(usize) -> Result<(), Errno>) -> Answer {
+    let rounds = usize::try_from(args.number(0)).unwrap_or_else(|_| usage("ROUNDS"));
+    for round in 0..rounds {
+        each(round)?;
+    }
+    Ok(rounds.to_string())
+}
+
+/// A file, both ends of a pipe, a listening and a datagram socket, a dead connection.
+fn junk() -> Result<Vec<OwnedFd>, Errno> {
+    let (reader, writer) = std::io::pipe().map_err(errno)?;
+    let (dead, end) = UnixStream::pair().map_err(errno)?;
+    drop(end);
+    let datagram = std::os::unix::net::UnixDatagram::unbound().map_err(errno)?;
+    let file = File::open("/dev/null").map_err(errno)?;
+    Ok(vec![file.into(), reader.into(), writer.into(), datagram.into(), dead.into()])
+}
+
+/// One message with descriptors, waiting for room.
+fn send(socket: RawFd, bytes: &[u8], fds: &[RawFd]) -> Result<(), Errno> {
+    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let mut control = [0u64; 64];
+    let length = u32::try_from(size_of_val(fds)).unwrap_or_else(|_| usage("too many descriptors"));
+    // SAFETY: zero is a valid msghdr: no name, no parts, no control data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    if !fds.is_empty() {
+        message.msg_control = control.as_mut_ptr().cast();
+        // SAFETY: `control` is aligned for a header and has room for one with 100
+        // descriptors; the pointers that the macros give stay within it.
+        unsafe {
+            message.msg_controllen = libc::CMSG_SPACE(length) as _;
+            let header = libc::CMSG_FIRSTHDR(&raw const message);
+            (*header).cmsg_level = libc::SOL_SOCKET;
+            (*header).cmsg_type = libc::SCM_RIGHTS;
+            (*header).cmsg_len = libc::CMSG_LEN(length) as _;
+            libc::CMSG_DATA(header).copy_from(fds.as_ptr().cast(), length as usize);
+        }
+    }
+    loop {
+        // SAFETY: everything that `message` points to outlives the call.
+        let sent = unsafe { libc::sendmsg(socket, &raw const message, libc::MSG_NOSIGNAL) };
+        match Errno::result(sent) {
+            Err(Errno::EINTR) => {}
+            // Descriptors in flight are limited; the broker is taking them out.
+            Err(Errno::ETOOMANYREFS | Errno::EAGAIN) => std::thread::yield_now(),
+            result => return result.map(drop),
+        }
+    }
+}
+
+/// Connections to the broker that `probe serve` keeps, by number.
+#[derive(Default)]
+pub(crate) struct Clients {
+    next: i64,
+    streams: BTreeMap<i64, UnixStream>,
+}
+
+impl Clients {
+    /// `None` if the act is not one of these.
+    pub(crate) fn act(&mut self, name: &[u8], args: &Args) -> Option<Answer> {
+        Some(match name {
+            // `dial socket|channel [COUNT]`: answers the number of the last.
+            b"dial" => self.dial(args),
+            // `client-send N TEXT`: just these bytes.
+            b"client-send" => self.with(args, |mut stream| {
+                stream.write_all(args.text(1).as_bytes()).map(|()| String::new())
+            }),
+            // `client-hear N`: a line, or `END`.
+            b"client-hear" => self.with(args, hear),
+            // Says that nothing more will come, and still listens.
+            b"client-half-close" => {
+                self.with(args, |stream| stream.shutdown(Shutdown::Write).map(|()| String::new()))
+            }
+            b"hang-up-all" => {
+                self.streams.clear();
+                Ok(String::new())
+            }
+            _ => return None,
+        })
+    }
+
+    fn dial(&mut self, args: &Args) -> Answer {
+        for _ in 0..args.get(1).map_or(1, crate::parse_number) {
+            let stream = match args.text(0) {
+                "socket" => UnixStream::connect(SOCKET).map_err(errno)?,
+                "channel" => {
+                    let (mine, theirs) = UnixStream::pair().map_err(errno)?;
+                    send(inherited(), b"c", &[theirs.as_raw_fd()])?;
+                    mine
+                }
+                _ => usage("dial socket|channel"),
+            };
+            let limit = Some(Duration::from_secs(20));
+            stream.set_read_timeout(limit).map_err(errno)?;
+            self.next += 1;
+            self.streams.insert(self.next, stream);
+        }
+        Ok(self.next.to_string())
+    }
+
+    fn with(
+        &self,
+        args: &Args,
+        then: impl FnOnce(&UnixStream) -> std::io::Result<String>,
+    ) -> Answer {
+        let stream = self.streams.get(&args.number(0)).ok_or(Errno::EBADF)?;
+        then(stream).map_err(errno)
+    }
+}
+
+fn hear(mut stream: &UnixStream) -> std::io::Result<String> {
+    let (mut line, mut byte) = (Vec::new(), [0]);
+    while stream.read(&mut byte)? == 1 {
+        if byte == *b"\n" {
+            return Ok(String::from_utf8_lossy(&line).into_owned());
+        }
+        line.extend_from_slice(&byte);
+    }
+    Ok("END".to_owned())
+}
+
+/// Closes every descriptor but the standard three, as many runtimes do.
+pub(crate) fn close_descriptors() {
+    // SAFETY: nothing of this process uses one of them: it has opened none.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
+}
+
+/// Forbids `connect()` to this process and all that it starts, as some agents do to
+/// their commands.
+pub(crate) fn forbid_connect() -> Result<(), Errno> {
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let connect = u32::try_from(libc::SYS_connect).unwrap_or(u32::MAX);
+    let refusal = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    // The number is the first word of `struct seccomp_data`; every program here has the
+    // machine's own table.
+    let program = [
+        step(LOAD, 0, 0, 0),
+        step(EQUAL, 0, 1, connect),
+        step(RETURN, 0, 0, refusal),
+        step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let filter = libc::sock_fprog { len: 4, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the first call touches no memory; `filter` and the four instructions
+    // behind it outlive the second, which only reads them.
+    unsafe {
+        checked(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into())?;
+        let mode = libc::SECCOMP_SET_MODE_FILTER;
+        checked(libc::syscall(libc::SYS_seccomp, mode, 0, &raw const filter)).map(drop)
+    }
+}

@@ -1,0 +1,113 @@
+//! The real programs, each under its own profile, chosen by its name.
+
+use remount_tests::{Cmd, PATH, Sandbox, Snapshot};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A real agent: its command, its package, the word of its `--version` that is the
+/// version, and what its profile may make in the home directory.
+struct Agent {
+    command: &'static str,
+    package: &'static str,
+    word: usize,
+    state: &'static [&'static str],
+}
+
+const AGENTS: [Agent; 4] = [
+    Agent { command: "codex", package: "@openai/codex", word: 1, state: &[".codex"] },
+    Agent { command: "claude", package: "@anthropic-ai/claude-code", word: 0, state: &[".claude"] },
+    Agent { command: "gemini", package: "@google/gemini-cli", word: 0, state: &[".gemini"] },
+    Agent {
+        command: "opencode",
+        package: "opencode-ai",
+        word: 0,
+        state: &[".config/opencode", ".local/share/opencode", ".local/state/opencode"],
+    },
+];
+
+/// Where `scripts/agents` put them.
+fn installed() -> PathBuf {
+    let dir = std::env::var_os("REMOUNT_AGENTS")
+        .expect("REMOUNT_AGENTS is not set: scripts/test does it, or run scripts/agents DIRECTORY");
+    PathBuf::from(dir).join("node_modules")
+}
+
+impl Agent {
+    /// The version that was installed.
+    fn pinned(&self) -> String {
+        let file = installed().join(self.package).join("package.json");
+        let text = std::fs::read(&file).unwrap_or_else(|error| panic!("{file:?}: {error}"));
+        let package: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+        package["version"].as_str().expect("a version").to_owned()
+    }
+
+    fn version(&self, run: Cmd) -> String {
+        let path = format!("{}:{PATH}", installed().join(".bin").display());
+        let outcome = run.env("PATH", path).timeout(Duration::from_secs(100)).run();
+        let stdout = outcome.success().stdout();
+        assert_eq!(outcome.stderr(), "", "{outcome}");
+        stdout.trim().to_owned()
+    }
+}
+
+#[track_caller]
+fn prints_its_version(command: &str) {
+    let agent = AGENTS.iter().find(|agent| agent.command == command).expect("an agent");
+    let elsewhere = Sandbox::git();
+    let program = installed().join(".bin").join(command);
+    let outside = agent.version(elsewhere.host(program).arg("--version"));
+    assert_eq!(outside.split(' ').nth(agent.word), Some(&*agent.pinned()), "{outside}");
+
+    let sandbox = Sandbox::git();
+    let project = Snapshot::of(sandbox.project());
+    let home = Snapshot::of(sandbox.home());
+    // Twice: in a fresh home, and in the one that the first start left.
+    for _ in 0..2 {
+        let inside = agent.version(sandbox.remount().arg(command).arg("--version"));
+        assert_eq!(inside, outside);
+    }
+    project.unchanged(sandbox.project());
+    let later = Snapshot::of(sandbox.home());
+    for difference in home.differences(&later) {
+        let (path, _) = difference.split_once(':').expect("a path");
+        let its_own = agent.state.iter().any(|state| {
+            // The directories on the way may be new as well.
+            path.starts_with(state) || state.starts_with(&format!("{path}/"))
+        });
+        // The home directory itself: one link more.
+        assert!(its_own || path.is_empty(), "not {command}'s to make: {difference}");
+    }
+    for state in agent.state {
+        assert!(sandbox.home().join(state).is_dir(), "{state} is missing");
+    }
+    // That the profile was chosen by the name is what the plan says.
+    let run = sandbox.remount().option("--dry-run=json").arg(command);
+    let path = format!("{}:{PATH}", installed().join(".bin").display());
+    let outcome = run.env("PATH", path).run();
+    let plan: serde_json::Value = serde_json::from_str(&outcome.success().stdout()).expect("JSON");
+    let profiles = plan["profiles"].as_array().expect("a list");
+    assert_eq!(
+        profiles.last().and_then(|name| name.as_str()),
+        Some(&*format!("built-in {command}"))
+    );
+}
+
+#[test]
+fn heavy_codex_prints_its_version() {
+    prints_its_version("codex");
+}
+
+#[test]
+fn heavy_claude_prints_its_version() {
+    prints_its_version("claude");
+}
+
+#[test]
+fn heavy_gemini_prints_its_version() {
+    prints_its_version("gemini");
+}
+
+#[test]
+fn heavy_opencode_prints_its_version() {
+    prints_its_version("opencode");
+}
