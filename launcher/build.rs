@@ -1,14 +1,82 @@
-//! Parses the built-in profiles, so that no start of the program has to.
+//! Parses and merges the built-in profiles, so that no start of the program has to.
 //!
-//! What is embedded is the syntax only, as a static tree of values with their places; the
-//! program reads that tree through the same serde types as a user's file, and merges it
-//! with the same code. Parsing TOML took most of the time that loading a profile takes.
+//! [`profile`] is the program's own module, compiled into this script as well: the program
+//! and its build merge with one code. Only the table of built-in profiles is replaced, as
+//! here it is read from the files. `src/profile/built_in.rs` says what is embedded and why.
 
+use profile::built_in::{self, BuiltIn};
 use std::error::Error;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+
+/// The program's own module, but for its table of built-in profiles.
+#[path = "src/profile"]
+#[allow(dead_code, unused_imports, reason = "the script only loads built-in profiles")]
+mod profile {
+    mod error;
+    mod expand;
+    mod load;
+    mod merge;
+    mod model;
+    mod project;
+    mod schema;
+    mod source;
+    mod stored;
+    mod text;
+    mod types;
+
+    pub use error::ProfileError;
+    pub use load::Loader;
+    pub use source::MAX_PROFILE_SIZE;
+
+    /// Stands in for `src/profile/built_in.rs`, which includes what this script writes.
+    pub mod built_in {
+        use super::model::Profile;
+        use super::schema::File;
+        use std::sync::OnceLock;
+
+        pub struct BuiltIn {
+            pub name: &'static str,
+            pub text: &'static str,
+            pub commands: &'static [&'static str],
+            pub parts: &'static [&'static str],
+        }
+
+        impl BuiltIn {
+            pub(super) fn merged(&self) -> Option<Profile> {
+                None
+            }
+
+            pub(super) fn file(&self) -> Result<File, toml::de::Error> {
+                toml::from_str(self.text)
+            }
+        }
+
+        pub static TABLE: OnceLock<Vec<BuiltIn>> = OnceLock::new();
+
+        pub fn all() -> &'static [BuiltIn] {
+            TABLE.get().map_or(&[], Vec::as_slice)
+        }
+
+        pub fn find(name: &str) -> Option<(usize, &'static BuiltIn)> {
+            let place = all().binary_search_by_key(&name, |profile| profile.name).ok()?;
+            Some((place, &all()[place]))
+        }
+    }
+
+    /// The names of a profile's parts, and the merged profile as the program reads it.
+    pub fn merged(name: &str) -> Result<(Vec<String>, String, Vec<u32>), String> {
+        let loader = Loader { config_dirs: Vec::new(), uid: 0 };
+        let merged = loader.merge(&[name.into()]).map_err(|error| error.to_string())?;
+        let part = |source: &String| source.strip_prefix("built-in ").map(str::to_owned);
+        let parts: Option<Vec<String>> = merged.sources.iter().map(part).collect();
+        let parts = parts.ok_or_else(|| format!("{name}: extends what is not built in"))?;
+        let (texts, numbers) = stored::write(&merged);
+        Ok((parts, texts, numbers))
+    }
+}
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("../profiles");
@@ -16,16 +84,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut names = Vec::new();
     collect(&root, "", &mut names)?;
     names.sort();
-    let mut code = format!("pub(super) static BUILT_IN: [BuiltIn; {}] = [\n", names.len());
+    let mut table = Vec::new();
     for name in names {
         let text = std::fs::read_to_string(root.join(format!("{name}.toml")))?;
-        let table = DeTable::parse(&text).map_err(|error| format!("{name}.toml: {error}"))?;
+        table.push(BuiltIn { name: name.leak(), text: text.leak(), commands: &[], parts: &[] });
+    }
+    let table = built_in::TABLE.get_or_init(|| table);
+    let mut code = format!("pub(super) static BUILT_IN: [BuiltIn; {}] = [\n", table.len());
+    for BuiltIn { name, text, .. } in table {
+        let tree = DeTable::parse(text).map_err(|error| format!("{name}.toml: {error}"))?;
         let file = format!("/../profiles/{name}.toml");
+        let (parts, texts, numbers) = profile::merged(name)?;
         writeln!(code, "BuiltIn {{ name: {name:?},")?;
         writeln!(code, "text: include_str!(concat!(env!(\"CARGO_MANIFEST_DIR\"), {file:?})),")?;
-        writeln!(code, "commands: &{:?},", commands(table.get_ref()))?;
+        writeln!(code, "commands: &{:?}, parts: &{parts:?},", commands(tree.get_ref()))?;
+        writeln!(code, "merged: Merged {{ texts: {texts:?}, numbers: &{numbers:?} }},")?;
         write!(code, "tree: ")?;
-        node(&mut code, &Spanned::new(0..text.len(), DeValue::Table(table.into_inner())))?;
+        node(&mut code, &Spanned::new(0..text.len(), DeValue::Table(tree.into_inner())))?;
         writeln!(code, "}},")?;
     }
     code.push_str("];\n");

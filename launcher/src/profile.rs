@@ -12,6 +12,9 @@
 //! then adds its own: lists are united (the later entry for one path wins, and
 //! a bind, tmpfs or cache replaces any other of these at its destination), scalars overridden.
 //!
+//! A built-in profile was merged by the same code when the program was built; a start reads
+//! the result, unless a file hides a part of it.
+//!
 //! # Project files
 //!
 //! `.remount.toml` in the project is within the agent's reach, so [`Loader::narrow`] takes only
@@ -28,6 +31,8 @@ mod model;
 mod project;
 mod schema;
 mod source;
+#[allow(dead_code, reason = "the build script writes, the program reads")]
+mod stored;
 #[cfg(test)]
 mod tests;
 mod text;

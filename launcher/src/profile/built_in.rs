@@ -1,11 +1,20 @@
 //! The profiles that are part of the program.
 //!
-//! `build.rs` parses their TOML, and embeds it as a static tree beside the text. The tree is
-//! a serde deserializer, so it becomes a [`File`] through the very types that a
-//! user's file does; only the parser is left out, which took most of the time of a start's
-//! profile. A test compares each tree with its text.
+//! `build.rs` embeds each of them three times, a start takes the first that will do:
+//!
+//! 1. Merged with all it extends ([`BuiltIn::merged`]): for a start with one profile, no
+//!    part of which a file hides. That is nearly every start.
+//! 2. As a static tree of the parsed TOML ([`BuiltIn::file`]), to be merged with files. The
+//!    tree is a serde deserializer, so it becomes a [`File`] through the very types
+//!    that a user's file does; only the parser is left out, which is slow.
+//! 3. As text, for places in it.
+//!
+//! Tests compare each tree with its text, and each merged profile with what merging the
+//! trees gives.
 
+use super::model::Profile;
 use super::schema::File;
+use super::stored;
 use serde::Deserialize;
 use serde::de::value::{
     BorrowedStrDeserializer, Error, MapDeserializer, SeqDeserializer, StrDeserializer,
@@ -20,10 +29,24 @@ pub(super) struct BuiltIn {
     pub text: &'static str,
     /// What `commands` in the text says, so that choosing a profile looks at nothing else.
     pub commands: &'static [&'static str],
+    /// The names of all the profiles that went into the merged one, its own too.
+    pub parts: &'static [&'static str],
+    merged: Merged,
     tree: Node,
 }
 
+/// What [`stored::write`] wrote.
+struct Merged {
+    texts: &'static str,
+    numbers: &'static [u32],
+}
+
 impl BuiltIn {
+    /// The profile with all it extends, as merging them would give it.
+    pub(super) fn merged(&self) -> Option<Profile> {
+        stored::read(self.merged.texts, self.merged.numbers)
+    }
+
     /// The profile, as parsing its text would give it.
     pub(super) fn file(&'static self) -> Result<File, Error> {
         File::deserialize(&self.tree)
@@ -45,8 +68,12 @@ enum Value {
     Table(&'static [(&'static str, Node)]),
 }
 
-// All of them, sorted by name.
 include!(concat!(env!("OUT_DIR"), "/built_in.rs"));
+
+/// All of them, sorted by name.
+pub(super) fn all() -> &'static [BuiltIn] {
+    &BUILT_IN
+}
 
 /// The built-in profile of this name, and its place in the table.
 pub(super) fn find(name: &str) -> Option<(usize, &'static BuiltIn)> {

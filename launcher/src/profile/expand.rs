@@ -4,6 +4,7 @@
 //! bytes the host has, so expansion ends in a [`PathBuf`], never in a `String`.
 
 use serde::Deserialize;
+use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -268,17 +269,17 @@ fn clean(path: &[u8]) -> Result<PathBuf, ExpandError> {
 /// Expanding it can still fail when a variable has no value on this host.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct PathText(Box<str>);
+pub struct PathText(Cow<'static, str>);
 
 impl PathText {
     /// Checks a path that has to be absolute once expanded.
-    pub fn absolute(text: impl Into<Box<str>>) -> Result<Self, ExpandError> {
+    pub fn absolute(text: impl Into<Cow<'static, str>>) -> Result<Self, ExpandError> {
         let text = Self::any(text)?;
         if text.is_relative() { Err(ExpandError::Relative) } else { Ok(text) }
     }
 
     /// Checks a path that may also be relative to the workspace.
-    pub fn any(text: impl Into<Box<str>>) -> Result<Self, ExpandError> {
+    pub fn any(text: impl Into<Cow<'static, str>>) -> Result<Self, ExpandError> {
         let text = text.into();
         if text.is_empty() {
             return Err(ExpandError::Empty);
@@ -291,9 +292,14 @@ impl PathText {
         Ok(Self(text))
     }
 
+    /// A path that [`PathText::any`] took when the program was built.
+    pub(super) const fn trusted(text: &'static str) -> Self {
+        Self(Cow::Borrowed(text))
+    }
+
     /// `{project}`.
-    pub(super) fn project() -> Self {
-        Self("{project}".into())
+    pub(super) const fn project() -> Self {
+        Self::trusted("{project}")
     }
 
     /// The path as it was written.

@@ -1,15 +1,17 @@
 //! Finding profiles, and following what they extend.
 
-use super::built_in::{self, BUILT_IN};
+use super::built_in;
 use super::error::ProfileError;
 use super::merge::Merge;
 use super::model::Profile;
 use super::project;
 use super::schema::File;
 use super::source::{self, Excerpt, FileId, Origin, Source, SourceName};
+use rustix::io::Errno;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -66,6 +68,27 @@ impl Loader {
     /// profile that extends its own name means the one that it hides: so `claude.toml`
     /// of a user can add to the built-in `claude`.
     pub fn load(&self, names: &[OsString]) -> Result<Profile, ProfileError> {
+        let merged = match names {
+            [name] => self.merged(name),
+            _ => None,
+        };
+        merged.map_or_else(|| self.merge(names), Ok)
+    }
+
+    /// A built-in profile as it was merged when the program was built: what
+    /// [`Loader::merge`] returns as long as no file hides any part of it.
+    fn merged(&self, name: &OsStr) -> Option<Profile> {
+        let (_, profile) = built_in::find(name.to_str()?)?;
+        // Whatever is there, readable or not, is for the merge to judge.
+        let is_hidden = |part: &&str| {
+            let mut paths = self.config_dirs.iter().map(|dir| file_in(dir, part));
+            paths.any(|path| !matches!(rustix::fs::stat(&path), Err(Errno::NOENT | Errno::NOTDIR)))
+        };
+        if profile.parts.iter().any(is_hidden) { None } else { profile.merged() }
+    }
+
+    /// [`Loader::load`] by finding and merging every file.
+    pub(super) fn merge(&self, names: &[OsString]) -> Result<Profile, ProfileError> {
         let mut run =
             Run { loader: self, merge: Merge::new()?, done: Vec::new(), open: Vec::new() };
         for name in names {
@@ -111,7 +134,7 @@ impl Loader {
                 return Ok(chosen);
             }
         }
-        let known = BUILT_IN.iter().find(|profile| profile.commands.contains(&command));
+        let known = built_in::all().iter().find(|profile| profile.commands.contains(&command));
         Ok(known.map_or("default", |profile| profile.name).to_owned())
     }
 
@@ -172,7 +195,7 @@ impl Loader {
 
     /// Every name, and the file that it stands for unless it is built in.
     fn names(&self) -> Result<BTreeMap<String, Option<PathBuf>>, ProfileError> {
-        let built_in = BUILT_IN.iter().map(|profile| (profile.name.to_owned(), None));
+        let built_in = built_in::all().iter().map(|profile| (profile.name.to_owned(), None));
         let mut names: BTreeMap<_, _> = built_in.collect();
         for dir in self.config_dirs.iter().rev() {
             for (name, path) in profiles_in(dir)? {
@@ -209,7 +232,7 @@ impl Loader {
             _ => 0,
         };
         for (number, dir) in self.config_dirs.iter().enumerate().skip(from) {
-            let path = dir.join(format!("{name}.toml"));
+            let path = file_in(dir, name);
             match self.read(dir, &path) {
                 Err(error) if error.is_not_found() => {}
                 Err(error) => return Err(error),
@@ -254,6 +277,11 @@ impl Loader {
     }
 }
 
+/// The file in a configuration directory that a name stands for.
+fn file_in(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}.toml"))
+}
+
 fn found(path: PathBuf, text: String, id: FileId, place: Option<(String, usize)>) -> Found {
     let base = path.parent().unwrap_or(Path::new("")).to_owned();
     let source = Arc::new(Source { name: SourceName::File(path), text: text.into() });
@@ -270,19 +298,25 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Merges what a profile extends, then the profile itself, unless that was done before.
-    fn visit(&mut self, found: Found, by: Option<Excerpt>) -> Result<(), ProfileError> {
+    /// `by` is the `extends` that wants it.
+    fn visit(
+        &mut self,
+        found: Found,
+        by: Option<(&Arc<Source>, Range<usize>)>,
+    ) -> Result<(), ProfileError> {
         if self.done.contains(&found.id) {
             return Ok(());
         }
         let label = found.source.name.to_string();
-        if let Some(excerpt) = by {
-            let excerpt = Box::new(excerpt);
+        if let Some((source, span)) = by {
+            let excerpt = || Box::new(Excerpt::new(source, &span));
             if let Some(start) = self.open.iter().position(|(id, _)| *id == found.id) {
                 let names = self.open[start..].iter().map(|(_, name)| name.clone());
-                return Err(ProfileError::Cycle { excerpt, chain: names.chain([label]).collect() });
+                let chain = names.chain([label]).collect();
+                return Err(ProfileError::Cycle { excerpt: excerpt(), chain });
             }
             if self.open.len() >= MAX_DEPTH {
-                return Err(ProfileError::TooDeep { excerpt, limit: MAX_DEPTH });
+                return Err(ProfileError::TooDeep { excerpt: excerpt(), limit: MAX_DEPTH });
             }
         }
         self.open.push((found.id, label));
@@ -292,7 +326,7 @@ impl Run<'_> {
             let place = found.place.as_ref();
             let next =
                 self.loader.find(OsStr::new(word.get_ref()), &found.base, place, Some(origin))?;
-            self.visit(next, Some(Excerpt::new(&found.source, &word.span())))?;
+            self.visit(next, Some((&found.source, word.span())))?;
         }
         self.open.pop();
         self.done.push(found.id);

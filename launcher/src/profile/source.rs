@@ -1,5 +1,6 @@
 //! Where things in a profile come from, and the files themselves.
 
+use super::built_in::BuiltIn;
 use super::error::ProfileError;
 use super::text::Escaped;
 use rustix::fs::{Mode, OFlags};
@@ -38,13 +39,11 @@ pub(super) struct Source {
     pub text: std::borrow::Cow<'static, str>,
 }
 
-impl Source {
-    /// Line and column of a byte offset, both from 1, columns in characters.
-    fn position(&self, offset: usize) -> (usize, usize) {
-        let before = self.text.get(..offset).unwrap_or(&self.text);
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
-    }
+/// Line and column of a byte offset, both from 1, columns in characters.
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
 
 /// Where something was said. Prints as `file:line:column`.
@@ -56,6 +55,8 @@ enum Place {
     Unsaid,
     CommandLine,
     At(Arc<Source>, usize),
+    /// The same for a profile that was merged when the program was built.
+    BuiltIn(&'static BuiltIn, usize),
 }
 
 impl Origin {
@@ -68,6 +69,22 @@ impl Origin {
         Self(Place::At(Arc::clone(source), span.start))
     }
 
+    pub(super) const fn built_in(profile: &'static BuiltIn, offset: usize) -> Self {
+        Self(Place::BuiltIn(profile, offset))
+    }
+
+    /// The built-in profile that says it, and the place in its text.
+    pub(super) fn in_built_in(&self) -> Option<(&'static str, usize)> {
+        match &self.0 {
+            Place::BuiltIn(profile, offset) => Some((profile.name, *offset)),
+            Place::At(source, offset) => match source.name {
+                SourceName::BuiltIn(name) => Some((name, *offset)),
+                SourceName::File(_) => None,
+            },
+            Place::Unsaid | Place::CommandLine => None,
+        }
+    }
+
     /// Whether anybody said it.
     #[must_use]
     pub fn is_default(&self) -> bool {
@@ -77,7 +94,7 @@ impl Origin {
     /// Whether it was said in a profile that is part of the program.
     #[must_use]
     pub fn is_built_in(&self) -> bool {
-        matches!(&self.0, Place::At(source, _) if matches!(source.name, SourceName::BuiltIn(_)))
+        self.in_built_in().is_some()
     }
 }
 
@@ -87,8 +104,12 @@ impl fmt::Display for Origin {
             Place::Unsaid => f.write_str("default"),
             Place::CommandLine => f.write_str("command line"),
             Place::At(source, offset) => {
-                let (line, column) = source.position(*offset);
+                let (line, column) = position(&source.text, *offset);
                 write!(f, "{}:{line}:{column}", source.name)
+            }
+            Place::BuiltIn(profile, offset) => {
+                let (line, column) = position(profile.text, *offset);
+                write!(f, "{}:{line}:{column}", SourceName::BuiltIn(profile.name))
             }
         }
     }
@@ -143,7 +164,7 @@ impl Excerpt {
     pub(super) fn new(source: &Arc<Source>, span: &Range<usize>) -> Self {
         let text = &source.text;
         let start = floor_boundary(text, span.start);
-        let (line_number, column) = source.position(start);
+        let (line_number, column) = position(text, start);
         let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
         let line = text[line_start..].lines().next().unwrap_or_default();
         let in_line = (start - line_start).min(line.len());

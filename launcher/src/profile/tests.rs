@@ -594,6 +594,37 @@ fn an_embedded_tree_is_what_parsing_its_text_gives() {
 }
 
 #[test]
+fn a_merged_profile_is_what_merging_its_parts_gives() {
+    for profile in &BUILT_IN {
+        let merged = built_in().merge(&[profile.name.into()]).unwrap();
+        assert_eq!(format!("{:#?}", profile.merged().unwrap()), format!("{merged:#?}"));
+        let parts = profile.parts.iter().map(|name| format!("built-in {name}"));
+        assert_eq!(merged.sources, parts.collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_file_hides_a_part_of_a_built_in_profile() {
+    let config = Config::new(&[("unrelated.toml", "mask = ['/m']")]);
+    for profile in &BUILT_IN {
+        assert_eq!(config.load(&[profile.name]).unwrap().sources.len(), profile.parts.len());
+    }
+    // A part far down, by a link that leads nowhere and by one that leads somewhere.
+    fs::create_dir(config.dir.join("toolchain")).unwrap();
+    fs::set_permissions(config.dir.join("toolchain"), fs::Permissions::from_mode(0o755)).unwrap();
+    symlink("nowhere", config.dir.join("toolchain/go.toml")).unwrap();
+    assert!(!masks(&config.load(&["claude"]).unwrap()).contains(&"/m"));
+    config.write("nowhere", b"");
+    fs::rename(config.dir.join("nowhere"), config.dir.join("toolchain/nowhere")).unwrap();
+    let profile = config.load(&["claude"]).unwrap();
+    assert!(profile.sources.iter().any(|source| source.ends_with("toolchain/go.toml")));
+    // What cannot be read is not passed over.
+    fs::remove_file(config.dir.join("toolchain/go.toml")).unwrap();
+    symlink("go.toml", config.dir.join("toolchain/go.toml")).unwrap();
+    assert!(config.error("claude").starts_with("read profile "));
+}
+
+#[test]
 fn every_built_in_path_expands() {
     let variables =
         Variables::new("/w".into(), "/home/u".into(), Some("/w".into()), 1000, |_| None);

@@ -1,6 +1,7 @@
 //! The words and numbers of profiles, each checked as it is read.
 
 use serde::Deserialize;
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
@@ -181,9 +182,14 @@ impl TryFrom<String> for VariableName {
 /// The names of environment variables: one name, or all that begin alike (`DBUS_*`).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct EnvironmentPattern(String);
+pub struct EnvironmentPattern(Cow<'static, str>);
 
 impl EnvironmentPattern {
+    /// A pattern that was checked when the program was built.
+    pub(super) const fn trusted(text: &'static str) -> Self {
+        Self(Cow::Borrowed(text))
+    }
+
     /// The pattern as it was written.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -210,7 +216,7 @@ impl TryFrom<String> for EnvironmentPattern {
                 "variable {text:?}: must be a name, or the beginning of names and one '*'"
             ));
         }
-        Ok(Self(text))
+        Ok(Self(text.into()))
     }
 }
 
