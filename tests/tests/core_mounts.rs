@@ -108,7 +108,7 @@ fn mounts_below_the_host_are_read_only_too() {
     let sandbox = Sandbox::new();
     let dir = sandbox.dir("outside/mounted");
     let mounts = ["--tmpfs", text(&dir)];
-    let file = text(&dir).to_owned() + "/file";
+    let file = text(&dir).to_owned() + "/new";
     beside(&sandbox, &mounts).probe(["create", &file]).ok();
     let mut inside = with_mounts(&sandbox, &mounts, &[]).serve();
     let stat = inside.act(["stat", text(&dir)]).ok();
@@ -187,7 +187,7 @@ fn a_mount_that_is_hidden_below_another_is_left_alone() {
     let mounts = ["--tmpfs", inner, "--tmpfs", outer];
     let mut inside = with_mounts(&sandbox, &mounts, &[]).serve();
     inside.act(["list", inner]).errno("ENOENT");
-    inside.act(["create", "a/file"]).ok();
+    inside.act(["create", "a/new"]).ok();
     toggle(&mut inside, "ro", "workspace");
     inside.act(["create", "a/other"]).errno("EROFS");
     inside.end().success();

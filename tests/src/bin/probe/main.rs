@@ -8,7 +8,7 @@
 //! [`held`] keep descriptors, mappings and a working directory between lines.
 //!
 //! Prefixes: `--userns` (first enter a new user and mount namespace, mapping
-//! the present ids), `--tmpfs DIR`, `--read-only DIR`, `--proc DIR` and `--bind SOURCE
+//! the present ids), `--tmpfs DIR` (with an empty `file`), `--read-only DIR`, `--bind SOURCE
 //! DIR` (mount so, after `--userns`: seen by this process and what it executes),
 //! `--as-user UID` (first become that user; only root can), `--close-descriptors` and
 //! `--no-connect` (first lose a way to the broker).

@@ -213,11 +213,6 @@ fn setns(args: &Args) -> Result<libc::c_long, Errno> {
     checked(unsafe { libc::syscall(libc::SYS_setns, file.as_raw_fd(), kind) })
 }
 
-/// Mounts a new file system of type `kind` on `dir`.
-pub(crate) fn mount_new(kind: &std::ffi::CStr, dir: &OsStr) -> Result<(), Errno> {
-    mount(Some(kind), &c_path(dir), Some(kind), 0).map(drop)
-}
-
 /// Binds `source`, with what is mounted below it, on `dir`.
 pub(crate) fn bind_all(source: &OsStr, dir: &OsStr) -> Result<(), Errno> {
     mount(Some(&c_path(source)), &c_path(dir), None, libc::MS_BIND | libc::MS_REC).map(drop)
