@@ -185,14 +185,9 @@ fn main() -> ExitCode {
                 }
                 words.remove(0);
             }
-            Some(b"--tmpfs" | b"--proc") => {
-                let path = Args(&words).at(1).to_owned();
-                let mounted = match words[0].as_bytes() {
-                    b"--proc" => namespaces::mount_new(c"proc", &path),
-                    _ => namespaces::mount_tmpfs(&path),
-                };
-                if let Err(errno) = mounted {
-                    usage(&format!("{:?}: {errno:?}", &words[..2]));
+            Some(b"--tmpfs") => {
+                if let Err(errno) = namespaces::mount_tmpfs(Args(&words).at(1)) {
+                    usage(&format!("--tmpfs: {errno:?}"));
                 }
                 words.drain(..2);
             }

@@ -70,7 +70,7 @@ pub(crate) fn act(name: &str, args: &Args) -> Option<Answer> {
 
 /// Mounts an empty file system, with a file `file` in it.
 pub(crate) fn mount_tmpfs(path: &OsStr) -> Result<(), Errno> {
-    mount_new(c"tmpfs", path)?;
+    mount(Some(c"tmpfs"), &c_path(path), Some(c"tmpfs"), 0)?;
     std::fs::write(std::path::Path::new(path).join("file"), "").map_err(errno)
 }
 
