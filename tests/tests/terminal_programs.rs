@@ -42,6 +42,19 @@ impl Tmux<'_> {
     }
 }
 
+impl Drop for Tmux<'_> {
+    fn drop(&mut self) {
+        // It has left our group, so that nobody else ends it when the test fails. Where
+        // the test passed it is gone already, and this fails.
+        let kill = std::process::Command::new(require("tmux"))
+            .arg("-S")
+            .arg(&self.socket)
+            .arg("kill-server")
+            .output();
+        drop(kill);
+    }
+}
+
 #[test]
 fn in_tmux_it_all_works_together() {
     let sandbox = Sandbox::new();
