@@ -28,7 +28,7 @@ pub struct Args {
     #[arg(long, num_args = 2, value_names = ["NAME", "DEST"])]
     toggle: Vec<OsString>,
 
-    /// Bind mount the host path SRC on DEST
+    /// Bind mount the host path SRC on DEST, writable
     #[arg(long, num_args = 2, value_names = ["SRC", "DEST"])]
     bind: Vec<OsString>,
 
@@ -44,7 +44,7 @@ pub struct Args {
     #[arg(long, num_args = 2, value_names = ["SRC", "DEST"])]
     ro_bind_try: Vec<OsString>,
 
-    /// Bind mount the host path SRC on DEST, with devices
+    /// Bind mount the host path SRC on DEST, writable, with devices
     #[arg(long, num_args = 2, value_names = ["SRC", "DEST"])]
     dev_bind: Vec<OsString>,
 
@@ -85,14 +85,14 @@ pub struct Args {
     pub unshare_net: bool,
 
     /// Custom host name in the sandbox
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "HOST")]
     pub hostname: Option<String>,
 
     /// New terminal session, without job control
     #[arg(long)]
     pub new_session: bool,
 
-    /// Who may make targets writable [self: who is inside]
+    /// Who may make targets writable [default: self]
     #[arg(long, value_name = "self|confirm|host", value_parser = parse_authority)]
     pub authority: Option<Authority>,
 

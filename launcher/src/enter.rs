@@ -138,7 +138,8 @@ impl EnterError {
             } => Some(
                 "the host forbids unprivileged user namespaces: set the sysctl kernel.unprivileged_userns_clone=1, \
                  or kernel.apparmor_restrict_unprivileged_userns=0, or give remount-run an AppArmor profile \
-                 with `userns,`; in a container, run it with a seccomp profile that allows unshare",
+                 with `userns,`; in a container, run it with a seccomp profile that allows unshare; \
+                 inside another sandbox it cannot run",
             ),
             Self::IdMap { .. } => Some(
                 "the host restricts user namespaces: see the sysctl kernel.apparmor_restrict_unprivileged_userns",

@@ -146,6 +146,16 @@ pub enum SpecError {
         /// Who gave the second.
         origin: String,
     },
+    /// A target of which every mount is read-only on the host.
+    #[error("{origin}: make {} the target {name}: it is read-only on the host", show(path))]
+    ReadOnlyTarget {
+        /// The name.
+        name: TargetName,
+        /// Where it is on the host.
+        path: PathBuf,
+        /// Who asked.
+        origin: String,
+    },
     /// A target that can never be switched.
     #[error("{origin}: make {} a target: {why}", show(path))]
     NotToggleable {
@@ -266,6 +276,9 @@ impl SpecError {
             }
             Self::Alias { .. } => "bind one of them, or make one of them read-only",
             Self::TargetName { .. } => "give every target a name of its own",
+            Self::ReadOnlyTarget { .. } => {
+                "a sandbox makes nothing writable that the host has read-only: mount it writable there"
+            }
             Self::ProtectTaken { .. } => {
                 "take the protection back with [remove] protect in a profile, or bind something else"
             }

@@ -76,6 +76,7 @@ impl<'h> Layout<'h> {
         layout.refuse_planted_links()?;
         layout.refuse_aliases()?;
         layout.refuse_equal_names()?;
+        layout.refuse_read_only_targets()?;
         Ok(layout)
     }
 
@@ -531,6 +532,25 @@ impl<'h> Layout<'h> {
                     name: target.name.clone(),
                     first: first.dest.clone(),
                     second: entry.dest.clone(),
+                    origin: entry.origin.to_string(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// A target without a mount that may be writable: what the host has read-only never
+    /// becomes writable, so there would be nothing to switch.
+    fn refuse_read_only_targets(&self) -> Result<(), SpecError> {
+        let mounts = &self.host.mounts;
+        for entry in &self.entries {
+            let What::Bind { path, target: Some(target), .. } = &entry.what else { continue };
+            let is_read_only = mounts.of(path).is_some_and(|mount| mount.read_only)
+                && mounts.below(path).iter().all(|mount| mount.read_only);
+            if is_read_only {
+                return Err(SpecError::ReadOnlyTarget {
+                    name: target.name.clone(),
+                    path: path.clone(),
                     origin: entry.origin.to_string(),
                 });
             }

@@ -114,3 +114,23 @@ fn landlock_grants_what_the_mounts_do() {
     // Semaphores and shared memory are files there (shm_open(3)).
     assert_eq!(access("/dev/shm"), Some(Access::Full));
 }
+
+#[test]
+fn a_target_that_the_host_has_read_only_is_refused() {
+    let resolve = |table: &str| {
+        let mut host = host(files());
+        host.mounts = MountTable::parse(table.as_bytes());
+        let args = Args::parse_from_os(["remount-run", "sh"].map(OsString::from)).unwrap();
+        let loader = Loader { config_dirs: Vec::new(), uid: 7 };
+        Spec::resolve(&args, &host, &loader).map(drop)
+    };
+    let root = "27 1 254:0 / / rw - ext4 /dev/vda rw\n";
+    let project = format!("{root}28 27 254:1 / /home/u/p ro - ext4 /dev/vdb rw\n");
+    let inner = format!("{project}29 28 254:2 / /home/u/p/a rw - ext4 /dev/vdc rw\n");
+    assert!(resolve(root).is_ok());
+    let error = resolve(&project).unwrap_err().to_string();
+    assert!(error.ends_with("make /home/u/p the target workspace: it is read-only on the host"));
+    // The git directory is a target too, and read-only all the same.
+    let error = resolve(&inner).unwrap_err().to_string();
+    assert!(error.contains("the target git:"), "{error}");
+}
