@@ -64,8 +64,8 @@ pub trait Files {
     /// The names in a directory, sorted.
     ///
     /// # Errors
-    /// As `open(2)` and `getdents64(2)`.
-    fn names(&self, path: &Path) -> Result<Vec<OsString>, Errno>;
+    /// As `open(2)` and `getdents64(2)`; `EOVERFLOW` if there are more than `most`.
+    fn names(&self, path: &Path, most: usize) -> Result<Vec<OsString>, Errno>;
     /// Whether this user may execute the file at `path`.
     ///
     /// # Errors
@@ -121,7 +121,7 @@ impl Files for RealFiles {
         read_up_to(fd.as_fd(), 64 << 10)
     }
 
-    fn names(&self, path: &Path) -> Result<Vec<OsString>, Errno> {
+    fn names(&self, path: &Path, most: usize) -> Result<Vec<OsString>, Errno> {
         use rustix::fs::{Dir, Mode, OFlags};
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::DIRECTORY;
         let fd = rustix::fs::open(path, flags, Mode::empty())?;
@@ -130,6 +130,9 @@ impl Files for RealFiles {
             let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
             if name != "." && name != ".." {
                 names.push(name);
+            }
+            if names.len() > most {
+                return Err(Errno::OVERFLOW);
             }
         }
         names.sort();
@@ -621,7 +624,7 @@ pub(crate) mod fake {
             }
         }
 
-        fn names(&self, path: &Path) -> Result<Vec<OsString>, Errno> {
+        fn names(&self, path: &Path, _: usize) -> Result<Vec<OsString>, Errno> {
             let dir = self.follow(path, 0)?;
             let children = self.nodes.keys().filter(|child| child.parent() == Some(&dir));
             Ok(children.filter_map(|child| child.file_name()).map(OsStr::to_owned).collect())

@@ -45,7 +45,7 @@ pub(super) fn git_dir(root: &Path, files: &dyn Files) -> Option<GitDir> {
     for (inner, names) in
         [("modules", EXECUTED), ("worktrees", &["config.worktree", "commondir", "gitdir"])]
     {
-        for name in files.names(&common.join(inner)).unwrap_or_default() {
+        for name in files.names(&common.join(inner), usize::MAX).unwrap_or_default() {
             executed.extend(names.iter().map(|file| common.join(inner).join(&name).join(file)));
         }
     }

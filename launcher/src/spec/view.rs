@@ -19,10 +19,26 @@ pub(super) struct View<'h> {
     /// and hashing paths by component is slow.
     known: RefCell<HashMap<OsString, Rc<Place>>>,
     /// Directories below which something is known.
-    known_below: RefCell<HashSet<OsString>>,
+    known_below: RefCell<HashMap<OsString, Children>>,
     /// What was put somewhere in place of the host.
     areas: Vec<(PathBuf, Area)>,
 }
+
+/// What is known of the names in a directory.
+#[derive(Debug, Default)]
+struct Children {
+    /// How many were looked for, one by one.
+    asked: usize,
+    /// All of them, once several were looked for: most do not exist, and reading the
+    /// directory costs less than asking for each.
+    names: Option<HashSet<OsString>>,
+}
+
+/// After so many questions a directory is read.
+const ASKED_BEFORE_READ: usize = 4;
+
+/// A directory with more names than this is not worth reading.
+const MOST_NAMES: usize = 1000;
 
 /// What a part of the tree shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,7 +113,7 @@ impl<'h> View<'h> {
     /// From now on `area` is seen at `dest` and below.
     pub fn cover(&mut self, dest: &Path, area: Area) {
         let known = self.known.get_mut();
-        if self.known_below.get_mut().remove(dest.as_os_str()) {
+        if self.known_below.get_mut().remove(dest.as_os_str()).is_some() {
             known.retain(|path, place| {
                 !Path::new(path).starts_with(dest) && !place.path.starts_with(dest)
             });
@@ -149,10 +165,11 @@ impl<'h> View<'h> {
         let Area::Host { source, writable } = &parent.area else {
             return Ok(Rc::new(Place { path, area: Area::Fresh, stat: None }));
         };
+        let exists = parent.stat.is_some() && self.may_exist(parent, source, name);
         let source = source.join(name);
-        let stat = match parent.stat {
-            None => None,
-            Some(_) => match self.files.lstat(&source) {
+        let stat = match exists {
+            false => None,
+            true => match self.files.lstat(&source) {
                 Ok(stat) if stat.is_symlink() => {
                     let target = self.files.readlink(&source)?;
                     return self.follow_link(parent.path.clone(), &target, links + 1);
@@ -162,10 +179,23 @@ impl<'h> View<'h> {
                 Err(errno) => return Err(errno),
             },
         };
-        if !self.known_below.borrow().contains(parent.path.as_os_str()) {
-            self.known_below.borrow_mut().insert(parent.path.clone().into_os_string());
-        }
         Ok(Rc::new(Place { path, area: Area::Host { source, writable: *writable }, stat }))
+    }
+
+    /// Whether `name` can be in `dir`, which is `source` on the host.
+    fn may_exist(&self, dir: &Place, source: &Path, name: &OsStr) -> bool {
+        let mut known_below = self.known_below.borrow_mut();
+        let children = match known_below.get_mut(dir.path.as_os_str()) {
+            Some(children) => children,
+            None => known_below.entry(dir.path.clone().into_os_string()).or_default(),
+        };
+        children.asked += 1;
+        if children.asked == ASKED_BEFORE_READ {
+            // What cannot be read, or is too large, is asked for one by one as before.
+            let names = self.files.names(source, MOST_NAMES);
+            children.names = names.ok().map(|names| names.into_iter().collect());
+        }
+        children.names.as_ref().is_none_or(|names| names.contains(name))
     }
 
     fn follow_link(
