@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// The command line of `remount-run`, as typed.
-#[derive(Debug, Parser)]
+#[derive(Debug, Default, Parser)]
 #[command(
     name = "remount-run",
     version,
@@ -189,6 +189,12 @@ impl Args {
     /// Clap's error, which prints as usage, help or version.
     pub fn parse_from_os(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let words: Vec<OsString> = args.into_iter().collect();
+        // Nearly every start: nothing but a command, and no need to build a parser.
+        if let [_, dashes, command @ ..] = words.as_slice()
+            && dashes == "--"
+        {
+            return Ok(Self { command: command.to_vec(), ..Self::default() });
+        }
         let command = Self::augment_args(Command::new("remount-run"));
         let matches = command.try_get_matches_from(&words)?;
         let mut args = Self::from_arg_matches(&matches)?;
@@ -292,6 +298,15 @@ mod tests {
             let error = parse(words).unwrap_err();
             assert_eq!(error.kind(), clap::error::ErrorKind::UnknownArgument, "{words:?}");
         }
+    }
+
+    #[test]
+    fn a_command_alone_is_read_as_the_parser_would() {
+        let words = ["remount-run", "--", "ls", "--bind", "-x", "--"];
+        let matches = Args::augment_args(Command::new("remount-run")).get_matches_from(words);
+        let parsed = Args::from_arg_matches(&matches).unwrap();
+        let args = parse(&words[1..]).unwrap();
+        assert_eq!(format!("{args:?}"), format!("{parsed:?}"));
     }
 
     #[test]

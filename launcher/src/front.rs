@@ -57,7 +57,6 @@ pub fn run(args: Vec<OsString>) -> Result<u8, Failure> {
     if args.verbose {
         tell(&plan);
     }
-    drop(host);
     supervise::run(&plan)
 }
 

@@ -11,7 +11,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// The longest message, in bytes: a path and some words around it.
-const LONGEST: usize = 16 << 10;
+const LONGEST: usize = 8 << 10;
 
 /// One end of a connection that keeps messages apart and can carry a descriptor with
 /// each: between processes of this project only.
