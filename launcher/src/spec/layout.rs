@@ -1,14 +1,16 @@
 //! Places: every source found, every destination followed, every conflict named.
 
+mod checks;
+mod cover;
+
 use super::view::{Area, Place, View};
 use super::{Asker, Entry, SpecError, Toggle, What, git};
 use crate::cli::{Args, Step};
 use crate::host::{Found, Host, Mount};
 use crate::plan::Shape;
-use crate::profile::{GitPolicy, Missing, MissingProtect, PathText, Profile, Size, Variables};
+use crate::profile::{GitPolicy, Missing, PathText, Profile, Size, Variables};
 use remount_broker::name::{Authority, Mode, TargetName};
 use rustix::io::Errno;
-use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
@@ -329,247 +331,10 @@ impl<'h> Layout<'h> {
         self.put(Entry { dest: place.path.clone(), what, origin });
         Ok(())
     }
-
-    fn protect_all(
-        &mut self,
-        args: &Args,
-        profile: &Profile,
-        variables: &Variables,
-    ) -> Result<(), SpecError> {
-        let workspace = variables.workspace.clone();
-        if let Some(git) = git::git_dir(&workspace, self.host.files.as_ref()) {
-            match profile.workspace.git.value {
-                GitPolicy::Ro => self.protect(&git.common, &Asker::Git, MissingProtect::Skip)?,
-                GitPolicy::Rw => {}
-                GitPolicy::Hooks => {
-                    for path in &git.executed {
-                        self.protect(path, &Asker::Git, MissingProtect::Skip)?;
-                    }
-                }
-            }
-        }
-        if self
-            .view
-            .locate(&workspace.join(".git"))
-            .is_ok_and(|place| place.found().is_some_and(|found| found.stat.is_file()))
-        {
-            // The pointer of a linked worktree: whoever writes it chooses the hooks.
-            self.protect(&workspace.join(".git"), &Asker::Git, MissingProtect::Skip)?;
-        }
-        for entry in &profile.protects {
-            let origin = Asker::Profile(entry.origin.clone());
-            let path = path_of(&entry.value.path, variables, &origin)?;
-            self.protect(&path, &origin, entry.value.missing)?;
-        }
-        for path in &args.protect {
-            self.protect(Path::new(path), &Asker::Option("--protect"), MissingProtect::Error)?;
-        }
-        Ok(())
-    }
-
-    fn protect(
-        &mut self,
-        path: &Path,
-        origin: &Asker,
-        missing: MissingProtect,
-    ) -> Result<(), SpecError> {
-        let place = self.locate(path, origin)?;
-        let Some(found) = place.found() else {
-            if missing == MissingProtect::Error {
-                refuse_reserved(&place.path, origin)?;
-                return Err(find_error(path, origin, Errno::NOENT));
-            }
-            return Ok(());
-        };
-        if !place.is_writable() {
-            return Ok(());
-        }
-        refuse_reserved(&place.path, origin)?;
-        if let Some(taken) = self.entries.iter().find(|entry| entry.dest == place.path) {
-            if matches!(taken.what, What::Protect(_)) {
-                return Ok(());
-            }
-            let by = taken.origin.to_string();
-            let path = place.path.clone();
-            return Err(SpecError::ProtectTaken { path, by, origin: origin.to_string() });
-        }
-        let source = found.path.clone();
-        self.view.cover(&place.path, Area::Host { source, writable: false });
-        self.put(Entry {
-            dest: place.path.clone(),
-            what: What::Protect(found),
-            origin: origin.clone(),
-        });
-        Ok(())
-    }
-
-    fn mask_all(
-        &mut self,
-        args: &Args,
-        profile: &Profile,
-        variables: &Variables,
-    ) -> Result<(), SpecError> {
-        for entry in &profile.masks {
-            let origin = Asker::Profile(entry.origin.clone());
-            let path = path_of(&entry.value, variables, &origin)?;
-            // What this user cannot reach, the agent cannot reach either.
-            match self.view.locate(&path) {
-                Ok(place) if self.is_out_of_reach(&place) => {}
-                Ok(place) => self.mask_everywhere(&place, &origin)?,
-                Err(Errno::ACCESS | Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-                Err(errno) => {
-                    return Err(SpecError::Find { path, origin: origin.to_string(), errno });
-                }
-            }
-        }
-        for path in &args.mask {
-            let asker = Asker::Option("--mask");
-            let place = self.locate(Path::new(path), &asker)?;
-            refuse_reserved(&place.path, &asker)?;
-            if place.found().is_none() {
-                return Err(find_error(Path::new(path), &asker, Errno::NOENT));
-            }
-            self.mask_everywhere(&place, &Asker::Option("--mask"))?;
-        }
-        Ok(())
-    }
-
-    /// Masks a place, and the others at which the host's mounts show the same file.
-    fn mask_everywhere(&mut self, place: &Place, origin: &Asker) -> Result<(), SpecError> {
-        let Some(found) = place.found() else { return Ok(()) };
-        self.mask(place, origin.clone())?;
-        for alias in self.host.mounts.aliases(&found.path) {
-            if let Ok(place) = self.view.locate(&alias) {
-                self.mask(&place, origin.clone())?;
-            }
-        }
-        Ok(())
-    }
-
-    fn mask(&mut self, place: &Place, origin: Asker) -> Result<(), SpecError> {
-        let Some(found) = place.found() else { return Ok(()) };
-        refuse_reserved(&place.path, &origin)?;
-        if self
-            .entries
-            .iter()
-            .any(|entry| entry.dest == place.path && matches!(entry.what, What::Bind { .. }))
-        {
-            // A bind at this very place is the more deliberate wish.
-            return Ok(());
-        }
-        let below =
-            |entry: &&Entry| entry.dest != place.path && entry.dest.starts_with(&place.path);
-        if let Some(hidden) = self.entries.iter().find(below) {
-            return Err(SpecError::MaskHides {
-                mask: place.path.clone(),
-                mask_origin: origin.to_string(),
-                dest: hidden.dest.clone(),
-                origin: hidden.origin.to_string(),
-            });
-        }
-        self.view.cover(&place.path, Area::Fresh);
-        self.put(Entry { dest: place.path.clone(), what: What::Mask(found), origin });
-        Ok(())
-    }
-
-    /// Whether the agent could do nothing with what is there anyway: it has this
-    /// user's rights and no capability. An owner can always give himself rights.
-    fn is_out_of_reach(&self, place: &Place) -> bool {
-        place.found().is_some_and(|found| {
-            self.host.uid != 0
-                && found.stat.uid != self.host.uid
-                && !self.host.files.reachable(&found.path)
-        })
-    }
-
-    fn refuse_planted_links(&self) -> Result<(), SpecError> {
-        for (path, origin) in &self.asked {
-            if let Some(link) = self.view.planted_link(path) {
-                return Err(SpecError::PlantedLink {
-                    path: path.clone(),
-                    link,
-                    origin: origin.to_string(),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// The same files at two places, both writable: a toggle of one would leave the
-    /// other open.
-    fn refuse_aliases(&self) -> Result<(), SpecError> {
-        let mut by_source: HashMap<((u32, u32), PathBuf), &Entry> = HashMap::new();
-        for entry in &self.entries {
-            let What::Bind { path, mode, target, .. } = &entry.what else { continue };
-            if *mode == Mode::Ro && target.is_none() {
-                continue;
-            }
-            // By filesystem: the host may show the same files at two paths itself.
-            let mounts = &self.host.mounts;
-            let files = mounts.on_filesystem(path).unwrap_or_else(|| ((0, 0), path.clone()));
-            if let Some(other) = by_source.insert(files, entry) {
-                return Err(alias(other, entry));
-            }
-        }
-        for ((dev, path), entry) in &by_source {
-            for parent in path.ancestors().skip(1) {
-                let Some(outer) = by_source.get(&(*dev, parent.to_owned())) else { continue };
-                let below = path.strip_prefix(parent).unwrap_or(path);
-                if outer.dest.join(below) != entry.dest {
-                    return Err(alias(outer, entry));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn refuse_equal_names(&self) -> Result<(), SpecError> {
-        let mut names: HashMap<&TargetName, &Entry> = HashMap::new();
-        for entry in &self.entries {
-            let What::Bind { target: Some(target), .. } = &entry.what else { continue };
-            if let Some(first) = names.insert(&target.name, entry) {
-                return Err(SpecError::TargetName {
-                    name: target.name.clone(),
-                    first: first.dest.clone(),
-                    second: entry.dest.clone(),
-                    origin: entry.origin.to_string(),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// A target without a mount that may be writable: what the host has read-only never
-    /// becomes writable, so there would be nothing to switch.
-    fn refuse_read_only_targets(&self) -> Result<(), SpecError> {
-        let mounts = &self.host.mounts;
-        for entry in &self.entries {
-            let What::Bind { path, target: Some(target), .. } = &entry.what else { continue };
-            let is_read_only = mounts.of(path).is_some_and(|mount| mount.read_only)
-                && mounts.below(path).iter().all(|mount| mount.read_only);
-            if is_read_only {
-                return Err(SpecError::ReadOnlyTarget {
-                    name: target.name.clone(),
-                    path: path.clone(),
-                    origin: entry.origin.to_string(),
-                });
-            }
-        }
-        Ok(())
-    }
 }
 
 fn find_error(path: &Path, origin: &Asker, errno: Errno) -> SpecError {
     SpecError::Find { path: path.to_owned(), origin: origin.to_string(), errno }
-}
-
-fn alias(first: &Entry, second: &Entry) -> SpecError {
-    SpecError::Alias {
-        first: first.dest.clone(),
-        first_origin: first.origin.to_string(),
-        second: second.dest.clone(),
-        second_origin: second.origin.to_string(),
-    }
 }
 
 fn wishes_of_command_line(args: &Args) -> Result<Vec<Wish>, SpecError> {

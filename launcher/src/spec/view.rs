@@ -37,6 +37,9 @@ struct Children {
 /// After so many questions a directory is read.
 const ASKED_BEFORE_READ: usize = 4;
 
+/// In bytes (NAME_MAX, limits.h).
+const LONGEST_NAME: usize = 255;
+
 /// A directory with more names than this is not worth reading.
 const MOST_NAMES: usize = 1000;
 
@@ -195,7 +198,9 @@ impl<'h> View<'h> {
             let names = self.files.names(source, MOST_NAMES);
             children.names = names.ok().map(|names| names.into_iter().collect());
         }
-        children.names.as_ref().is_none_or(|names| names.contains(name))
+        // A name that no directory can hold is for the kernel to refuse.
+        let is_name = name.len() <= LONGEST_NAME;
+        !is_name || children.names.as_ref().is_none_or(|names| names.contains(name))
     }
 
     fn follow_link(
