@@ -67,7 +67,7 @@ pub trait Files {
     /// # Errors
     /// As `open(2)` and `read(2)`; `EINVAL` if it is not a regular file.
     fn read(&self, path: &Path) -> Result<Vec<u8>, Errno>;
-    /// The names in a directory, sorted.
+    /// The names in a directory, in no order.
     ///
     /// # Errors
     /// As `open(2)` and `getdents64(2)`; `EOVERFLOW` if there are more than `most`.
@@ -141,7 +141,6 @@ impl Files for RealFiles {
                 return Err(Errno::OVERFLOW);
             }
         }
-        names.sort();
         Ok(names)
     }
 

@@ -129,6 +129,7 @@ impl Spec {
         let environment = environment::resolve(args, &profile, host, &variables, &layout)?;
         let new_session = args.new_session || settings.new_session.value;
         let exec = command::resolve(args, &words, host, &layout, environment, new_session)?;
+        let (entries, host_directories) = layout.into_parts();
         let landlock = match (host.landlock, settings.landlock.value) {
             (Ok(abi), _) => Some(abi),
             (Err(_), Need::Optional) => None,
@@ -146,8 +147,8 @@ impl Spec {
         Ok(Self {
             warnings: warnings(&profile, landlock, seccomp),
             profiles: profile.sources,
-            entries: layout.entries,
-            host_directories: layout.host_directories,
+            entries,
+            host_directories,
             exec,
             identity: Identity { uid: host.uid, gid: host.gid },
             user_namespace: host.uid != 0 || settings.user_namespace.value == UserNamespace::Always,

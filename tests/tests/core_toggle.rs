@@ -178,7 +178,8 @@ fn a_busy_writer_is_stopped_at_once_and_for_good() {
 fn of_a_thousand_toggles_none_is_wrong() {
     let sandbox = Sandbox::new();
     let file = sandbox.file("project/file", "");
-    let mut inside = sandbox.remount().serve();
+    // Minutes on an emulated machine.
+    let mut inside = sandbox.remount().timeout(Duration::from_secs(600)).serve();
     for round in 0..500 {
         for (mode, wanted) in [("ro", Answer::Errno("EROFS".into())), ("rw", Answer::Ok("".into()))]
         {

@@ -45,7 +45,9 @@ pub(super) fn git_dir(root: &Path, files: &dyn Files) -> Option<GitDir> {
     for (inner, names) in
         [("modules", EXECUTED), ("worktrees", &["config.worktree", "commondir", "gitdir"])]
     {
-        for name in files.names(&common.join(inner), usize::MAX).unwrap_or_default() {
+        let mut found = files.names(&common.join(inner), usize::MAX).unwrap_or_default();
+        found.sort();
+        for name in found {
             executed.extend(names.iter().map(|file| common.join(inner).join(&name).join(file)));
         }
     }

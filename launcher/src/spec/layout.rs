@@ -82,6 +82,13 @@ impl<'h> Layout<'h> {
         Ok(layout)
     }
 
+    /// The entries, and the directories to make. The views are left to the end of the
+    /// process: taking hundreds of remembered places apart helps nobody.
+    pub fn into_parts(self) -> (Vec<Entry>, Vec<PathBuf>) {
+        std::mem::forget((self.view, self.sources));
+        (self.entries, self.host_directories)
+    }
+
     fn wishes_of_profile(
         &mut self,
         profile: &Profile,

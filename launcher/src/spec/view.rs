@@ -35,7 +35,7 @@ struct Children {
 }
 
 /// After so many questions a directory is read.
-const ASKED_BEFORE_READ: usize = 4;
+const ASKED_BEFORE_READ: usize = 10;
 
 /// In bytes (NAME_MAX, limits.h).
 const LONGEST_NAME: usize = 255;
@@ -96,7 +96,7 @@ impl<'h> View<'h> {
     pub fn of_host(files: &'h dyn Files) -> Self {
         let mut view = Self {
             files,
-            known: RefCell::default(),
+            known: RefCell::new(HashMap::with_capacity(512)),
             known_below: RefCell::default(),
             areas: Vec::new(),
         };
