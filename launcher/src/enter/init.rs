@@ -45,7 +45,7 @@ impl Init<'_> {
             drop(shared);
             confine::drop_capabilities(bounding)?;
             rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
-            reap(agent, &broker, &reporter)
+            reap(agent, broker, &reporter)
         });
         end(&reporter, result)
     }
@@ -114,7 +114,7 @@ fn start_agent(
 
 /// Waits for every process that ends, until the agent has, or the broker. Everything
 /// that is left then dies with this process, the PID namespace's first.
-fn reap(agent: Pid, broker: &Link, reporter: &Reporter) -> Result<(), EnterError> {
+fn reap(agent: Pid, broker: Link, reporter: &Reporter) -> Result<(), EnterError> {
     let mut child = SigSet::empty();
     child.add(nix::sys::signal::Signal::SIGCHLD);
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
@@ -122,16 +122,17 @@ fn reap(agent: Pid, broker: &Link, reporter: &Reporter) -> Result<(), EnterError
     loop {
         // First look, then wait: the agent may have ended before the descriptor was there.
         while let Some(state) = next_state(agent)? {
-            let is_last = matches!(state, Message::Exited(_));
-            reporter.tell(&state).step("report the agent's state")?;
-            if is_last {
-                return Ok(());
+            if matches!(state, Message::Exited(_)) {
+                // The broker ends while the launcher and this process do.
+                drop(broker);
+                return reporter.tell(&state).step("report the agent's end");
             }
+            reporter.tell(&state).step("report the agent's state")?;
         }
         let mut fds = [
             PollFd::new(&children, PollFlags::IN),
             // Only its end matters: what the broker sends is for the agent.
-            PollFd::new(broker, PollFlags::empty()),
+            PollFd::new(&broker, PollFlags::empty()),
         ];
         match poll(&mut fds, None) {
             Ok(_) | Err(Errno::INTR) => {}
