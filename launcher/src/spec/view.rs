@@ -4,9 +4,11 @@ mod names;
 mod tree;
 
 use crate::host::{Files, Found};
+use crate::paths::is_in;
 use names::NameFilter;
 use remount_broker::sys::mount::FileStat;
 use rustix::io::Errno;
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -70,7 +72,8 @@ pub(super) struct Place {
 impl Place {
     /// The file of the host that is seen there.
     pub fn found(&self) -> Option<Found> {
-        Some(Found { path: self.root.on_host(&self.path)?, stat: self.stat? })
+        let stat = self.stat?;
+        Some(Found { path: self.root.on_host(&self.path)?.into_owned(), stat })
     }
 
     /// Whether it is in private memory, where anything can be created.
@@ -89,14 +92,15 @@ impl Place {
 
 impl Root {
     /// Where on the host the file is that is seen at `path`, which is in this area.
-    fn on_host(&self, path: &Path) -> Option<PathBuf> {
+    fn on_host<'p>(&'p self, path: &'p Path) -> Option<Cow<'p, Path>> {
         let Area::Host { source, .. } = &self.area else { return None };
         if *source == self.dest {
-            return Some(path.to_owned());
+            return Some(path.into());
         }
         let below = path.strip_prefix(&self.dest).ok()?;
         // Joining nothing would end the path in a slash.
-        Some(if below.as_os_str().is_empty() { source.clone() } else { source.join(below) })
+        let is_root = below.as_os_str().is_empty();
+        Some(if is_root { source.into() } else { source.join(below).into() })
     }
 }
 
@@ -140,8 +144,8 @@ impl<'h> View<'h> {
             let known = self.known.borrow().child(dir, name);
             known.or_else(|| self.step(dir, name).ok()).unwrap_or_else(|| {
                 let mut known = self.known.borrow_mut();
-                let place = known.place(dir).below(name, None);
-                known.add(dir, name, Node::place(place))
+                let place = known.place(dir).below(name);
+                known.add(dir, name, Node::new(place, None))
             })
         })
     }
@@ -187,22 +191,23 @@ impl<'h> View<'h> {
     /// Looks at `name` in `dir`.
     fn step(&self, dir: NodeId, name: &OsStr) -> Result<NodeId, Errno> {
         let parent = Rc::clone(self.known.borrow().place(dir));
-        let mut place = parent.below(name, None);
+        let mut place = parent.below(name);
+        let mut link = None;
         if parent.stat.is_some()
             && let Some(source) = place.root.on_host(&place.path)
             && self.may_exist(dir, &parent, name)
         {
-            place.stat = match self.files.lstat(&source) {
-                Ok(stat) if stat.is_symlink() => {
-                    let link = Node::link(place, self.files.readlink(&source)?);
-                    return Ok(self.known.borrow_mut().add(dir, name, link));
-                }
+            let stat = match self.files.lstat(&source) {
                 Ok(stat) => Some(stat),
                 Err(Errno::NOENT | Errno::NOTDIR) => None,
                 Err(errno) => return Err(errno),
             };
+            if stat.is_some_and(|stat| stat.is_symlink()) {
+                link = Some(self.files.readlink(&source)?);
+            }
+            place.stat = stat;
         }
-        Ok(self.known.borrow_mut().add(dir, name, Node::place(place)))
+        Ok(self.known.borrow_mut().add(dir, name, Node::new(place, link)))
     }
 
     /// Whether `name` can be in the directory `dir`, which is at `place`.
@@ -242,12 +247,12 @@ impl<'h> View<'h> {
 }
 
 impl Place {
-    /// The place of `name` in the directory at this one.
-    fn below(&self, name: &OsStr, stat: Option<FileStat>) -> Self {
+    /// The place of `name` in the directory at this one; nothing is known to be there.
+    fn below(&self, name: &OsStr) -> Self {
         let mut path = PathBuf::with_capacity(self.path.as_os_str().len() + 1 + name.len());
         path.push(&self.path);
         path.push(name);
-        Self { path, root: Rc::clone(&self.root), stat }
+        Self { path, root: Rc::clone(&self.root), stat: None }
     }
 }
 
@@ -255,9 +260,7 @@ impl Area {
     /// Whether a process inside can replace the file at `path` of the host.
     fn can_change(&self, path: &Path) -> bool {
         match self {
-            Self::Host { source, writable } => {
-                *writable && path != source && path.starts_with(source)
-            }
+            Self::Host { source, writable } => *writable && path != source && is_in(path, source),
             Self::Fresh => false,
         }
     }
@@ -288,6 +291,17 @@ mod tests {
         let place = view.locate(Path::new("/var/run/new/x")).unwrap();
         assert_eq!((place.path.as_path(), place.is_fresh()), (Path::new("/run/new/x"), true));
         assert_eq!(view.locate(Path::new("/home/u/ring/x")), Err(Errno::LOOP));
+    }
+
+    #[test]
+    fn symlinks_that_multiply_are_given_up_as_the_kernel_does() {
+        let mut files = FakeFiles::new().dir("/w/39");
+        for n in 0..39 {
+            files = files.link(&format!("/w/{n}"), &format!("{0}/../{0}", n + 1));
+        }
+        let view = View::of_host(&files);
+        assert_eq!(view.locate(Path::new("/w/0")), Err(Errno::LOOP));
+        assert_eq!(view.locate(Path::new("/w/38")).unwrap().path, Path::new("/w/39"));
     }
 
     #[test]

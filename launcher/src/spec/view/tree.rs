@@ -33,15 +33,10 @@ pub(super) struct Children {
 }
 
 impl Node {
-    /// A file or directory, existing or not.
-    pub fn place(place: Place) -> Self {
-        let children = Children::default();
-        Self { parent: Tree::ROOT, place: Rc::new(place), link: None, children }
-    }
-
-    /// A symlink at `place` to `target`.
-    pub fn link(place: Place, target: PathBuf) -> Self {
-        Self { link: Some(target.into()), ..Self::place(place) }
+    /// What is at `place`, existing or not, and where it points if it is a symlink.
+    pub fn new(place: Place, link: Option<PathBuf>) -> Self {
+        let (place, link) = (Rc::new(place), link.map(Rc::from));
+        Self { parent: Tree::ROOT, place, link, children: Children::default() }
     }
 }
 
@@ -53,7 +48,7 @@ impl Tree {
 
     pub fn new(root: Place) -> Self {
         let mut nodes = Vec::with_capacity(512);
-        nodes.push(Node::place(root));
+        nodes.push(Node::new(root, None));
         Self(nodes)
     }
 
@@ -91,7 +86,7 @@ impl Tree {
 
     /// Puts something else at `node`; what was known below it no longer holds.
     pub fn replace(&mut self, node: NodeId, place: Place) {
-        self.0[node.0] = Node { parent: self.parent(node), ..Node::place(place) };
+        self.0[node.0] = Node { parent: self.parent(node), ..Node::new(place, None) };
     }
 }
 
