@@ -45,7 +45,7 @@ impl Init<'_> {
             drop(shared);
             confine::drop_capabilities(bounding)?;
             rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
-            reap(agent, broker, &reporter)
+            reap(agent, &broker, &reporter)
         });
         end(&reporter, result)
     }
@@ -114,7 +114,7 @@ fn start_agent(
 
 /// Waits for every process that ends, until the agent has, or the broker. Everything
 /// that is left then dies with this process, the PID namespace's first.
-fn reap(agent: Pid, broker: Link, reporter: &Reporter) -> Result<(), EnterError> {
+fn reap(agent: Pid, broker: &Link, reporter: &Reporter) -> Result<(), EnterError> {
     let mut child = SigSet::empty();
     child.add(nix::sys::signal::Signal::SIGCHLD);
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
@@ -124,7 +124,7 @@ fn reap(agent: Pid, broker: Link, reporter: &Reporter) -> Result<(), EnterError>
         while let Some(state) = next_state(agent)? {
             if matches!(state, Message::Exited(_)) {
                 // The broker ends while the launcher and this process do.
-                drop(broker);
+                broker.hang_up().step("end the broker")?;
                 return reporter.tell(&state).step("report the agent's end");
             }
             reporter.tell(&state).step("report the agent's state")?;
@@ -132,7 +132,7 @@ fn reap(agent: Pid, broker: Link, reporter: &Reporter) -> Result<(), EnterError>
         let mut fds = [
             PollFd::new(&children, PollFlags::IN),
             // Only its end matters: what the broker sends is for the agent.
-            PollFd::new(&broker, PollFlags::empty()),
+            PollFd::new(broker, PollFlags::empty()),
         ];
         match poll(&mut fds, None) {
             Ok(_) | Err(Errno::INTR) => {}
