@@ -10,7 +10,10 @@ fn older_kernel_passes_the_core_tests() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/vm-test");
     let test = std::env::current_exe().expect("this test has a path");
     let bins = bin("probe");
-    let outcome = Cmd::plain(script)
+    // If this test is killed, so is the script, and with it the machine.
+    let outcome = Cmd::plain("/usr/bin/setpriv")
+        .command(["--pdeathsig", "TERM"])
+        .command([&script])
         .command(["--bins".as_ref(), bins.parent().expect("a directory").as_os_str()])
         .command(["--tests".as_ref(), test.parent().expect("a directory").as_os_str()])
         .timeout(Duration::from_secs(1300))
