@@ -77,6 +77,11 @@ pub trait Files {
     /// # Errors
     /// As `access(2)`.
     fn executable(&self, path: &Path) -> Result<(), Errno>;
+    /// Whether this user may create files in the directory at `path`.
+    ///
+    /// # Errors
+    /// As `access(2)`.
+    fn writable(&self, path: &Path) -> Result<(), Errno>;
     /// Whether this user may read, enter or execute the file at `path`.
     fn reachable(&self, path: &Path) -> bool;
 }
@@ -149,6 +154,12 @@ impl Files for RealFiles {
         rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS)
     }
 
+    fn writable(&self, path: &Path) -> Result<(), Errno> {
+        use rustix::fs::{Access, AtFlags, CWD};
+        let access = Access::WRITE_OK | Access::EXEC_OK;
+        rustix::fs::accessat(CWD, path, access, AtFlags::EACCESS)
+    }
+
     fn reachable(&self, path: &Path) -> bool {
         use rustix::fs::{Access, AtFlags, CWD};
         rustix::fs::accessat(CWD, path, Access::READ_OK, AtFlags::EACCESS).is_ok()
@@ -200,6 +211,12 @@ impl Host {
     /// The value of an environment variable.
     pub fn variable(&self, name: &str) -> Option<&OsStr> {
         self.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
+    }
+
+    /// Where this program keeps what it must remember from one run to the next.
+    pub fn state_directory(&self) -> PathBuf {
+        let state = self.path_variable("XDG_STATE_HOME");
+        state.unwrap_or_else(|| self.home.join(".local/state")).join("remount")
     }
 
     /// The value of an environment variable that is an absolute path.

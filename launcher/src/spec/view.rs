@@ -77,6 +77,14 @@ impl Place {
         }
     }
 
+    /// The path of the host that is seen there, existing or not.
+    pub fn on_host(&self) -> Option<&Path> {
+        match &self.area {
+            Area::Host { source, .. } => Some(source),
+            Area::Fresh => None,
+        }
+    }
+
     /// Whether it is in private memory, where anything can be created.
     pub fn is_fresh(&self) -> bool {
         self.area == Area::Fresh
