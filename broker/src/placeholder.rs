@@ -17,11 +17,14 @@
 //!
 //! Several sandboxes on one tree share a placeholder; the last one removes it.
 
+mod one;
 mod record;
+
+pub use one::is_one;
 
 use crate::escape::Escaped;
 use crate::reason::Reason;
-use crate::sys::mount::{self, FileId, FileStat};
+use crate::sys::mount::{self, FileId};
 use record::{Entry, Record};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -30,14 +33,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The permissions of a placeholder that is a directory.
-const DIRECTORY_MODE: u16 = 0o1700;
-
-/// The permissions of a placeholder that is a file.
-const FILE_MODE: u16 = 0o1600;
-
-/// Of the permissions, what tells a placeholder: a directory may inherit its group's bit.
-const TELLING: u16 = 0o5777;
+/// Where the store is, below the user's directory for state (`XDG_STATE_HOME`, else
+/// `~/.local/state`).
+pub const STORE: &str = "remount/placeholders";
 
 /// How long to wait for another start or end of a sandbox, each of which takes less
 /// than a millisecond: longer only if one was stopped in the middle.
@@ -50,15 +48,6 @@ pub enum Kind {
     Directory,
     /// A file with these bytes.
     File(Vec<u8>),
-}
-
-/// Whether a file looks like a placeholder that `uid` made.
-#[must_use]
-pub fn is_one(stat: &FileStat, uid: u32) -> bool {
-    let permissions = stat.mode & TELLING;
-    stat.uid == uid
-        && (stat.is_dir() && permissions == DIRECTORY_MODE
-            || stat.is_file() && permissions == FILE_MODE)
 }
 
 /// A placeholder that is wanted.
@@ -341,9 +330,8 @@ fn prepare(wanted: &[Wanted]) -> Result<(Vec<Entry>, Vec<OwnedFd>), PlaceholderE
 
 /// The base of what is in `dir`, if one is known from an entry before.
 fn known(entries: &[Entry], dir: &Path) -> Option<(PathBuf, FileId, usize)> {
-    let same = |entry: &&Entry| {
-        dir == entry.base || dir.starts_with(&entry.base) && entry.path() == dir
-    };
+    let same =
+        |entry: &&Entry| dir == entry.base || dir.starts_with(&entry.base) && entry.path() == dir;
     let entry = entries.iter().find(same)?;
     Some((entry.base.clone(), entry.base_id, entry.index))
 }
@@ -354,7 +342,7 @@ impl Placeholders {
         for entry in &self.entries {
             let make = || {
                 let parent = entry.parent(self.bases[entry.index].as_fd())?;
-                make(parent.as_fd(), entry).map(|()| parent)
+                one::make(parent.as_fd(), entry).map(|()| parent)
             };
             let parent = match make() {
                 Ok(parent) => parent,
@@ -367,7 +355,7 @@ impl Placeholders {
                 let recognise = failed(step::RECOGNISE, &path);
                 let stat = mount::lstat_at(parent.as_fd(), entry.name()).map_err(&recognise)?;
                 if !is_one(&stat, stat.uid) {
-                    unmake(parent.as_fd(), entry).map_err(failed(step::REMOVE, &path))?;
+                    one::unmake(parent.as_fd(), entry).map_err(failed(step::REMOVE, &path))?;
                     return Err(recognise(Errno::OPNOTSUPP));
                 }
             }
@@ -397,110 +385,15 @@ impl Placeholders {
     }
 }
 
-/// Makes a placeholder in one step: there is none without its content, nor one that could
-/// be taken for something else.
-fn make(parent: BorrowedFd<'_>, entry: &Entry) -> Result<(), Errno> {
-    let name = entry.name();
-    match &entry.kind {
-        Kind::Directory => {
-            rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(DIRECTORY_MODE.into()))
-        }
-        Kind::File(bytes) if bytes.is_empty() => create(parent, name).map(drop),
-        Kind::File(bytes) => {
-            // Under another name first, which the record has as well.
-            let draft = entry.draft();
-            match rustix::fs::unlinkat(parent, &*draft, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(errno) => return Err(errno),
-            }
-            let file = create(parent, &draft)?;
-            let written = rustix::io::write(file, bytes).and_then(|written| {
-                let whole = written == bytes.len();
-                if whole { Ok(()) } else { Err(Errno::NOSPC) }
-            });
-            let linked = written
-                .and_then(|()| rustix::fs::linkat(parent, &*draft, parent, name, AtFlags::empty()));
-            rustix::fs::unlinkat(parent, &*draft, AtFlags::empty())?;
-            linked
-        }
-    }
-}
-
-fn create(parent: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(FILE_MODE.into()))
-}
-
-fn unmake(parent: BorrowedFd<'_>, entry: &Entry) -> Result<(), Errno> {
-    let flags = match entry.kind {
-        Kind::Directory => AtFlags::REMOVEDIR,
-        Kind::File(_) => AtFlags::empty(),
-    };
-    rustix::fs::unlinkat(parent, entry.name(), flags)
-}
-
-/// Removes a placeholder if it is as it was made. Between the look and the removal is
-/// no more than a microsecond, and a directory that is not empty is never removed.
+/// Removes a placeholder if it is as it was made, and says what came of it.
 fn remove(base: BorrowedFd<'_>, entry: &Entry, uid: u32, removed: &mut Removed) {
-    match try_remove(base, entry, uid) {
+    match one::remove(base, entry, uid) {
         Ok(Some(true)) => removed.removed.push(entry.path()),
         Ok(Some(false)) => removed.kept.push(entry.path()),
         Ok(None) => {}
         Err(errno) => removed.failed.push(failed(step::REMOVE, &entry.path())(errno)),
     }
 }
-
-/// Whether it was removed or released; `None` if there is no placeholder.
-fn try_remove(base: BorrowedFd<'_>, entry: &Entry, uid: u32) -> Result<Option<bool>, Errno> {
-    let look = || {
-        let parent = entry.parent(base)?;
-        Ok((mount::lstat_at(parent.as_fd(), entry.name())?, parent))
-    };
-    let (stat, parent) = match look() {
-        Ok(found) => found,
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => return Ok(None),
-        Err(errno) => return Err(errno),
-    };
-    let parent = parent.as_fd();
-    let (same_kind, untouched) = match &entry.kind {
-        Kind::Directory => (stat.is_dir(), true),
-        Kind::File(bytes) => {
-            let is_file = stat.is_file();
-            (is_file, is_file && holds_only(parent, entry.name(), bytes)?)
-        }
-    };
-    if !is_one(&stat, uid) || !same_kind {
-        return Ok(None);
-    }
-    match if untouched { unmake(parent, entry) } else { Err(Errno::NOTEMPTY) } {
-        Ok(()) => Ok(Some(true)),
-        Err(Errno::NOENT) => Ok(None),
-        // Somebody uses it: it is his from now on.
-        Err(Errno::NOTEMPTY | Errno::EXIST) => release(parent, entry, &stat).map(|()| Some(false)),
-        Err(errno) => Err(errno),
-    }
-}
-
-/// Whether the file has nothing but these bytes, or the first of them.
-fn holds_only(parent: BorrowedFd<'_>, name: &OsStr, bytes: &[u8]) -> Result<bool, Errno> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(parent, name, flags, Mode::empty())?;
-    let mut found = vec![0; bytes.len() + 1];
-    let length = rustix::io::read(file, &mut found)?;
-    Ok(bytes.starts_with(&found[..length]))
-}
-
-/// Gives it the permissions that it would have if its user had made it.
-fn release(parent: BorrowedFd<'_>, entry: &Entry, stat: &FileStat) -> Result<(), Errno> {
-    let umask = rustix::process::umask(Mode::empty());
-    rustix::process::umask(umask);
-    let all: u32 = if entry.kind == Kind::Directory { 0o777 } else { 0o666 };
-    let inherited = u32::from(stat.mode) & 0o2000;
-    let mode = Mode::from_raw_mode(all & !umask.as_raw_mode() | inherited);
-    rustix::fs::chmodat(parent, entry.name(), mode, AtFlags::empty())
-}
-
-
 
 #[cfg(test)]
 mod tests;

@@ -213,10 +213,9 @@ impl Host {
         self.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
     }
 
-    /// Where this program keeps what it must remember from one run to the next.
-    pub fn state_directory(&self) -> PathBuf {
-        let state = self.path_variable("XDG_STATE_HOME");
-        state.unwrap_or_else(|| self.home.join(".local/state")).join("remount")
+    /// Where programs keep what they must remember from one run to the next.
+    pub fn state_home(&self) -> PathBuf {
+        self.path_variable("XDG_STATE_HOME").unwrap_or_else(|| self.home.join(".local/state"))
     }
 
     /// The value of an environment variable that is an absolute path.

@@ -17,7 +17,7 @@ use crate::plan::{Exec, Identity, Shape};
 use crate::profile::{self, Hostname, Loader, Need, Network, Profile, UserNamespace, Variables};
 use remount_broker::escape::Escaped;
 use remount_broker::name::{Authority, Mode, TargetName};
-use remount_broker::placeholder::Wanted;
+use remount_broker::placeholder::{self, Wanted};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -25,9 +25,6 @@ use std::path::PathBuf;
 
 /// A project's own profile, which can only narrow.
 const PROJECT_FILE: &str = ".remount.toml";
-
-/// Where it is recorded what was made on the host, below the user's state directory.
-const RECORDS: &str = "placeholders";
 
 /// What a sandbox is to be, without order: the plan puts it in order.
 #[derive(Debug)]
@@ -133,7 +130,7 @@ impl Spec {
         variables.workspace = workspace(&profile, &variables, host)?;
         let settings = &profile.sandbox;
         let authority = args.authority.unwrap_or(settings.authority.value);
-        let records = host.state_directory().join(RECORDS);
+        let records = host.state_home().join(placeholder::STORE);
         let layout = layout::Layout::build(args, &profile, host, &variables, authority)?;
         let environment = environment::resolve(args, &profile, host, &variables, &layout)?;
         let new_session = args.new_session || settings.new_session.value;

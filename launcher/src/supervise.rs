@@ -23,8 +23,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 /// If the sandbox could not be made, or ended without a word.
 pub fn run(plan: &Plan) -> Result<u8, Failure> {
     // From here on no signal ends this process before what it makes is removed.
-    let signal_mask =
-        block_signals().map_err(|errno| fault("prepare the sandbox", errno))?;
+    let signal_mask = block_signals().map_err(|errno| fault("prepare the sandbox", errno))?;
     make_directories(plan)?;
     let mut placeholders = make_placeholders(plan)?;
     let result = Sandbox::start(plan, signal_mask, &mut placeholders)

@@ -103,9 +103,8 @@ impl Entry {
         let path = |bytes: &[u8]| PathBuf::from(OsString::from_vec(bytes.to_vec()));
         let (base, below) = (path(base), path(below));
         let is_plain = |part| matches!(part, Component::Normal(_));
-        let good = base.is_absolute()
-            && below.file_name().is_some()
-            && below.components().all(is_plain);
+        let good =
+            base.is_absolute() && below.file_name().is_some() && below.components().all(is_plain);
         good.then_some(Self { kind, base, base_id, below, index: 0 })
     }
 }

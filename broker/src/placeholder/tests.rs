@@ -195,8 +195,7 @@ fn the_directories_on_the_way_are_placeholders_too() {
 #[test]
 fn links_are_not_followed() {
     let world = World::new();
-    let wanted =
-        ["a", "a/b"].map(|name| Wanted { path: world.tree(name), kind: Kind::Directory });
+    let wanted = ["a", "a/b"].map(|name| Wanted { path: world.tree(name), kind: Kind::Directory });
     let made = world.store().make(&wanted).unwrap();
     std::fs::rename(world.tree("a"), world.tree("moved")).unwrap();
     std::os::unix::fs::symlink("moved", world.tree("a")).unwrap();

@@ -86,9 +86,7 @@ pub(super) fn git_dir(root: &Path, files: &dyn Files) -> Option<GitDir> {
     let mut add = |dir: &Path, names: &[(&str, StandIn)]| {
         let path = |name: &str| dir.join(name);
         executed.extend(
-            names
-                .iter()
-                .map(|(name, kind)| Executed { path: path(name), stand_in: kind.kind() }),
+            names.iter().map(|(name, kind)| Executed { path: path(name), stand_in: kind.kind() }),
         );
     };
     add(&common, EXECUTED);

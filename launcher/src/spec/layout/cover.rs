@@ -182,7 +182,7 @@ impl Layout<'_> {
     /// Hides what sandboxes of this user remember: whoever can open the records can lock
     /// them, and no other sandbox could start or end.
     pub(super) fn hide_state(&mut self) -> Result<(), SpecError> {
-        let state = self.host.state_directory();
+        let state = self.host.state_home().join("remount");
         let Ok(place) = self.view.locate(&state) else { return Ok(()) };
         if place.found().is_some() {
             return self.mask_everywhere(&place, &Asker::Sandbox);
