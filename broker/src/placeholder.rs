@@ -193,9 +193,11 @@ impl Store {
         let locked = self.lock()?;
         locked.bury(uid, &entries)?;
         let (name, record) = locked.write(&entries)?;
+        // Others may be about to make the same.
+        let made = make(&entries, &bases);
         drop(locked);
         let placeholders = Placeholders { store: self, name, _record: record, entries, bases };
-        match placeholders.make() {
+        match made {
             Ok(()) => Ok(placeholders),
             Err(error) => {
                 // The first error is the one to tell.
@@ -336,33 +338,34 @@ fn known(entries: &[Entry], dir: &Path) -> Option<(PathBuf, FileId, usize)> {
     Some((entry.base.clone(), entry.base_id, entry.index))
 }
 
-impl Placeholders {
-    fn make(&self) -> Result<(), PlaceholderError> {
-        let mut checked = vec![false; self.bases.len()];
-        for entry in &self.entries {
-            let make = || {
-                let parent = entry.parent(self.bases[entry.index].as_fd())?;
-                one::make(parent.as_fd(), entry).map(|()| parent)
-            };
-            let parent = match make() {
-                Ok(parent) => parent,
-                Err(Errno::EXIST) => continue,
-                Err(errno) => return Err(failed(step::MAKE, &entry.path())(errno)),
-            };
-            // What holds for one below a directory holds for all.
-            if !std::mem::replace(&mut checked[entry.index], true) {
-                let path = entry.path();
-                let recognise = failed(step::RECOGNISE, &path);
-                let stat = mount::lstat_at(parent.as_fd(), entry.name()).map_err(&recognise)?;
-                if !is_one(&stat, stat.uid) {
-                    one::unmake(parent.as_fd(), entry).map_err(failed(step::REMOVE, &path))?;
-                    return Err(recognise(Errno::OPNOTSUPP));
-                }
+/// Makes all of them, in order.
+fn make(entries: &[Entry], bases: &[OwnedFd]) -> Result<(), PlaceholderError> {
+    let mut checked = vec![false; bases.len()];
+    for entry in entries {
+        let make = || {
+            let parent = entry.parent(bases[entry.index].as_fd())?;
+            one::make(parent.as_fd(), entry).map(|()| parent)
+        };
+        let parent = match make() {
+            Ok(parent) => parent,
+            Err(Errno::EXIST) => continue,
+            Err(errno) => return Err(failed(step::MAKE, &entry.path())(errno)),
+        };
+        // What holds for one below a directory holds for all.
+        if !std::mem::replace(&mut checked[entry.index], true) {
+            let path = entry.path();
+            let recognise = failed(step::RECOGNISE, &path);
+            let stat = mount::lstat_at(parent.as_fd(), entry.name()).map_err(&recognise)?;
+            if !is_one(&stat, stat.uid) {
+                one::unmake(parent.as_fd(), entry).map_err(failed(step::REMOVE, &path))?;
+                return Err(recognise(Errno::OPNOTSUPP));
             }
         }
-        Ok(())
     }
+    Ok(())
+}
 
+impl Placeholders {
     /// Removes those that no other sandbox needs.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ fn git(sandbox: &Sandbox) -> Cmd {
 
 /// Where it is recorded what was made.
 fn store(sandbox: &Sandbox) -> PathBuf {
-    sandbox.home().join(".local/state/remount/placeholders")
+    sandbox.state().join("remount/placeholders")
 }
 
 fn records(sandbox: &Sandbox) -> usize {
@@ -350,7 +350,7 @@ fn the_records_are_hidden_inside() {
     for _ in 0..2 {
         // With the directory there before, and without.
         let mut inside = sandbox.remount().serve();
-        let state = sandbox.home().join(".local/state/remount");
+        let state = sandbox.state().join("remount");
         assert_eq!(inside.act(["list", text(&state)]).ok(), "");
         assert_eq!(std::fs::read_dir(store(&sandbox)).unwrap().count(), 1);
         inside.end().success();
