@@ -93,7 +93,10 @@ pub(super) fn git_dir(root: &Path, files: &dyn Files) -> Option<GitDir> {
     let mut has_modules = false;
     for (inner, names) in [("modules", EXECUTED), ("worktrees", EXECUTED_OF_WORKTREE)] {
         let dir = common.join(inner);
-        let mut found = files.names(&dir, usize::MAX).unwrap_or_default();
+        let mut found = Vec::new();
+        let mut keep = |name: &OsStr| found.push(name.to_owned());
+        // Without the directory there is nothing in it to protect.
+        files.names(&dir, usize::MAX, &mut keep).unwrap_or_default();
         found.sort();
         has_modules |= inner == "modules" && !found.is_empty();
         for name in found {
