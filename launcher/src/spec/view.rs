@@ -77,11 +77,8 @@ impl Place {
     }
 
     /// The path of the host that is seen there, existing or not.
-    pub fn on_host(&self) -> Option<&Path> {
-        match &self.area {
-            Area::Host { source, .. } => Some(source),
-            Area::Fresh => None,
-        }
+    pub fn on_host(&self) -> Option<Cow<'_, Path>> {
+        self.root.on_host(&self.path)
     }
 
     /// Whether it is in private memory, where anything can be created.

@@ -127,10 +127,11 @@ impl Layout<'_> {
     /// the directories on the way are missing too, in their places.
     fn guard(&mut self, place: Rc<Place>, kind: Kind, origin: &Asker) -> Result<(), SpecError> {
         let Some(path) = place.on_host().filter(|_| place.is_writable()) else { return Ok(()) };
+        let path = path.into_owned();
         if self.entries.iter().any(|entry| entry.dest == place.path) {
             return Ok(());
         }
-        let mut wanted = vec![Wanted { path: path.to_owned(), kind }];
+        let mut wanted = vec![Wanted { path: path.clone(), kind }];
         let mut inside = place.path.as_path();
         while let Some(parent) = inside.parent() {
             let parent_place = self.locate(parent, origin)?;
@@ -150,10 +151,10 @@ impl Layout<'_> {
                 break;
             }
             let Some(path) = parent_place.on_host() else { return Ok(()) };
-            wanted.push(Wanted { path: path.to_owned(), kind: Kind::Directory });
+            wanted.push(Wanted { path: path.into_owned(), kind: Kind::Directory });
             inside = parent;
         }
-        let area = Area::Host { source: path.to_owned(), writable: false };
+        let area = Area::Host { source: path, writable: false };
         for wanted in wanted.into_iter().rev() {
             if !self.placeholders.iter().any(|other| other.path == wanted.path) {
                 self.placeholders.push(wanted);
