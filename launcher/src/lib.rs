@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bwrap;
 pub mod cli;
 pub mod confine;
 pub mod enter;
@@ -20,5 +21,6 @@ pub mod supervise;
 
 mod front;
 
+pub use bwrap::bwrap;
 pub use front::{is_called, run, say};
 pub use report::Failure;
