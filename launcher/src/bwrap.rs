@@ -21,6 +21,7 @@ mod parse;
 mod place;
 mod request;
 mod seccomp;
+mod source;
 mod status;
 mod tree;
 
@@ -77,6 +78,13 @@ fn front(mut words: Vec<OsString>) -> Result<ExitCode> {
         return no_command();
     }
     check_identity(&request)?;
+    let unshare = &mut request.unshare;
+    let has_cgroups = || std::fs::exists("/proc/self/ns/cgroup").unwrap_or(false);
+    if unshare.cgroup && !has_cgroups() {
+        let text = "Cannot create new cgroup namespace because the kernel does not support it";
+        return Err(Die::new(text));
+    }
+    unshare.cgroup = unshare.cgroup || (unshare.cgroup_try && has_cgroups());
     monitor::start(&request)
 }
 

@@ -43,7 +43,7 @@ pub enum EnterError {
     #[error("write {file}: {:#}", Reason::from(*errno))]
     IdMap {
         /// Which file.
-        file: &'static str,
+        file: String,
         /// Why.
         errno: Errno,
     },

@@ -133,8 +133,11 @@ pub fn adopt(number: RawFd) -> Result<OwnedFd> {
 /// The caller must keep a number from being adopted twice.
 ///
 /// # Errors
-/// `EBADF` if `number` is not an open descriptor.
+/// `EBADF` if `number` is not an open descriptor, or was none when this process started.
 pub fn adopt_named(number: RawFd) -> Result<OwnedFd> {
+    if super::start::was_closed(number) {
+        return Err(Errno::BADF);
+    }
     // SAFETY: fcntl reads no memory; it fails with EBADF on a closed descriptor.
     if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
         return Err(last_errno());

@@ -77,9 +77,11 @@ fn set_up(inside: Inside<'_>) -> Result<u8> {
         wait_at(&gate)?;
     }
     let cwd = caller_directory(request);
-    let identities = take_identity(request)?;
+    // The new tree may have another one, or none.
+    let proc = rustix::fs::open(c"/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .or_die(|| "Can't open /proc")?;
+    let identities = take_identity(request, &proc)?;
     let umask = rustix::process::umask(Mode::empty());
-    let limit = identities.limit_file(request)?;
     if let Some(label) = &request.file_label {
         super::labels::files(label)?;
     }
@@ -89,7 +91,7 @@ fn set_up(inside: Inside<'_>) -> Result<u8> {
         label: request.file_label.as_deref(),
     };
     tree::build(&request.ops, &around)?;
-    identities.settle(request, limit)?;
+    identities.settle(request, &proc)?;
     request.capabilities.take()?;
     be_dumpable()?;
     if let Some(block) = &request.block_fd {
@@ -173,7 +175,7 @@ struct Identities {
 }
 
 /// Takes the place in the user namespace from which the tree can be built.
-fn take_identity(request: &Request) -> Result<Identities> {
+fn take_identity(request: &Request, proc: &OwnedFd) -> Result<Identities> {
     let real = request.caller;
     let last =
         Identity { uid: request.uid.unwrap_or(real.uid), gid: request.gid.unwrap_or(real.gid) };
@@ -193,16 +195,16 @@ fn take_identity(request: &Request) -> Result<Identities> {
         if request.ops.iter().any(|op| matches!(op.kind, Kind::Dev)) {
             first = Identity { uid: 0, gid: 0 };
         }
-        map(first, real)?;
+        map(proc, first, real)?;
     }
     Ok(Identities { first, last })
 }
 
-fn map(inside: Identity, outside: Identity) -> Result<()> {
-    identity::map(inside, outside).map_err(|Refused { file, errno }| {
+fn map(proc: &OwnedFd, inside: Identity, outside: Identity) -> Result<()> {
+    identity::map(proc.as_fd(), "self/", inside, outside).map_err(|Refused { file, errno }| {
         let text = match file {
-            "/proc/self/uid_map" => "setting up uid map",
-            "/proc/self/gid_map" => "setting up gid map",
+            "uid_map" => "setting up uid map",
+            "gid_map" => "setting up gid map",
             _ => "error writing to setgroups",
         };
         Die::errno(text, errno)
@@ -226,22 +228,9 @@ fn change_ids(from: Identity, to: Identity) -> Result<()> {
 }
 
 impl Identities {
-    /// Where the limit of user namespaces is written, if it is to be: `/proc` may be
-    /// another one, or none, when the tree is built.
-    fn limit_file(&self, request: &Request) -> Result<Option<OwnedFd>> {
-        if !request.disable_userns {
-            return Ok(None);
-        }
-        let path = "/proc/sys/user/max_user_namespaces";
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        rustix::fs::open(path, flags, Mode::empty())
-            .or_die(|| format!("cannot open {path}"))
-            .map(Some)
-    }
-
     /// Takes the last identity, when the tree is built: in a user namespace below the
     /// first one, whose limits it cannot change, nor its mounts.
-    fn settle(&self, request: &Request, limit: Option<OwnedFd>) -> Result<()> {
+    fn settle(&self, request: &Request, proc: &OwnedFd) -> Result<()> {
         if let Some(userns) = &request.userns2 {
             userns
                 .with(|fd| move_into_link_name_space(fd, Some(LinkNameSpaceType::User)))
@@ -249,12 +238,12 @@ impl Identities {
         }
         let below = self.first != self.last || request.disable_userns;
         if request.unshare.user && request.userns_block_fd.is_none() && below {
-            if let Some(limit) = limit {
-                rustix::io::write(&limit, b"1").or_die(|| "sysctl user.max_user_namespaces = 1")?;
+            if request.disable_userns {
+                forbid_user_namespaces(proc)?;
             }
             new_user_namespace().or_die(|| "unshare user ns")?;
             request.capabilities.bound()?;
-            map(self.last, self.first)?;
+            map(proc, self.last, self.first)?;
         }
         let disabled = request.disable_userns || request.assert_userns_disabled;
         if disabled && new_user_namespace().is_ok() {
@@ -263,6 +252,14 @@ impl Identities {
         }
         Ok(())
     }
+}
+
+/// One user namespace below this one, and no more.
+fn forbid_user_namespaces(proc: &OwnedFd) -> Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let limit = rustix::fs::openat(proc, c"sys/user/max_user_namespaces", flags, Mode::empty())
+        .or_die(|| "cannot open /proc/sys/user/max_user_namespaces")?;
+    rustix::io::write(limit, b"1").or_die(|| "sysctl user.max_user_namespaces = 1").map(drop)
 }
 
 fn new_user_namespace() -> std::result::Result<(), Errno> {
@@ -281,17 +278,34 @@ fn be_init(request: &Request, start: &command::Start<'_>, event: Option<OwnedFd>
         }
     });
     let command = command.or_die(|| "Can't fork for pid 1")?;
+    // It ends here: most of what it owns is closed, and must not be closed again.
+    process::exit(match stay(request, start, event.as_ref(), &locks, command) {
+        Ok(code) => code.into(),
+        Err(die) => {
+            die.print();
+            1
+        }
+    })
+}
+
+/// What init does once the command runs: gives up what only the command needs, and waits.
+fn stay(
+    request: &Request,
+    start: &command::Start<'_>,
+    event: Option<&OwnedFd>,
+    locks: &[OwnedFd],
+    command: Pid,
+) -> Result<u8> {
     request.capabilities.give_up()?;
     // What the command was given, init must not hold open, except the descriptor that
     // shows others that the sandbox lives.
-    let own: Vec<_> = event.iter().chain(&locks).map(AsFd::as_fd).collect();
+    let own: Vec<_> = event.into_iter().chain(locks).map(AsFd::as_fd).collect();
     close_all_but(&own, request.sync_fd.as_ref()).or_die(|| "close_range")?;
     die_with_parent(request)?;
     for filter in &start.filters {
         filter.load()?;
     }
-    let code = bury(command, event.as_ref())?;
-    process::exit(code.into())
+    bury(command, event)
 }
 
 /// Locks the files: they stay locked as long as this process lives.

@@ -6,7 +6,7 @@ use super::fds::write_all;
 use super::request::Request;
 use super::seccomp::Program;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
-use remount_broker::sys::process;
+use remount_broker::sys::start;
 use rustix::io::{Errno, FdFlags};
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};
@@ -64,7 +64,7 @@ impl<'a> Start<'a> {
         sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&children), None)
             .map_err(|errno| Errno::from_raw_os_error(errno as i32))
             .or_die(|| "sigprocmask")?;
-        process::default_sigpipe().or_die(|| "sigaction")?;
+        start::give_back().or_die(|| "sigaction")?;
         die_with_parent(self.request)?;
         self.request.capabilities.make_ambient()?;
         for filter in &self.filters {

@@ -3,7 +3,7 @@
 
 use super::child::{self, Inside};
 use super::error::{Die, OrDie, Result};
-use super::fds::close_all_but;
+use super::fds::{Named, close_all_but};
 use super::request::Request;
 use super::status::{self, Started};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
@@ -48,8 +48,8 @@ pub(super) fn start(request: &Request) -> Result<ExitCode> {
         join_user_namespace(userns)?;
     }
     let (pid_socket, own_pid) = pid_sockets(request)?.unzip();
-    let flags = clone_flags(request)?;
-    let fork = process::fork_into(flags).map_err(|errno| no_namespaces(request, errno))?;
+    let fork =
+        process::fork_into(clone_flags(request)).map_err(|errno| no_namespaces(request, errno))?;
     let Fork::Parent(pid) = fork else {
         drop((go, setup, pid_socket));
         let inside = Inside { request, event, gate, report, own_pid };
@@ -84,7 +84,7 @@ fn block_child_signals() -> Result<()> {
     Ok(())
 }
 
-fn join_user_namespace(userns: &super::fds::Named) -> Result<()> {
+fn join_user_namespace(userns: &Named) -> Result<()> {
     match userns.with(|fd| move_into_link_name_space(fd, Some(LinkNameSpaceType::User))) {
         Err(Errno::INVAL) => Err(Die::new(
             "Joining the specified user namespace failed, it might not be a descendant of the \
@@ -142,31 +142,21 @@ fn receive_pid(socket: &OwnedFd) -> Result<Pid> {
         RecvAncillaryMessage::ScmCredentials(credentials) => Some(credentials.pid),
         _ => None,
     });
-    pid.ok_or_else(|| Die::new("No pid returned on socket"))
+    pid.ok_or_else(|| Die::new("Unexpected short read from pid socket"))
 }
 
-fn clone_flags(request: &Request) -> Result<u64> {
+fn clone_flags(request: &Request) -> u64 {
     let unshare = &request.unshare;
-    if unshare.cgroup && !has_cgroup_namespaces() {
-        return Err(Die::new(
-            "Cannot create new cgroup namespace because the kernel does not support it",
-        ));
-    }
-    let cgroup = unshare.cgroup || (unshare.cgroup_try && has_cgroup_namespaces());
     let flags = [
         (unshare.user, libc::CLONE_NEWUSER),
         (unshare.pid && request.pidns.is_none(), libc::CLONE_NEWPID),
         (unshare.net, libc::CLONE_NEWNET),
         (unshare.ipc, libc::CLONE_NEWIPC),
         (unshare.uts, libc::CLONE_NEWUTS),
-        (cgroup, libc::CLONE_NEWCGROUP),
+        (unshare.cgroup, libc::CLONE_NEWCGROUP),
     ];
     let flags = flags.into_iter().filter(|(wanted, _)| *wanted);
-    Ok(flags.fold(libc::CLONE_NEWNS, |all, (_, flag)| all | flag) as u64)
-}
-
-fn has_cgroup_namespaces() -> bool {
-    std::fs::exists("/proc/self/ns/cgroup").unwrap_or(false)
+    flags.fold(libc::CLONE_NEWNS, |all, (_, flag)| all | flag) as u64
 }
 
 fn no_namespaces(request: &Request, errno: Errno) -> Die {
@@ -189,7 +179,7 @@ fn no_namespaces(request: &Request, errno: Errno) -> Die {
 }
 
 /// Tells who asked what was started, lets it go on, and waits for its end.
-fn watch(request: &Request, child: Pid, ends: Ends) -> Result<ExitCode> {
+fn watch(request: &Request, child: Pid, mut ends: Ends) -> Result<ExitCode> {
     let child = match &ends.pid {
         Some(socket) => receive_pid(socket)?,
         None => child,
@@ -213,17 +203,29 @@ fn watch(request: &Request, child: Pid, ends: Ends) -> Result<ExitCode> {
         block.wait();
         block.close();
     }
-    drop(ends.gate);
+    drop(ends.gate.take());
     let mut only = SigSet::empty();
     only.add(Signal::SIGCHLD);
     let signals = SignalFd::with_flags(&only, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .map_err(|errno| Errno::from_raw_os_error(errno as i32))
         .or_die(|| "Can't create signalfd")?;
-    // What others passed to the command by way of this process, it must not hold open.
+    // It ends here: most of what it owns is closed, and must not be closed again.
+    process::exit(match stay(status, child, &ends, &signals) {
+        Ok(code) => code.into(),
+        Err(die) => {
+            die.print();
+            1
+        }
+    })
+}
+
+/// Closes what others passed to the command by way of this process, waits, and tells how
+/// it ended.
+fn stay(status: Option<&Named>, child: Pid, ends: &Ends, signals: &SignalFd) -> Result<u8> {
     let mut own = vec![signals.as_fd()];
     own.extend(ends.event.iter().chain(&ends.setup).map(AsFd::as_fd));
     close_all_but(&own, status).or_die(|| "close_range")?;
-    let code = wait_for(child, ends.event.as_ref(), &signals)?;
+    let code = wait_for(child, ends.event.as_ref(), signals)?;
     if let (Some(status), Some(setup)) = (status, &ends.setup) {
         let mut bytes = [0; 2];
         // One byte: it was executed. None: it never came so far. Two: that failed.
@@ -231,7 +233,7 @@ fn watch(request: &Request, child: Pid, ends: Ends) -> Result<ExitCode> {
             status::tell_end(status, code);
         }
     }
-    process::exit(code.into())
+    Ok(code)
 }
 
 /// The exit status of the command, which init tells, or of `child` if init does not.

@@ -15,6 +15,9 @@ use std::os::unix::ffi::OsStrExt;
 #[derive(Debug)]
 pub(super) struct Base(pub(super) OwnedFd);
 
+/// Where something is to be mounted, or why it cannot be found.
+pub(super) type Place = Result<OwnedFd, Errno>;
+
 /// A path of the command line below `/newroot`, from the base.
 pub(super) fn below_new_root(path: &OsStr) -> Vec<u8> {
     [b"newroot/", without_slashes(path.as_bytes())].concat()
@@ -67,16 +70,17 @@ impl Base {
     /// The directory at a path, made if it is missing.
     ///
     /// # Errors
-    /// `ENOTDIR` if something else is there; as `mkdir(2)`.
-    pub(super) fn directory(&self, path: &[u8], mode: u32) -> Result<OwnedFd, Errno> {
+    /// `ENOTDIR` if something else is there; as `mkdir(2)`. The inner one: what was made
+    /// cannot be found, since a symlink is there that leads nowhere.
+    pub(super) fn directory(&self, path: &[u8], mode: u32) -> Result<Place, Errno> {
         if let Ok(place) = self.find(path) {
             return match mount::stat(place.as_fd())?.is_dir() {
-                true => Ok(place),
+                true => Ok(Ok(place)),
                 false => Err(Errno::NOTDIR),
             };
         }
         self.make_directory(path, mode)?;
-        self.find(path)
+        Ok(self.find(path))
     }
 
     /// Makes a directory. A symlink in its place is no error here, as it is none to
@@ -92,14 +96,14 @@ impl Base {
     }
 
     /// The place for a file at a path: what is there, or an empty file.
-    pub(super) fn file(&self, path: &[u8], mode: u32) -> Result<OwnedFd, Errno> {
+    pub(super) fn file(&self, path: &[u8], mode: u32) -> Result<Place, Errno> {
         if let Ok(place) = self.find(path)
             && !mount::stat(place.as_fd())?.is_dir()
         {
-            return Ok(place);
+            return Ok(Ok(place));
         }
         self.create(path, mode)?;
-        self.find(path)
+        Ok(self.find(path))
     }
 
     /// A file of length 0, open for writing (creat(2)).

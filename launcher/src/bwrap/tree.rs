@@ -6,11 +6,12 @@
 
 use super::error::{Die, OrDie, Result, bytes};
 use super::fds::{Named, link, write_all};
-use super::place::{Base, below_new_root};
+use super::place::{Base, Place, below_new_root};
 use super::request::{Access, Kind, Op, Source, Store};
+use super::source::{HostFile, OldRoot, Sources, host_path, open_source};
 use crate::mount::{devices, files};
 use remount_broker::sys::mount::{self, Attributes, Reach};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use std::ffi::{OsStr, OsString};
@@ -35,13 +36,13 @@ pub(super) struct Surroundings<'a> {
 /// Builds the tree and makes it the root of this process's mount namespace.
 pub(super) fn build(ops: &[Op], around: &Surroundings<'_>) -> Result<()> {
     let sources = Sources::find(ops)?;
-    let old_root = mount::open_exact(CWD, c"/").or_die(|| "Can't open /")?;
+    let old = OldRoot::open()?;
     // Mounts that the host makes later appear inside as well; none the other way round.
     let receive = Attributes { propagation: libc::MS_SLAVE, ..Attributes::default() };
-    mount::set_attributes(old_root.as_fd(), receive, Reach::Tree)
+    mount::set_attributes(old.root.as_fd(), receive, Reach::Tree)
         .or_die_mounting(|| "Failed to make / slave")?;
-    let base = new_base(around)?;
-    let mut tree = Tree { old_root, base, around, overlays: 0, files: 0 };
+    let base = new_base(&old, around)?;
+    let mut tree = Tree { old, base, around, spare: None, made: 0 };
     for (op, sources) in ops.iter().zip(sources.0) {
         tree.perform(op, sources)?;
     }
@@ -49,11 +50,10 @@ pub(super) fn build(ops: &[Op], around: &Surroundings<'_>) -> Result<()> {
 }
 
 /// The file system in memory with an empty `newroot` in it. As bubblewrap's it is mounted
-/// on `/tmp`, which is there on every host, and goes with the old root: nothing of the
-/// host is looked for in `/tmp` any more.
-fn new_base(around: &Surroundings<'_>) -> Result<Base> {
+/// on `/tmp`, which is there on every host, and goes with the old root.
+fn new_base(old: &OldRoot, around: &Surroundings<'_>) -> Result<Base> {
     let mounted = tmpfs(None, None, around).and_then(|base| {
-        mount::attach(base.as_fd(), mount::open_following(Path::new("/tmp"))?.as_fd())?;
+        mount::attach(base.as_fd(), old.tmp.as_fd())?;
         Ok(base)
     });
     let base = mounted.or_die_mounting(|| "Failed to mount tmpfs")?;
@@ -62,8 +62,12 @@ fn new_base(around: &Surroundings<'_>) -> Result<Base> {
         mount::open_exact(base.as_fd(), c"newroot")
     };
     let place = make().or_die(|| "Creating newroot failed")?;
-    let root = mount::clone_tree(place.as_fd())
-        .and_then(|tree| mount::attach(tree.as_fd(), place.as_fd()));
+    let root = mount::clone_tree(place.as_fd()).and_then(|tree| {
+        mount::attach(tree.as_fd(), place.as_fd())?;
+        // A bind of `/` shows what the host has in `/tmp`, and not this.
+        let hidden = Attributes { propagation: libc::MS_UNBINDABLE, ..Attributes::default() };
+        mount::set_attributes(base.as_fd(), hidden, Reach::This)
+    });
     root.or_die_mounting(|| "setting up newroot bind")?;
     Ok(Base(base))
 }
@@ -88,83 +92,14 @@ fn tmpfs(
     files::filesystem("tmpfs", &options, &[], files::NO_SUID_DEV)
 }
 
-/// What of the host the steps show, all found before the first of them is done.
-struct Sources(Vec<Option<Vec<OwnedFd>>>);
-
-impl Sources {
-    /// For each step its files, in the order in which it names them; `None` for a bind
-    /// that is left out because its source is missing.
-    fn find(ops: &[Op]) -> Result<Self> {
-        ops.iter().map(|op| find_sources(&op.kind)).collect::<Result<_>>().map(Self)
-    }
-}
-
-fn find_sources(kind: &Kind) -> Result<Option<Vec<OwnedFd>>> {
-    let paths: Vec<&OsStr> = match kind {
-        Kind::Bind { source: Source::Descriptor(named), .. } => {
-            let path = format!("/proc/self/fd/{}", named.number());
-            return find_source(path.as_ref()).map(|fd| Some(vec![fd]));
-        }
-        Kind::Bind { source: Source::Path(path), optional: true, .. } => {
-            return match open_source(path) {
-                Err(Errno::NOENT) => Ok(None),
-                result => Ok(Some(vec![result.or_die(|| missing(path))?])),
-            };
-        }
-        Kind::Bind { source: Source::Path(path), .. } => vec![path],
-        Kind::Overlay { store, layers } => {
-            let store = match store {
-                Store::Host { upper, work } => vec![upper, work],
-                Store::Memory | Store::Nowhere => Vec::new(),
-            };
-            store.into_iter().chain(layers).map(OsString::as_os_str).collect()
-        }
-        _ => Vec::new(),
-    };
-    paths.into_iter().map(find_source).collect::<Result<_>>().map(Some)
-}
-
-fn missing(path: &OsStr) -> Vec<u8> {
-    bytes!("Can't find source path ", path)
-}
-
-fn find_source(path: &OsStr) -> Result<OwnedFd> {
-    open_source(path).or_die(|| missing(path))
-}
-
-/// Opens a file of the host as a location, from the caller's working directory. A link
-/// of `/proc` is followed by its text: what a descriptor is open on belongs to another
-/// mount namespace, and cannot be mounted in this one.
-fn open_source(path: &OsStr) -> std::result::Result<OwnedFd, Errno> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let open = |path: &OsStr| {
-        rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS)
-    };
-    match open(path) {
-        Err(Errno::LOOP) => {
-            let resolved = std::fs::canonicalize(path).map_err(|error| {
-                Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::ELOOP))
-            })?;
-            open(resolved.as_os_str())
-        }
-        result => result,
-    }
-}
-
-/// The path that a location has on the host, as messages name it.
-fn host_path(fd: BorrowedFd<'_>) -> OsString {
-    let path = rustix::fs::readlink(link(fd), Vec::new()).map(std::ffi::CString::into_bytes);
-    OsString::from_vec([b"/oldroot".to_vec(), path.unwrap_or_default()].concat())
-}
-
 struct Tree<'a> {
-    old_root: OwnedFd,
+    old: OldRoot,
     base: Base,
     around: &'a Surroundings<'a>,
-    /// How many overlays with memory of their own there are.
-    overlays: u32,
-    /// How many files were made to be mounted.
-    files: u32,
+    /// A place in memory outside of the new root, once something has needed it.
+    spare: Option<OwnedFd>,
+    /// How much was made there.
+    made: u32,
 }
 
 /// The mode of directories that are made on the way: whom the thing at the end is closed
@@ -184,8 +119,10 @@ fn parents_mode(kind: &Kind) -> u32 {
 }
 
 impl Tree<'_> {
-    fn perform(&mut self, op: &Op, sources: Option<Vec<OwnedFd>>) -> Result<()> {
+    fn perform(&mut self, op: &Op, sources: Option<Vec<HostFile>>) -> Result<()> {
         let Some(sources) = sources else { return Ok(()) };
+        let sources: Vec<_> =
+            sources.into_iter().map(|file| self.old.take(file)).collect::<Result<_>>()?;
         if let Kind::Hostname = op.kind {
             return nix::unistd::sethostname(&op.dest)
                 .map_err(|errno| Errno::from_raw_os_error(errno as i32))
@@ -206,7 +143,7 @@ impl Tree<'_> {
             Kind::Dev => self.dev(at),
             Kind::Tmpfs { permissions, size, .. } => {
                 let place = self.directory(at, 0o755)?;
-                self.tmpfs(at, place, *permissions, *size)
+                self.tmpfs(at, &place, *permissions, *size)
             }
             Kind::Mqueue => self.mqueue(at),
             Kind::Directory { permissions } => self.directory(at, *permissions).map(drop),
@@ -249,7 +186,7 @@ fn bind_text(source: &OsStr, path: &[u8]) -> Vec<u8> {
 }
 
 impl Tree<'_> {
-    fn directory(&self, at: At<'_>, mode: u32) -> Result<OwnedFd> {
+    fn directory(&self, at: At<'_>, mode: u32) -> Result<Place> {
         self.base.directory(at.path, mode).or_die(|| bytes!("Can't mkdir ", at.dest))
     }
 
@@ -257,11 +194,12 @@ impl Tree<'_> {
     fn mount_bind(
         &self,
         source: BorrowedFd<'_>,
-        place: BorrowedFd<'_>,
+        place: &Place,
         path: &[u8],
         access: Access,
     ) -> Result<OwnedFd> {
         let text = || bind_text(&host_path(source), path);
+        let place = place.as_ref().map_err(|errno| *errno).or_die_mounting(text)?;
         let tree = mount::clone_tree(source).or_die_mounting(text)?;
         let mut flags = libc::MOUNT_ATTR_NOSUID;
         if access != Access::Devices {
@@ -272,7 +210,7 @@ impl Tree<'_> {
         }
         let attributes = Attributes::default().and_set(flags);
         mount::set_attributes(tree.as_fd(), attributes, Reach::Tree).or_die_mounting(text)?;
-        mount::attach(tree.as_fd(), place).or_die_mounting(text)?;
+        mount::attach(tree.as_fd(), place.as_fd()).or_die_mounting(text)?;
         Ok(tree)
     }
 
@@ -294,7 +232,7 @@ impl Tree<'_> {
             }
             named.close();
         }
-        self.mount_bind(source.as_fd(), place.as_fd(), at.path, access).map(drop)
+        self.mount_bind(source.as_fd(), &place, at.path, access).map(drop)
     }
 
     fn remount(&self, at: At<'_>) -> Result<()> {
@@ -304,7 +242,7 @@ impl Tree<'_> {
         let place = self
             .base
             .find(at.path)
-            .or_die(|| bytes!(OsStr::from_bytes(&text()), ": Unable to open destination ", full))?;
+            .or_die(|| bytes!(OsStr::from_bytes(&text()), ": realpath(destination)"))?;
         let is_root = mount::stat(place.as_fd()).or_die(text)?.is_mount_root;
         if !is_root {
             let text = text();
@@ -319,9 +257,9 @@ impl Tree<'_> {
         })
     }
 
-    fn tmpfs(&self, at: At<'_>, place: OwnedFd, permissions: u32, size: Option<u64>) -> Result<()> {
+    fn tmpfs(&self, at: At<'_>, place: &Place, permissions: u32, size: Option<u64>) -> Result<()> {
         let mounted = tmpfs(size, Some(permissions), self.around)
-            .and_then(|tree| mount::attach(tree.as_fd(), place.as_fd()));
+            .and_then(|tree| attach(tree.as_fd(), place));
         mounted.or_die_mounting(|| bytes!("Can't mount tmpfs on ", OsStr::from_bytes(&at.full())))
     }
 
@@ -329,7 +267,7 @@ impl Tree<'_> {
         let place = self.directory(at, 0o755)?;
         let none = MountAttrFlags::empty();
         let mounted = files::filesystem("mqueue", &[("source", "mqueue")], &[], none)
-            .and_then(|tree| mount::attach(tree.as_fd(), place.as_fd()));
+            .and_then(|tree| attach(tree.as_fd(), &place));
         mounted.or_die_mounting(|| bytes!("Can't mount mqueue on ", OsStr::from_bytes(&at.full())))
     }
 
@@ -338,14 +276,14 @@ impl Tree<'_> {
         let proc = if self.around.own_pids {
             let attributes = files::NO_SUID_DEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
             let mounted = files::filesystem("proc", &[("source", "proc")], &[], attributes)
-                .and_then(|tree| mount::attach(tree.as_fd(), place.as_fd()).map(|()| tree));
+                .and_then(|tree| attach(tree.as_fd(), &place).map(|()| tree));
             let text = || bytes!("Can't mount proc on ", OsStr::from_bytes(&at.full()));
             mounted.or_die_mounting(text)?
         } else {
             // The PID namespace is the caller's, and so is what can be seen of it.
             let text = || bind_text("oldroot/proc".as_ref(), at.path);
-            let source = mount::open_exact_in(self.old_root.as_fd(), "proc").or_die(text)?;
-            self.mount_bind(source.as_fd(), place.as_fd(), at.path, Access::Write)?
+            let source = mount::open_exact(self.old.root.as_fd(), "proc").or_die(text)?;
+            self.mount_bind(source.as_fd(), &place, at.path, Access::Write)?
         };
         for name in PROC_READ_ONLY {
             self.cover(at, proc.as_fd(), name)?;
@@ -364,15 +302,16 @@ impl Tree<'_> {
             }
         }
         let path = at.child(name);
-        let place = mount::open_exact(proc, name).or_die(|| bind_text(OsStr::new(name), &path))?;
-        self.mount_bind(place.as_fd(), place.as_fd(), &path, Access::ReadOnly).map(drop)
+        let open = || mount::open_exact(proc, name).or_die(|| bind_text(OsStr::new(name), &path));
+        let (source, place) = (open()?, open()?);
+        self.mount_bind(source.as_fd(), &Ok(place), &path, Access::ReadOnly).map(drop)
     }
 
     fn dev(&self, at: At<'_>) -> Result<()> {
         let place = self.directory(at, 0o755)?;
         let text = || bytes!("Can't mount tmpfs on ", OsStr::from_bytes(&at.full()));
         let dev = tmpfs(None, Some(0o755), self.around).or_die_mounting(text)?;
-        mount::attach(dev.as_fd(), place.as_fd()).or_die_mounting(text)?;
+        attach(dev.as_fd(), &place).or_die_mounting(text)?;
         for (name, _) in devices::DEVICES {
             self.device(at, dev.as_fd(), Path::new(&format!("/dev/{name}")), name)?;
         }
@@ -413,8 +352,8 @@ impl Tree<'_> {
             .or_die(|| bytes!("Can't create file ", at.dest, "/", name))?;
         let text = || bind_text(&bytes_path(&source), &path);
         let from = open_source(source.as_os_str()).or_die(text)?;
-        let place = mount::open_exact(dev, name).or_die(text)?;
-        self.mount_bind(from.as_fd(), place.as_fd(), &path, Access::Devices).map(drop)
+        let place = mount::open_exact(dev, name);
+        self.mount_bind(from.as_fd(), &place, &path, Access::Devices).map(drop)
     }
 
     fn file(&self, at: At<'_>, from: &Named, permissions: u32) -> Result<()> {
@@ -434,19 +373,18 @@ impl Tree<'_> {
         permissions: u32,
         access: Access,
     ) -> Result<()> {
-        // In the base, outside of the new root: nobody will find it but through the mount.
-        let name = format!("bindfile{}", self.files);
-        self.files += 1;
-        let base = self.base.0.as_fd();
+        let name = self.unique("bindfile");
+        let spare = self.spare().or_die(|| bytes!("Can't create tmpfile for ", at.dest))?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(base, &*name, flags, Mode::from_raw_mode(permissions))
+        let file = rustix::fs::openat(&spare, &*name, flags, Mode::from_raw_mode(permissions))
             .or_die(|| bytes!("Can't create tmpfile for ", at.dest))?;
         copy(from, file.as_fd()).or_die(|| bytes!("Can't write data to file ", at.dest))?;
         from.close();
         let place =
             self.base.file(at.path, 0o444).or_die(|| bytes!("Can't create file at ", at.dest))?;
-        self.mount_bind(file.as_fd(), place.as_fd(), at.path, access)?;
-        rustix::fs::unlinkat(base, &*name, AtFlags::empty())
+        self.mount_bind(file.as_fd(), &place, at.path, access)?;
+        // Nobody will find it but through the mount.
+        rustix::fs::unlinkat(&spare, &*name, AtFlags::empty())
             .or_die(|| bytes!("Can't remove tmpfile for ", at.dest))
     }
 
@@ -518,7 +456,7 @@ impl Tree<'_> {
         let fds = store.map(|(upper, work)| (upper.as_fd(), work.as_fd()));
         let source = [("source", "overlay")];
         let mounted = files::overlay_of(&lower, fds, &source, MountAttrFlags::empty())
-            .and_then(|tree| mount::attach(tree.as_fd(), place.as_fd()));
+            .and_then(|tree| attach(tree.as_fd(), &place));
         mounted.map_err(|errno| {
             let text = overlay_text(at, layers, store);
             if errno == Errno::LOOP {
@@ -529,16 +467,34 @@ impl Tree<'_> {
         })
     }
 
-    /// Where an overlay keeps what is written and will be thrown away: in the base, outside
-    /// of the new root.
+    /// A name for something new outside of the new root.
+    fn unique(&mut self, kind: &str) -> String {
+        self.made += 1;
+        format!("{kind}{}", self.made)
+    }
+
+    /// A place in memory outside of the new root, from which files can be mounted.
+    fn spare(&mut self) -> std::result::Result<OwnedFd, Errno> {
+        if self.spare.is_none() {
+            let spare = tmpfs(None, None, self.around)?;
+            rustix::fs::mkdirat(&self.base.0, c"spare", Mode::RWXU)?;
+            let place = mount::open_exact(self.base.0.as_fd(), c"spare")?;
+            mount::attach(spare.as_fd(), place.as_fd())?;
+            self.spare = Some(spare);
+        }
+        let spare = self.spare.as_ref().ok_or(Errno::NOENT)?;
+        rustix::io::fcntl_dupfd_cloexec(spare, 3)
+    }
+
+    /// Where an overlay keeps what is written and will be thrown away.
     fn memory_store(&mut self) -> Result<(OwnedFd, OwnedFd)> {
-        let number = self.overlays;
-        self.overlays += 1;
-        let make = |kind: &str| {
-            let name = format!("tmp-overlay-{kind}-{number}");
-            rustix::fs::mkdirat(&self.base.0, &*name, Mode::from_raw_mode(0o755))
-                .and_then(|()| mount::open_exact(self.base.0.as_fd(), &*name))
-                .or_die(|| format!("Creating --tmp-overlay {kind}dir failed"))
+        let mut make = |kind: &str| {
+            let name = self.unique(kind);
+            let made = self.spare().and_then(|spare| {
+                rustix::fs::mkdirat(&spare, &*name, Mode::from_raw_mode(0o755))?;
+                mount::open_exact(spare.as_fd(), &*name)
+            });
+            made.or_die(|| format!("Creating --tmp-overlay {kind}dir failed"))
         };
         Ok((make("upper")?, make("work")?))
     }
@@ -571,6 +527,11 @@ fn overlay_text(at: At<'_>, layers: &[OwnedFd], store: Option<(&OwnedFd, &OwnedF
     options.extend(bytes!("lowerdir=", &layers.join(OsStr::new(":")), ",userxattr"));
     let (full, options) = (OsStr::from_bytes(&full), OsStr::from_bytes(&options));
     bytes!("Can't make overlay mount on ", full, " with options ", options)
+}
+
+/// Mounts a tree at a place, if that was found.
+fn attach(tree: BorrowedFd<'_>, place: &Place) -> std::result::Result<(), Errno> {
+    mount::attach(tree, place.as_ref().map_err(|errno| *errno)?.as_fd())
 }
 
 /// All that can be read, into a file.
