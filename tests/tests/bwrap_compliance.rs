@@ -83,7 +83,7 @@ impl World {
         symlink("dir", dir.join("link")).expect("link");
         symlink(dir.join("dir"), dir.join("absolute")).expect("link");
         let closed = self.sandbox.dir("w/closed");
-        std::fs::set_permissions(closed, std::fs::Permissions::from_mode(0)).expect("close");
+        std::fs::set_permissions(closed, std::fs::Permissions::from_mode(0o0)).expect("close");
         dir
     }
 
