@@ -4,6 +4,7 @@
 //! Programs that want to switch targets themselves use [`remount_broker::client`].
 
 mod cli;
+mod doctor;
 mod render;
 
 use cli::{Args, Command, Scope};
@@ -51,6 +52,9 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(args: &Args) -> Exit {
+    if let Command::Doctor { clean } = args.command {
+        return doctor::run(clean, args.quiet);
+    }
     match ask(&args.command) {
         Ok(text) if args.quiet => {
             drop(text);
@@ -75,6 +79,8 @@ fn ask(command: &Command) -> Result<String, ClientError> {
     let mut client = Client::connect()?;
     match command {
         Command::Set(wish, scope) => Ok(render::modes(&set(&mut client, *wish, scope)?)),
+        // Asks no broker: handled before.
+        Command::Doctor { .. } => Ok(String::new()),
         Command::List => Ok(render::table(&client.list()?)),
         Command::Status { json: false } => Ok(render::status(&client.status()?)),
         Command::Status { json: true } => render::json(&client.status()?)
