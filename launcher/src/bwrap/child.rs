@@ -26,7 +26,7 @@ pub(super) struct Inside<'a> {
     pub(super) request: &'a Request,
     /// Where init tells the command's exit status.
     pub(super) event: Option<OwnedFd>,
-    /// Read to the end before anything is done, if there is one.
+    /// Where the monitor says that this process may go on, if it has to wait.
     pub(super) gate: Option<OwnedFd>,
     /// Told that the command is executed next, and if that failed.
     pub(super) report: Option<OwnedFd>,
@@ -115,13 +115,14 @@ fn set_up(inside: Inside<'_>) -> Result<u8> {
     match start.execute()? {}
 }
 
-/// Waits until the monitor lets this process go on.
+/// Waits until the monitor lets this process go on. If it has ended instead, so does
+/// this one: whoever was to be told what is started was not.
 fn wait_at(gate: &OwnedFd) -> Result<()> {
     let mut byte = [0];
     loop {
         match rustix::io::read(gate, &mut byte) {
             Err(Errno::INTR) => {}
-            // Nothing is ever written: it is closed.
+            Ok(0) => process::exit(1),
             Ok(_) => return Ok(()),
             Err(errno) => return Err(Die::errno("wait for the monitor", errno)),
         }

@@ -3,7 +3,7 @@
 
 use super::child::{self, Inside};
 use super::error::{Die, OrDie, Result};
-use super::fds::{Named, close_all_but};
+use super::fds::{Named, close_all_but, write_all};
 use super::request::Request;
 use super::status::{self, Started};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
@@ -27,7 +27,7 @@ use std::process::ExitCode;
 struct Ends {
     /// Init writes the command's exit status here, plus one.
     event: Option<OwnedFd>,
-    /// Closed when the sandbox may go on.
+    /// Where the sandbox is told that it may go on, if it waits for that.
     gate: Option<OwnedFd>,
     /// A byte comes before the command is executed, and another if that failed.
     setup: Option<OwnedFd>,
@@ -203,7 +203,10 @@ fn watch(request: &Request, child: Pid, mut ends: Ends) -> Result<ExitCode> {
         block.wait();
         block.close();
     }
-    drop(ends.gate.take());
+    if let Some(gate) = ends.gate.take() {
+        // If the sandbox has ended, that is told by how it ended.
+        write_all(gate.as_fd(), b"1").unwrap_or(());
+    }
     let mut only = SigSet::empty();
     only.add(Signal::SIGCHLD);
     let signals = SignalFd::with_flags(&only, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
