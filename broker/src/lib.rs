@@ -8,6 +8,8 @@ pub mod channel;
 pub mod client;
 pub mod escape;
 pub mod filter;
+pub mod holders;
+pub mod host;
 pub mod name;
 pub mod proto;
 pub mod sandbox;

@@ -20,11 +20,13 @@ use crate::plan::{Namespaces, Plan};
 use crate::report::{Failure, Link, Message, Reporter};
 use nix::sched::CloneFlags;
 use remount_broker::filter::broker_filter;
+use remount_broker::holders::Inspector;
 use remount_broker::proto::Origin;
-use remount_broker::server::{self, Setup};
+use remount_broker::server::{self, Context, Setup};
 use remount_broker::sys::process::{self, Fork};
 use remount_broker::sys::seccomp;
 use remount_broker::target::{Member, Target};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, PidfdFlags, Signal, pidfd_open, set_dumpable_behavior};
 use std::os::fd::OwnedFd;
@@ -189,13 +191,15 @@ fn run_broker(
     die_with_parent()?;
     // A working directory on the host's mounts would keep them reachable.
     rustix::process::chdir(c"/").step("change to /")?;
+    let proc = open_proc().step("open /proc")?;
     let shared = Link::pair().step("create the inherited connection")?;
     create_namespaces(&plan.namespaces)?;
     let bounding = confine::empty_bounding_set()?;
     let (to_init, from_broker) = Link::pair().step("connect broker and init")?;
     let init = match process::fork().step("fork init")? {
         Fork::Child => {
-            drop((to_init, shared.0));
+            // Init holds nothing of the host.
+            drop((to_init, shared.0, proc));
             let start = Start { from_broker, shared: shared.1, signal_mask, bounding };
             end(reporter, init::run(plan, reporter, start))
         }
@@ -203,6 +207,7 @@ fn run_broker(
     };
     drop((from_broker, shared.1));
     let init = pidfd_open(init, PidfdFlags::empty()).step("open a pidfd of init")?;
+    let inspector = Inspector::new(proc).step("look at /proc")?;
     confine_broker(bounding)?;
     let handles = receive_handles(&to_init)?;
     let setup = Setup {
@@ -211,10 +216,18 @@ fn run_broker(
         shared: Some(shared.0.into_fd()),
         listeners: vec![(handles.listener, Origin::Inside)],
         targets: targets(plan, handles.members),
+        context: Context { inspector: Some(inspector), ..Context::default() },
     };
     to_init.send(b"go", None).step("start the agent")?;
     drop(to_init);
     server::serve(setup).map(drop).map_err(|_| EnterError::NoBroker)
+}
+
+/// The process file system outside, for the broker alone: it finds there who holds a
+/// mount, and who is no process of the sandbox.
+fn open_proc() -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(c"/proc", flags, rustix::fs::Mode::empty())
 }
 
 /// If the parent dies, so does this process, whatever it is doing.
@@ -280,6 +293,7 @@ fn targets(plan: &Plan, members: Vec<crate::mount::MemberHandle>) -> Vec<Target>
             name: target.name.clone(),
             path: target.dest.clone(),
             authority: target.authority,
+            max_lease: None,
             members: Vec::new(),
         })
         .collect();

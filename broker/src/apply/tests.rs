@@ -66,6 +66,7 @@ pub(crate) fn target(name: &str, authority: Authority, members: &[&str]) -> Targ
         name: name.parse().unwrap(),
         path: members.first().copied().unwrap_or("/").into(),
         authority,
+        max_lease: None,
         members: members.iter().map(member).collect(),
     }
 }
@@ -94,7 +95,7 @@ impl Bench {
     }
 
     fn operation(&self, wish: Wish) -> Operation {
-        let request = SetRequest { targets: Selection::All, wish, path: None };
+        let request = SetRequest::new(Selection::All, wish);
         let right = self.registry.authorize(&request, Origin::Outside).unwrap();
         Operation::new(right, &self.registry, self.now + RETRY_FOR)
     }

@@ -10,7 +10,7 @@ fn request(line: &str) -> Result<Request, Malformed> {
 
 fn set(names: &[&str], wish: Wish) -> Request {
     let targets = Selection::Named(names.iter().map(|text| name(text)).collect());
-    Request::Set(SetRequest { targets, wish, path: None })
+    Request::Set(SetRequest::new(targets, wish))
 }
 
 /// Enough chance for tests, the same in every run.
@@ -27,13 +27,35 @@ impl Chance {
 
 #[test]
 fn requests_survive_the_round_trip() {
-    let all = SetRequest { targets: Selection::All, wish: Wish::Toggle, path: None };
+    let all = SetRequest::new(Selection::All, Wish::Toggle);
     for wanted in [
         set(&["a"], Wish::Ro),
         set(&["a", "b-c_9"], Wish::Rw),
-        Request::Set(all),
+        Request::Set(all.clone()),
+        Request::Set(SetRequest { busy: Some(OnBusy::Fail), ..all.clone() }),
+        Request::Set(SetRequest {
+            busy: Some(OnBusy::Wait(Duration::from_millis(7))),
+            ..all.clone()
+        }),
+        Request::Set(SetRequest {
+            busy: Some(OnBusy::Kill { grace: Duration::from_secs(1), force: true }),
+            ..all.clone()
+        }),
+        Request::Set(SetRequest {
+            lease: Some(Term::For(Duration::from_secs(60))),
+            ..SetRequest::new(Selection::All, Wish::Rw)
+        }),
+        Request::Set(SetRequest {
+            lease: Some(Term::Held),
+            ..SetRequest::new(Selection::All, Wish::Rw)
+        }),
         Request::List,
         Request::Status,
+        Request::Holders(Selection::Named(vec![name("a")])),
+        Request::Why("/a b".into()),
+        Request::Decide(Decision { id: 3, verdict: Answer::Deny }),
+        Request::Events { follow: true },
+        Request::Events { follow: false },
     ] {
         let line = wanted.to_line().unwrap();
         let (&newline, line) = line.split_last().unwrap();
@@ -65,6 +87,19 @@ fn json_is_taken_at_its_word_only() {
         r#"{"op":"set","targets":["a"],"mode":"ro","mode":"rw"}"#,
         r#"{"op":"list","all":true}"#,
         r#"{"op":"approve"}"#,
+        r#"{"op":"deny","id":-1}"#,
+        r#"{"op":"approve","id":1,"targets":["a"]}"#,
+        r#"{"op":"set","targets":["a"],"mode":"ro","id":1}"#,
+        r#"{"op":"set","targets":["a"],"mode":"ro","busy":"wait"}"#,
+        r#"{"op":"set","targets":["a"],"mode":"ro","wait-ms":5}"#,
+        r#"{"op":"set","targets":["a"],"mode":"ro","busy":"fail","force":true}"#,
+        r#"{"op":"set","targets":["a"],"mode":"ro","busy":"wait","wait-ms":18446744073709551615}"#,
+        r#"{"op":"set","targets":["a"],"mode":"ro","for-ms":5}"#,
+        r#"{"op":"set","targets":["a"],"mode":"rw","for-ms":5,"hold":true}"#,
+        r#"{"op":"set","targets":["a"],"mode":"rw","approved":true}"#,
+        r#"{"op":"why"}"#,
+        r#"{"op":"why","path":"a"}"#,
+        r#"{"op":"holders"}"#,
         r#"{"op":"list"} x"#,
     ] {
         assert!(matches!(request(bad), Err(Malformed::Form(_))), "{bad}");
@@ -160,12 +195,44 @@ fn replies_survive_the_round_trip() {
         mode: Mode::Ro,
         state: State::Stale,
         authority: Authority::Confirm,
+        lease: None,
     };
-    let refusal =
-        Refusal { error: ErrorCode::Busy, message: "m\u{1b}".to_owned(), hint: Some("h".into()) };
+    let holder = Holder {
+        target: name("workspace"),
+        pid: 7,
+        pid_inside: Some(3),
+        command: "c".to_owned(),
+        path: "/p".to_owned(),
+        kind: Hold::Mapped,
+        since: 5,
+    };
+    let holders = Holders { holders: vec![holder], more: true };
+    let refusal = Refusal {
+        error: ErrorCode::Busy,
+        message: "m\u{1b}".to_owned(),
+        hint: Some("h".into()),
+        holders: Some(holders.clone()),
+    };
+    let waiting =
+        Waiting { id: 1, targets: vec![name("x")], pid: None, command: "c".into(), left_ms: 9 };
+    let lease = Some(Lease { left_ms: Some(4), held: 1, closing: true });
+    let status = StatusReport {
+        origin: Origin::Inside,
+        sandbox: Some(SandboxInfo {
+            id: "a1".into(),
+            pid: 9,
+            profile: "default".into(),
+            cwd: "/p".into(),
+            started: 8,
+        }),
+        targets: vec![TargetReport { lease, ..report.clone() }],
+        pending: vec![waiting],
+    };
     for reply in [
         Reply::List(vec![report.clone()]),
-        Reply::Status(Origin::Inside, vec![report.clone()]),
+        Reply::Status(Box::new(status)),
+        Reply::Holders(holders),
+        Reply::Events(vec![serde_json::json!({"seq": 1})]),
         Reply::Refused(refusal),
         Reply::Bye,
     ] {
@@ -199,6 +266,7 @@ fn a_path_of_any_bytes_stays_on_its_line() {
         mode: Mode::Rw,
         state: State::Ok,
         authority: Authority::Inside,
+        lease: None,
     };
     let reply = Reply::List(vec![report]);
     let classic = String::from_utf8(reply.to_bytes(Dialect::Classic)).unwrap();
