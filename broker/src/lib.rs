@@ -17,3 +17,4 @@ pub mod server;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod target;
+pub mod time;

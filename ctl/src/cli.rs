@@ -5,6 +5,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use remount_broker::name::TargetName;
 use remount_broker::proto::{Answer, Decision, OnBusy, Selection, SetRequest, Term, Wish};
+use remount_broker::time::parse as duration;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -175,40 +176,6 @@ impl BusyArgs {
             None => self.no_wait.then_some(OnBusy::Fail),
         }
     }
-}
-
-/// Reads `1h30m`, `500ms` or `30`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "expected a time such as 500ms, 30s, 30m, 2h or 1h30m".to_owned();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds)).filter(is_reasonable).ok_or_else(wrong);
-    }
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-        let (number, tail) = rest.split_at(digits);
-        let number: u64 = number.parse().map_err(|_| wrong())?;
-        let letters = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(letters);
-        let unit = match unit {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => return Err(wrong()),
-        };
-        let ms = number.checked_mul(unit).ok_or_else(wrong)?;
-        total = total.checked_add(Duration::from_millis(ms)).ok_or_else(wrong)?;
-        rest = tail;
-    }
-    Some(total).filter(|_| !text.is_empty()).filter(is_reasonable).ok_or_else(wrong)
-}
-
-/// At most a year.
-fn is_reasonable(time: &Duration) -> bool {
-    *time <= Duration::from_secs(366 * 24 * 60 * 60)
 }
 
 /// Refuses a field that there is not.
@@ -408,24 +375,6 @@ mod tests {
         assert!(run(&["-q", "ro", "a"]).quiet);
         assert!(run(&["ro", "a", "--quiet"]).quiet);
         assert_eq!(run(&["ro", "a", "-s", "x1"]).sandbox, Some("x1".into()));
-    }
-
-    #[test]
-    fn times() {
-        let ms = Duration::from_millis;
-        for (text, time) in [
-            ("5", 5000),
-            ("500ms", 500),
-            ("2s", 2000),
-            ("1h30m", 5_400_000),
-            ("0", 0),
-            ("1d", 86_400_000),
-        ] {
-            assert_eq!(duration(text), Ok(ms(time)), "{text}");
-        }
-        for bad in ["", "s", "5x", "-1", "1.5s", "5m3", "99999999999999999999", "400d"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
     }
 
     #[test]

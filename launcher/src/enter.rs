@@ -16,13 +16,15 @@ pub(crate) use init::Start;
 
 use crate::confine::{self, EmptyBoundingSet};
 use crate::mount::Handles;
+use crate::outside;
 use crate::plan::{Namespaces, Plan};
 use crate::report::{Failure, Link, Message, Reporter};
 use nix::sched::CloneFlags;
+use remount_broker::escape::Escaped;
 use remount_broker::filter::broker_filter;
 use remount_broker::holders::Inspector;
-use remount_broker::proto::Origin;
-use remount_broker::server::{self, Context, Setup};
+use remount_broker::proto::{Origin, SandboxInfo};
+use remount_broker::server::{self, Context, Explain, Setup};
 use remount_broker::sys::process::{self, Fork};
 use remount_broker::sys::seccomp;
 use remount_broker::target::{Member, Target};
@@ -31,6 +33,7 @@ use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, PidfdFlags, Signal, pidfd_open, set_dumpable_behavior};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What the broker's process inherits from the launcher.
 #[derive(Debug)]
@@ -41,6 +44,8 @@ pub struct Inherited {
     pub reporter: Reporter,
     /// The signal mask that the agent is to have.
     pub signal_mask: nix::sys::signal::SigSet,
+    /// What leads outside: for the broker alone.
+    pub outside: outside::Handles,
 }
 
 /// A stage of the start that failed.
@@ -178,7 +183,8 @@ fn end(reporter: &Reporter, result: Result<(), EnterError>) -> ! {
 /// The broker's process: does not return.
 pub fn broker(plan: &Plan, inherited: Inherited) -> ! {
     let reporter = inherited.reporter;
-    let result = run_broker(plan, &reporter, inherited.life, inherited.signal_mask);
+    let Inherited { life, signal_mask, outside, .. } = inherited;
+    let result = run_broker(plan, &reporter, life, signal_mask, outside);
     end(&reporter, result)
 }
 
@@ -187,11 +193,13 @@ fn run_broker(
     reporter: &Reporter,
     life: OwnedFd,
     signal_mask: nix::sys::signal::SigSet,
+    outside: outside::Handles,
 ) -> Result<(), EnterError> {
     die_with_parent()?;
     // A working directory on the host's mounts would keep them reachable.
     rustix::process::chdir(c"/").step("change to /")?;
     let proc = open_proc().step("open /proc")?;
+    let started = SystemTime::now();
     let shared = Link::pair().step("create the inherited connection")?;
     create_namespaces(&plan.namespaces)?;
     let bounding = confine::empty_bounding_set()?;
@@ -199,7 +207,7 @@ fn run_broker(
     let init = match process::fork().step("fork init")? {
         Fork::Child => {
             // Init holds nothing of the host.
-            drop((to_init, shared.0, proc));
+            drop((to_init, shared.0, proc, outside, life));
             let start = Start { from_broker, shared: shared.1, signal_mask, bounding };
             end(reporter, init::run(plan, reporter, start))
         }
@@ -210,17 +218,36 @@ fn run_broker(
     let inspector = Inspector::new(proc).step("look at /proc")?;
     confine_broker(bounding)?;
     let handles = receive_handles(&to_init)?;
+    let inside = [(handles.listener, Origin::Inside)];
+    let from_outside = outside.listener.map(|listener| (listener, Origin::Outside));
     let setup = Setup {
         life,
         init,
         shared: Some(shared.0.into_fd()),
-        listeners: vec![(handles.listener, Origin::Inside)],
+        listeners: inside.into_iter().chain(from_outside).collect(),
         targets: targets(plan, handles.members),
-        context: Context { inspector: Some(inspector), ..Context::default() },
+        context: Context {
+            inspector: Some(inspector),
+            sandbox: Some(info(plan, outside.id, started)),
+            log: outside.log,
+            on_busy: plan.policy.on_busy,
+            approval_timeout: plan.policy.confirm_timeout,
+            explain: Some(Explain::new(|path| plan.mounts.verdict(path))),
+        },
     };
     to_init.send(b"go", None).step("start the agent")?;
     drop(to_init);
     server::serve(setup).map(drop).map_err(|_| EnterError::NoBroker)
+}
+
+fn info(plan: &Plan, id: String, started: SystemTime) -> SandboxInfo {
+    SandboxInfo {
+        id,
+        pid: rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get()),
+        profile: plan.policy.profile.clone(),
+        cwd: Escaped::path(&plan.policy.cwd).to_string(),
+        started: started.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+    }
 }
 
 /// The process file system outside, for the broker alone: it finds there who holds a
@@ -293,7 +320,7 @@ fn targets(plan: &Plan, members: Vec<crate::mount::MemberHandle>) -> Vec<Target>
             name: target.name.clone(),
             path: target.dest.clone(),
             authority: target.authority,
-            max_lease: None,
+            max_lease: target.max_lease,
             members: Vec::new(),
         })
         .collect();

@@ -3,6 +3,7 @@
 use crate::cli::{Args, Format};
 use crate::confine::landlock;
 use crate::host::Host;
+use crate::outside::{Missing, Outside};
 use crate::plan::Plan;
 use crate::profile::Loader;
 use crate::report::Failure;
@@ -37,7 +38,9 @@ pub fn run(args: Vec<OsString>) -> Result<u8, Failure> {
     if args.list_profiles {
         return list_profiles(&loader);
     }
-    let spec = Spec::resolve(&args, &host, &loader).map_err(failure)?;
+    let missing = if args.dry_run.is_some() { Missing::Leave } else { Missing::Create };
+    let outside = Outside::open(&host, missing);
+    let spec = Spec::resolve(&args, &host, &loader, &outside.hidden).map_err(failure)?;
     let plan = Plan::build(spec, &host.mounts);
     match args.dry_run {
         Some(Format::Text) => return print(&plan.to_string()),
@@ -51,7 +54,7 @@ pub fn run(args: Vec<OsString>) -> Result<u8, Failure> {
         tell(&plan);
     }
     drop(host);
-    supervise::run(&plan)
+    supervise::run(&plan, outside)
 }
 
 fn usage(error: &clap::Error) -> Result<u8, Failure> {

@@ -1,7 +1,9 @@
 //! The launcher's own process while the sandbox lives: it waits, passes signals on,
 //! stops and resumes with the agent, and ends with the agent's exit code.
 
+use crate::confirm::Confirm;
 use crate::enter::{self, Inherited};
+use crate::outside::{Outside, Presence};
 use crate::plan::Plan;
 use crate::report::{self, Failure, Message, Reports};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
@@ -19,9 +21,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 ///
 /// # Errors
 /// If the sandbox could not be made, or ended without a word.
-pub fn run(plan: &Plan) -> Result<u8, Failure> {
+pub fn run(plan: &Plan, outside: Outside) -> Result<u8, Failure> {
     make_directories(plan)?;
-    let start = || -> Result<Sandbox, Errno> {
+    let (handles, presence, warnings) = outside.appear();
+    for warning in warnings {
+        eprintln!("remount-run: warning: {warning}");
+    }
+    let start = || -> Result<Sandbox<'_>, Errno> {
         let signal_mask = block_signals()?;
         let flags = SocketFlags::CLOEXEC;
         let (life, broker_life) =
@@ -30,12 +36,21 @@ pub fn run(plan: &Plan) -> Result<u8, Failure> {
         let pid = match process::fork()? {
             Fork::Child => {
                 drop((life, reports));
-                enter::broker(plan, Inherited { life: broker_life, reporter, signal_mask })
+                // The socket's name is the launcher's to remove.
+                if let Some(presence) = presence {
+                    presence.abandon();
+                }
+                let inherited =
+                    Inherited { life: broker_life, reporter, signal_mask, outside: handles };
+                enter::broker(plan, inherited)
             }
             Fork::Parent(pid) => pid,
         };
         let broker = pidfd_open(pid, PidfdFlags::empty())?;
         let terminal = Terminal::controlled();
+        let id = handles.id.clone();
+        // The listener is the broker's: where nobody listens, nobody may seem to.
+        drop(handles);
         Ok(Sandbox {
             pid,
             broker,
@@ -43,7 +58,8 @@ pub fn run(plan: &Plan) -> Result<u8, Failure> {
             agent: None,
             waiting: Vec::new(),
             terminal,
-            _life: life,
+            confirm: Confirm::new(life, &plan.policy, id),
+            _presence: presence,
         })
     };
     let sandbox = start().map_err(|errno| fault("start the broker", errno))?;
@@ -79,7 +95,7 @@ fn block_signals() -> Result<SigSet, Errno> {
 }
 
 /// A running sandbox, from outside.
-struct Sandbox {
+struct Sandbox<'a> {
     pid: Pid,
     broker: OwnedFd,
     reports: Reports,
@@ -88,8 +104,10 @@ struct Sandbox {
     /// Signals that came before the agent.
     waiting: Vec<Signal>,
     terminal: Option<Terminal>,
-    /// Closed when this process ends, however it ends; then the broker ends too.
-    _life: OwnedFd,
+    /// What the broker asks; the connection closes when this process ends, however it
+    /// ends, and then the broker ends too.
+    confirm: Confirm<'a>,
+    _presence: Option<Presence>,
 }
 
 /// What happened last.
@@ -99,7 +117,7 @@ enum Fate {
     Failed(Failure),
 }
 
-impl Sandbox {
+impl Sandbox<'_> {
     fn supervise(mut self, new_session: bool) -> Result<u8, Failure> {
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&SigSet::all(), flags)
@@ -111,6 +129,7 @@ impl Sandbox {
                 reports_open.then(|| self.reports.as_fd()),
                 Some(signals.as_fd()),
                 Some(self.broker.as_fd()),
+                self.confirm.interest(),
             ])
             .map_err(|errno| fault("wait for the sandbox", errno))?;
             if ready[0] {
@@ -121,8 +140,12 @@ impl Sandbox {
                 }
                 continue;
             }
+            if ready[3] {
+                self.confirm.hear();
+            }
             if ready[1] {
                 while let Ok(Some(info)) = signals.read_signal() {
+                    self.confirm.reap();
                     self.pass_on(info.ssi_signo, info.ssi_code, new_session);
                 }
             }

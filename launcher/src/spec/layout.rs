@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// What is mounted where, symlinks followed; not yet in order.
 pub(super) struct Layout<'h> {
@@ -113,6 +114,7 @@ impl<'h> Layout<'h> {
             let target = value.toggle.as_ref().map(|toggle| Toggle {
                 name: toggle.name.clone(),
                 authority: toggle.authority.unwrap_or(self.default_authority),
+                max_lease: toggle.max_lease.map(|lease| lease.0),
             });
             let what = WishKind::Bind {
                 source,
@@ -139,6 +141,7 @@ impl<'h> Layout<'h> {
         }
         let workspace = &profile.workspace;
         let authority = workspace.authority.as_ref().map_or(self.default_authority, |it| it.value);
+        let max_lease = workspace.max_lease.as_ref().map(|lease| lease.value.0);
         let bind = |path: PathBuf, name: TargetName, mode| Wish {
             dest: path.clone(),
             origin: origin.clone(),
@@ -147,7 +150,7 @@ impl<'h> Layout<'h> {
                 mode,
                 devices: false,
                 missing: Missing::Error,
-                target: Some(Toggle { name, authority }),
+                target: Some(Toggle { name, authority, max_lease }),
             },
         };
         let mut wishes =
@@ -271,7 +274,8 @@ impl<'h> Layout<'h> {
     fn toggle(&mut self, name: &TargetName, dest: &Path) -> Result<(), SpecError> {
         let origin = Asker::Option("--toggle");
         let place = self.locate(dest, &origin)?;
-        let toggle = Toggle { name: name.clone(), authority: self.default_authority };
+        let authority = self.default_authority;
+        let toggle = Toggle { name: name.clone(), authority, max_lease: None };
         let not_toggleable = |why| SpecError::NotToggleable {
             path: dest.to_owned(),
             why,
@@ -435,6 +439,49 @@ impl<'h> Layout<'h> {
         }
         self.view.cover(&place.path, Area::Fresh);
         self.put(Entry { dest: place.path.clone(), what: What::Mask(found), origin });
+        Ok(())
+    }
+
+    /// Sets what a target's profile entry leaves open.
+    pub fn limit_leases(&mut self, max: Option<Duration>) {
+        for entry in &mut self.entries {
+            if let What::Bind { target: Some(target), .. } = &mut entry.what {
+                target.max_lease = target.max_lease.or(max);
+            }
+        }
+    }
+
+    /// Hides directories of ours wherever they would be seen: in their place, and through
+    /// each bind of a directory above.
+    pub fn hide_outside(&mut self, places: &[PathBuf]) -> Result<(), SpecError> {
+        for hidden in places {
+            let mut seen_at = vec![hidden.clone()];
+            for entry in &self.entries {
+                let (What::Bind { path: source, .. }
+                | What::Overlay { lower: Found { path: source, .. } }) = &entry.what
+                else {
+                    continue;
+                };
+                if source.starts_with(hidden) {
+                    let (path, origin) = (source.clone(), entry.origin.to_string());
+                    return Err(SpecError::OutsideOnly { path, origin });
+                }
+                if let Ok(below) = hidden.strip_prefix(source) {
+                    seen_at.push(entry.dest.join(below));
+                }
+            }
+            for path in seen_at {
+                // What cannot be found through the view is hidden already.
+                let Ok(place) = self.view.locate(&path) else { continue };
+                if place.path.starts_with(crate::plan::CONTROL_DIR) {
+                    continue;
+                }
+                match place.found() {
+                    Some(found) if found.path == *hidden => self.mask(&place, Asker::Sandbox)?,
+                    _ => {}
+                }
+            }
+        }
         Ok(())
     }
 
