@@ -51,9 +51,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-/// How long a broker may take to answer, if nothing else is said. It gives a busy mount
-/// up after a quarter of a second.
-pub const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a broker may take to answer, if nothing else is said. It gives a mount that
+/// somebody holds up after a quarter of a second, and one that is busy without anybody to
+/// be found after some six seconds.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// No reply is longer: a broker that says more is none.
 const MAX_REPLY: usize = 1 << 20;

@@ -115,7 +115,11 @@ fn run(args: Args, quiet: bool) -> Result<Exit, Failure> {
             print(&why(&path, &verdict))
         }
         Command::Decide(decision) => {
-            outside::decide(wanted, decision)?;
+            match wanted {
+                // The broker there says no.
+                None if is_inside() => Client::connect()?.decide(decision)?,
+                _ => outside::decide(wanted, decision)?,
+            }
             Exit::Done
         }
         Command::Ps { json } => print(&outside::ps(json).map_err(unprintable)?),
@@ -130,13 +134,16 @@ fn unprintable(error: impl ToString) -> Failure {
 
 /// Connects to the broker that is meant: in a sandbox its own, else the one chosen.
 fn connect(wanted: Option<&OsStr>) -> Result<Client, Failure> {
-    let is_inside =
-        [CHANNEL_VARIABLE, SOCKET_VARIABLE].iter().any(|name| std::env::var_os(name).is_some())
-            || Path::new(DEFAULT_SOCKET).exists();
-    if wanted.is_none() && is_inside {
+    if wanted.is_none() && is_inside() {
         return Ok(Client::connect()?);
     }
     outside::choose(wanted).map(|running| running.client)
+}
+
+/// Whether this process seems to be in a sandbox: only the way to a broker depends on it.
+fn is_inside() -> bool {
+    let named = |name: &&str| std::env::var_os(name).is_some();
+    [CHANNEL_VARIABLE, SOCKET_VARIABLE].iter().any(named) || Path::new(DEFAULT_SOCKET).exists()
 }
 
 /// Changes modes, with the patience that this takes.

@@ -16,6 +16,11 @@ use std::time::{Duration, Instant};
 /// Between two attempts.
 const AGAIN: Duration = Duration::from_millis(10);
 
+/// How much longer a request tries if nobody holds the target. On two cores that were
+/// busy with other things as well, two processes that made and removed directories kept a
+/// mount busy for more than the first quarter of a second.
+const SETTLE: Duration = Duration::from_secs(6);
+
 /// After SIGKILL: the kernel closes the files of a process a moment after it has died.
 const AFTER_KILL: Duration = Duration::from_secs(2);
 
@@ -31,7 +36,12 @@ impl Server<'_> {
     /// Decides about a request that found a target busy.
     pub(super) fn met_busy(&mut self, pending: &mut Pending, now: Instant) -> Next {
         match pending.patience {
-            Patience::None | Patience::Lease { .. } => Next::Fail(None),
+            Patience::None if self.seems_to_pass(&pending.targets) => {
+                pending.patience = Patience::Settle(now + SETTLE);
+                Next::Again(now)
+            }
+            Patience::Settle(end) if now < end => Next::Again(now),
+            Patience::None | Patience::Settle(_) | Patience::Lease { .. } => Next::Fail(None),
             Patience::Until(end) if now < end => Next::Again(end.min(now + AGAIN)),
             Patience::Until(_) => Next::Fail(None),
             Patience::Kill { grace, force, ref stage } => match *stage {
@@ -99,6 +109,11 @@ impl Server<'_> {
         Next::Again(Instant::now() + AGAIN)
     }
 
+    /// Whether nobody can be found who holds these targets.
+    fn seems_to_pass(&self, targets: &[Index]) -> bool {
+        self.holders(targets).is_some_and(|found| found.holders.is_empty())
+    }
+
     /// Who holds these targets now.
     pub(super) fn holders(&self, targets: &[Index]) -> Option<Holders> {
         let inspector = self.context.inspector.as_ref()?;
@@ -118,7 +133,9 @@ impl Server<'_> {
         for (at, pending) in parked {
             if at <= now {
                 // One round only: other requests for the target go on in between.
-                self.queue.push(pending.renewed(now));
+                let settles = matches!(pending.patience, Patience::Settle(_));
+                let deadline = if settles { Self::first_deadline(now) } else { now };
+                self.queue.push(pending.renewed(deadline));
             } else {
                 self.parked.push((at, pending));
             }

@@ -15,10 +15,21 @@ pub(super) enum Patience {
     None,
     /// Try again until then.
     Until(Instant),
+    /// Try again until then, since no process was found that holds anything: then it is
+    /// something that passes, many directories being made and removed, say.
+    Settle(Instant),
     /// End the holders.
     Kill { grace: Duration, force: bool, stage: Stage },
     /// It is the end of a lease, tried so many times.
     Lease { tries: u32 },
+}
+
+impl Patience {
+    /// Whether holders are being ended: that is carried through even if the one that
+    /// asked for it is gone, perhaps as one of them.
+    pub(super) fn is_ending(&self) -> bool {
+        matches!(self, Self::Kill { stage, .. } if *stage != Stage::Asked)
+    }
 }
 
 /// How far the end of the holders is.

@@ -268,7 +268,7 @@ impl Server<'_> {
     /// its leases end in their turn.
     pub(super) fn forget(&mut self, id: SessionId, now: Instant) {
         self.queue.cancel(id, now);
-        self.parked.retain(|(_, pending)| pending.session != id);
+        self.parked.retain(|(_, it)| it.session != id || it.patience.is_ending());
         for id in self.approvals.forget(id) {
             let message = Some("the one that asked is gone");
             self.record(&Entry { event: "withdrawn", id: Some(id), message, ..Entry::default() });

@@ -1,0 +1,138 @@
+//! Control from outside: sandboxes are found, chosen and switched; nothing inside reaches
+//! the way there.
+
+use remount_tests::{Inside, Sandbox, wait_until};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+fn run_dir(sandbox: &Sandbox) -> PathBuf {
+    sandbox.home().join(".local/state/remount/run")
+}
+
+fn sockets(sandbox: &Sandbox) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(run_dir(sandbox)).into_iter().flatten();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+fn serve(sandbox: &Sandbox, options: &[&str]) -> Inside {
+    let before = sandbox.ctl().command(["ps", "--json"]).run().stdout().lines().count();
+    let inside = sandbox.remount().options(options).serve();
+    wait_until("the sandbox is there", LIMIT, || {
+        sandbox.ctl().command(["ps", "--json"]).run().stdout().lines().count() > before
+    });
+    inside
+}
+
+#[test]
+fn a_sandbox_is_listed_switched_and_gone() {
+    let sandbox = Sandbox::new();
+    sandbox.ctl().command(["ro", "workspace"]).run().exits(4).says("none of yours is running");
+    let mut inside = serve(&sandbox, &[]);
+    let socket = sockets(&sandbox).remove(0);
+    assert_eq!(socket.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(run_dir(&sandbox).metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    let id = socket.file_stem().unwrap().to_str().unwrap().to_owned();
+    let ps = sandbox.ctl().command(["ps"]).run();
+    let ps = ps.success().stdout();
+    assert!(ps.contains(&id) && ps.contains("workspace:rw") && ps.contains("default"), "{ps}");
+    let project = sandbox.project();
+    for which in
+        [vec!["-s", &id], vec!["-s", &id[..3]], vec!["-s", project.to_str().unwrap()], vec![]]
+    {
+        sandbox.ctl().command(["ro", "workspace"]).command(&which).cwd("/").run().success();
+        inside.act(["create", "a"]).errno("EROFS");
+        sandbox.ctl().command(["rw", "workspace"]).command(&which).cwd("/").run().success();
+        inside.act(["create", "a"]).ok();
+        inside.act(["unlink", "a"]).ok();
+    }
+    sandbox.ctl().command(["ro", "workspace", "-s", "nosuch"]).run().exits(2).says("nosuch");
+    let format = ["status", "--format", "{sandbox} {name}={mode}"];
+    let shown = sandbox.ctl().command(format).run().success().stdout();
+    assert_eq!(shown, format!("{id} workspace=rw\n"));
+    inside.end();
+    assert_eq!(sockets(&sandbox), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn of_two_one_is_chosen_and_all_are_closed_at_once() {
+    let sandbox = Sandbox::new();
+    let other = sandbox.dir("other");
+    let mut first = serve(&sandbox, &[]);
+    let second = sandbox.remount().cwd(&other).serve();
+    wait_until("both are there", LIMIT, || sockets(&sandbox).len() == 2);
+    let ctl = |words: &[&str], cwd: &std::path::Path| sandbox.ctl().command(words).cwd(cwd).run();
+    ctl(&["ro", "workspace"], "/".as_ref()).exits(2).says("use -s with one of");
+    ctl(&["ro", "workspace"], &other).success();
+    first.act(["create", "a"]).ok();
+    let all = ctl(&["ro", "--everywhere"], "/".as_ref());
+    assert_eq!(all.success().stdout().matches("workspace: ro").count(), 2);
+    first.act(["create", "b"]).errno("EROFS");
+    first.end();
+    second.end();
+}
+
+#[test]
+fn what_a_killed_launcher_left_is_removed() {
+    let sandbox = Sandbox::new();
+    let inside = serve(&sandbox, &[]);
+    let socket = sockets(&sandbox).remove(0);
+    drop(inside);
+    // As old as one must be that is not just starting.
+    wait_until("nobody listens", LIMIT, || {
+        std::os::unix::net::UnixStream::connect(&socket).is_err()
+    });
+    let old = std::time::SystemTime::now() - Duration::from_secs(60);
+    let times = rustix::fs::Timestamps {
+        last_access: rustix::fs::Timespec { tv_sec: 0, tv_nsec: 0 },
+        last_modification: rustix::fs::Timespec {
+            tv_sec: old.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64,
+            tv_nsec: 0,
+        },
+    };
+    if socket.exists() {
+        let here = rustix::fs::CWD;
+        rustix::fs::utimensat(here, &socket, &times, rustix::fs::AtFlags::empty()).unwrap();
+    }
+    sandbox.ctl().command(["ps"]).run().success();
+    assert!(!socket.exists());
+}
+
+#[test]
+fn nothing_inside_reaches_the_control_socket() {
+    let sandbox = Sandbox::new();
+    let run = run_dir(&sandbox);
+    let share = sandbox.home().join(".local");
+    let dest = sandbox.dir("dest");
+    let (share, dest) = (share.to_str().unwrap().to_owned(), dest.to_str().unwrap().to_owned());
+    // The directory has to be there before the sandbox that binds its parent.
+    serve(&sandbox, &[]).end();
+    let mut inside = serve(&sandbox, &["--authority", "host", "--ro-bind", &share, &dest]);
+    let socket = sockets(&sandbox).remove(0);
+    let name = socket.file_name().unwrap().to_str().unwrap();
+    sandbox
+        .host(remount_tests::bin("probe"))
+        .command(["connect-unix", socket.to_str().unwrap()])
+        .run()
+        .answer()
+        .ok();
+    inside.act(["list", &dest]).ok();
+    for path in [
+        socket.to_str().unwrap().to_owned(),
+        format!("{dest}/state/remount/run/{name}"),
+        format!("/proc/1/root{}", socket.display()),
+    ] {
+        let answer = inside.act(["connect-unix", &path]);
+        assert!(!matches!(answer, remount_tests::Answer::Ok(_)), "{path}: {answer:?}");
+    }
+    inside.act(["exists", run.to_str().unwrap()]).errno("ENOENT");
+    if !remount_tests::as_root() {
+        inside.act(["list", "/proc/1/fd"]).errno("EACCES");
+    }
+    inside.end();
+    let bind = run.to_str().unwrap();
+    let refused = sandbox.remount().options(["--ro-bind", bind, &dest]).command(["true"]).run();
+    refused.exits(125).says("controlled from there");
+}
