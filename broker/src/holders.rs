@@ -53,6 +53,8 @@ pub struct Inspector {
     own: Namespace,
     /// The sandbox's.
     sandbox: Namespace,
+    /// How many ids a process has that is in the broker's own.
+    depth: usize,
 }
 
 /// A mount whose holders are looked for.
@@ -114,16 +116,21 @@ impl Inspector {
     pub fn new(proc: OwnedFd) -> Result<Self> {
         let own = namespace(proc.as_fd(), c"self/ns/pid")?;
         let sandbox = namespace(proc.as_fd(), c"self/ns/pid_for_children")?;
-        Ok(Self { proc, own, sandbox })
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let this = openat(&proc, c"self", flags, Mode::empty())?;
+        let depth = inner_ids(this.as_fd()).len();
+        Ok(Self { proc, own, sandbox, depth })
     }
 
-    /// Whether the process with this id outside is in the broker's own PID namespace, and
-    /// so no process of any sandbox.
+    /// Whether the process with this id outside is no process of any sandbox: it lies in
+    /// no PID namespace below the broker's. Told by how many ids it has, which anybody may
+    /// read; its namespaces themselves a broker in a user namespace may not look at.
     pub(crate) fn is_outside(&self, pid: Pid) -> bool {
-        let space = self
+        let ids = self
             .process(pid.as_raw_nonzero().get())
-            .and_then(|process| namespace(process.as_fd(), c"ns/pid"));
-        space == Ok(self.own) && self.own != self.sandbox
+            .map(|process| inner_ids(process.as_fd()).len())
+            .unwrap_or(usize::MAX);
+        (1..=self.depth).contains(&ids)
     }
 
     /// The command line of a process outside, as printable text.
@@ -426,7 +433,9 @@ fn describe(
     is_inside: bool,
     held: Vec<Held>,
 ) -> Found {
-    let pid_inside = if is_inside { inside_id(process.as_fd()) } else { None };
+    // The second id, after the one outside.
+    let inner = || inner_ids(process.as_fd()).get(1).copied();
+    let pid_inside = if is_inside { inner() } else { None };
     let command = command(process.as_fd());
     let since = Stat::of(process.as_fd()).ok().and_then(|stat| stat.started(proc)).unwrap_or(0);
     let holder = |(target, path, kind)| Holder {
@@ -442,12 +451,12 @@ fn describe(
     Found { holders, process, is_inside: is_inside && pid_inside != Some(1) }
 }
 
-/// The process id in the sandbox: the second in the line `NSpid`, after the one outside.
-fn inside_id(process: BorrowedFd<'_>) -> Option<i32> {
-    let status = read(process, c"status", 4096).ok()?;
+/// The ids of a process in its PID namespaces, from that of this `/proc` inwards.
+fn inner_ids(process: BorrowedFd<'_>) -> Vec<i32> {
+    let status = read(process, c"status", 4096).unwrap_or_default();
     let text = String::from_utf8_lossy(&status);
-    let ids = text.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
-    ids.split_ascii_whitespace().nth(1)?.parse().ok()
+    let ids = text.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
+    ids.split_ascii_whitespace().filter_map(|id| id.parse().ok()).collect()
 }
 
 /// The command line as printable text, shortened; of one that is empty, the name.

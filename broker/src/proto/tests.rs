@@ -274,3 +274,64 @@ fn a_path_of_any_bytes_stays_on_its_line() {
     let json = String::from_utf8(reply.to_bytes(Dialect::Json)).unwrap();
     assert!(json.contains(r#""path":"/a\nb\u001b[2J�""#), "{json}");
 }
+
+/// Bytes near to requests, by chance: none panics, what is accepted means the same when it
+/// is said again, and what is refused is refused in clean words.
+#[test]
+fn whatever_comes_is_a_request_or_a_clean_refusal() {
+    let seeds: [&[u8]; 8] = [
+        br#"{"op":"set","targets":["a","b"],"mode":"ro","busy":"wait","wait-ms":2000}"#,
+        br#"{"op":"set","all":true,"mode":"rw","for-ms":1}"#,
+        br#"{"op":"set","targets":["a"],"mode":"ro","busy":"kill","grace-ms":1,"force":true}"#,
+        br#"{"op":"why","path":"/a"}"#,
+        br#"{"op":"approve","id":1}"#,
+        br#"{"op":"events","follow":true}"#,
+        b"ro workspace /a b 17",
+        b"list",
+    ];
+    let tokens: [&[u8]; 10] = [
+        b"\"",
+        b"{",
+        b"}",
+        b",",
+        b":",
+        b"\0",
+        b"\xff",
+        b"true",
+        b"18446744073709551616",
+        b"\\u0000",
+    ];
+    let mut chance = Chance(0x5eed);
+    for _ in 0..20_000 {
+        let mut line = seeds[chance.below(8) as usize].to_vec();
+        for _ in 0..chance.below(6) {
+            let at = chance.below(line.len() as u64 + 1) as usize;
+            match chance.below(4) {
+                0 => line.truncate(at),
+                1 if at < line.len() => line[at] = chance.below(256) as u8,
+                2 => {
+                    let token = tokens[chance.below(10) as usize];
+                    line.splice(at..at, token.iter().copied()).for_each(drop);
+                }
+                _ => {
+                    let from = chance.below(at as u64 + 1) as usize;
+                    line.drain(from..at).for_each(drop);
+                }
+            }
+        }
+        let (dialect, outcome) = parse(&line);
+        match outcome {
+            Ok(request) => {
+                if let (Dialect::Json, Some(again)) = (dialect, request.to_line()) {
+                    assert_eq!(parse(&again[..again.len() - 1]).1, Ok(request), "{line:?}");
+                }
+            }
+            Err(malformed) => {
+                let text = malformed.to_string();
+                assert!(!text.is_empty() && !text.contains(char::is_control), "{line:?}: {text:?}");
+            }
+        }
+        // A client has the same duty towards what a broker says.
+        drop(Reply::from_json(&line));
+    }
+}
