@@ -1,7 +1,10 @@
 //! The launcher's own process while the sandbox lives: it waits, passes signals on,
 //! stops and resumes with the agent, and ends with the agent's exit code.
 
+use crate::confirm::Confirm;
 use crate::enter::{self, Broker, Init};
+use crate::front::say;
+use crate::outside::{Outside, Presence};
 use crate::plan::Plan;
 use crate::report::{self, Failure, Link, Message, Reports};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
@@ -11,7 +14,6 @@ use remount_broker::reason::{IoReason, Reason};
 use remount_broker::sys::process::{self, Fork};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -19,9 +21,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 ///
 /// # Errors
 /// If the sandbox could not be made, or ended without a word.
-pub fn run(plan: &Plan) -> Result<u8, Failure> {
+pub fn run(plan: &Plan, outside: &Outside) -> Result<u8, Failure> {
     make_directories(plan)?;
-    Sandbox::start(plan)?.supervise(plan.exec.new_session)
+    Sandbox::start(plan, outside)?.supervise(plan.exec.new_session)
 }
 
 fn fault(step: &str, errno: Errno) -> Failure {
@@ -71,7 +73,7 @@ impl Process {
 }
 
 /// A running sandbox, from outside.
-struct Sandbox {
+struct Sandbox<'a> {
     init: Process,
     broker: Process,
     reports: Reports,
@@ -80,8 +82,10 @@ struct Sandbox {
     /// Signals that came before the agent.
     waiting: Vec<i32>,
     terminal: Option<Terminal>,
-    /// When it is closed, however that comes about, the broker ends.
-    life: Option<OwnedFd>,
+    /// What the broker asks; when the connection is closed, however that comes about, the
+    /// broker ends.
+    confirm: Confirm<'a>,
+    presence: Option<Presence>,
 }
 
 /// What happened last.
@@ -91,15 +95,12 @@ enum Fate {
     Failed(Failure),
 }
 
-impl Sandbox {
+impl<'a> Sandbox<'a> {
     /// Forks init and broker.
-    fn start(plan: &Plan) -> Result<Self, Failure> {
+    fn start(plan: &'a Plan, outside: &Outside) -> Result<Self, Failure> {
         let prepare = || {
             let signal_mask = block_signals()?;
-            let flags = SocketFlags::CLOEXEC;
-            let life =
-                rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-            Ok((signal_mask, life, report::channel()?, Link::pair()?, Link::pair()?))
+            Ok((signal_mask, Link::pair()?, report::channel()?, Link::pair()?, Link::pair()?))
         };
         let prepared = prepare().map_err(|errno| fault("prepare the sandbox", errno))?;
         let (signal_mask, (life, broker_life), (reporter, reports), to_init, shared) = prepared;
@@ -123,6 +124,14 @@ impl Sandbox {
         };
         let broker = Process::new(pid).map_err(|errno| fault("watch the broker", errno))?;
         let terminal = Terminal::controlled();
+        // From here on others build the sandbox, and there is time.
+        let (handles, presence, warnings) = outside.appear();
+        for warning in warnings {
+            say(&format!("remount-run: warning: {warning}"));
+        }
+        let id = handles.id.clone();
+        // The listener is the broker's: where nobody listens, nobody may seem to.
+        handles.send(&life);
         Ok(Self {
             init,
             broker,
@@ -130,7 +139,8 @@ impl Sandbox {
             agent: None,
             waiting: Vec::new(),
             terminal,
-            life: Some(life),
+            confirm: Confirm::new(life, &plan.policy, id),
+            presence,
         })
     }
 
@@ -145,6 +155,7 @@ impl Sandbox {
                 reports_open.then(|| self.reports.as_fd()),
                 Some(signals.as_fd()),
                 Some(self.init.fd.as_fd()),
+                self.confirm.interest(),
             ])
             .map_err(|errno| fault("wait for the sandbox", errno))?;
             if ready[0] {
@@ -155,8 +166,12 @@ impl Sandbox {
                 }
                 continue;
             }
+            if ready[3] {
+                self.confirm.hear();
+            }
             if ready[1] {
                 while let Ok(Some(info)) = signals.read_signal() {
+                    self.confirm.reap();
                     self.pass_on(info.ssi_signo, info.ssi_code, new_session);
                 }
             }
@@ -164,7 +179,7 @@ impl Sandbox {
                 break;
             }
         }
-        self.life = None;
+        self.confirm.close();
         let joined = self.init.join().and_then(|()| self.broker.join());
         joined.map_err(|errno| fault("wait for the sandbox's end", errno))?;
         if let Some(terminal) = &self.terminal {
@@ -198,8 +213,9 @@ impl Sandbox {
             }
             Message::Stopped => self.stop_too(),
             Message::Exited(code) => {
-                // Init and broker end at the same time.
-                self.life = None;
+                // Init and broker end at the same time, and so does the place outside.
+                self.confirm.close();
+                self.presence = None;
                 if matches!(fate, Fate::Running) {
                     *fate = Fate::Exited(code);
                 }

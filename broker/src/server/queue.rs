@@ -3,21 +3,58 @@
 
 use super::sessions::SessionId;
 use crate::apply::{Operation, Progress};
-use crate::proto::{Dialect, Fault, Origin, SetRequest, TargetReport};
-use crate::sandbox::{Index, Registry};
+use crate::proto::{Dialect, Fault, SetRequest, TargetReport};
+use crate::sandbox::{Index, Registry, Standing};
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// What a request does that finds a target busy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// Refuse.
+    None,
+    /// Try again until then.
+    Until(Instant),
+    /// Try again until then, since no process was found that holds anything: then it is
+    /// something that passes, many directories being made and removed, say.
+    Settle(Instant),
+    /// End the holders.
+    Kill { grace: Duration, force: bool, stage: Stage },
+    /// It is the end of a lease, tried so many times.
+    Lease { tries: u32 },
+}
+
+impl Patience {
+    /// Whether holders are being ended: that is carried through even if the one that
+    /// asked for it is gone, perhaps as one of them.
+    pub(super) fn is_ending(&self) -> bool {
+        matches!(self, Self::Kill { stage, .. } if *stage != Stage::Asked)
+    }
+}
+
+/// How far the end of the holders is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Nothing was done yet.
+    Asked,
+    /// They were asked to end, and have until then.
+    Terminated { until: Instant },
+    /// They were ended; by then their files are closed.
+    Killed { until: Instant },
+}
 
 /// A change that was asked for.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) session: SessionId,
     pub(super) dialect: Dialect,
-    pub(super) origin: Origin,
+    pub(super) standing: Standing,
     pub(super) request: SetRequest,
     pub(super) targets: Vec<Index>,
     /// Counted from arrival, so that a queue before a busy target does not add up.
     pub(super) deadline: Instant,
+    /// What happens when a target is busy at the deadline.
+    pub(super) patience: Patience,
     /// Once it is this request's turn.
     operation: Option<Operation>,
 }
@@ -26,19 +63,29 @@ impl Pending {
     pub(super) fn new(
         session: SessionId,
         dialect: Dialect,
-        origin: Origin,
+        standing: Standing,
         request: SetRequest,
         targets: Vec<Index>,
         deadline: Instant,
     ) -> Self {
-        Self { session, dialect, origin, request, targets, deadline, operation: None }
+        let (patience, operation) = (Patience::None, None);
+        Self { session, dialect, standing, request, targets, deadline, patience, operation }
+    }
+
+    pub(super) fn with_patience(self, patience: Patience) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// The same request, to be tried anew.
+    pub(super) fn renewed(self, deadline: Instant) -> Self {
+        Self { deadline, operation: None, ..self }
     }
 
     /// Authorises at the last moment: what a toggle does depends on those before it.
     fn advance(&mut self, registry: &Registry, now: Instant) -> Progress {
         let operation = match &mut self.operation {
             Some(operation) => operation,
-            None => match registry.authorize(&self.request, self.origin) {
+            None => match registry.authorize(&self.request, self.standing) {
                 Ok(right) => self.operation.insert(Operation::new(right, registry, self.deadline)),
                 Err(fault) => return Progress::Done(Err(fault)),
             },
@@ -113,7 +160,7 @@ mod tests {
     use crate::apply::{RETRY_EVERY, RETRY_FOR};
     use crate::name::{Authority, Mode};
     use crate::proto::tests::Chance;
-    use crate::proto::{Selection, Wish};
+    use crate::proto::{Origin, Selection, Wish};
     use rustix::io::Errno;
 
     const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -157,12 +204,12 @@ mod tests {
             let named = NAMES.iter().enumerate().filter(|(i, _)| mask >> i & 1 == 1);
             let targets = Selection::Named(named.map(|(_, name)| name.parse().unwrap()).collect());
             let wish = [Wish::Ro, Wish::Rw, Wish::Toggle][self.chance.below(3) as usize];
-            let request = SetRequest { targets, wish, path: None };
+            let request = SetRequest::new(targets, wish);
             let targets = self.registry.select(&request).unwrap();
             self.arrived += 1;
             let (id, until) = (self.arrived, self.now + RETRY_FOR);
-            let origin = Origin::Inside;
-            self.queue.push(Pending::new(id, Dialect::Json, origin, request, targets, until));
+            let standing = Standing::from(Origin::Inside);
+            self.queue.push(Pending::new(id, Dialect::Json, standing, request, targets, until));
         }
 
         fn check(&mut self, finished: Finished) {
