@@ -7,13 +7,19 @@
 
 use crate::channel::{Connection, NoBroker};
 use crate::client::{Client, ClientError, Status};
-use rustix::fs::{AtFlags, Mode, OFlags, RawDir};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::{Errno, Result};
 use std::ffi::{OsStr, OsString};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// The directory of sockets in [`Places::state`].
+pub const RUN: &str = "run";
+
+/// The directory of event logs in [`Places::state`].
+pub const LOG: &str = "log";
 
 /// What a socket's name ends with.
 pub const SUFFIX: &str = ".sock";
@@ -43,7 +49,7 @@ impl Places {
         let state = path("XDG_STATE_HOME").unwrap_or_else(|| home.join(".local/state"));
         let state = state.join("remount");
         let runtime = path("XDG_RUNTIME_DIR").map(|dir| dir.join("remount"));
-        Self { runtime, run: state.join("run"), log: state.join("log"), state }
+        Self { runtime, run: state.join(RUN), log: state.join(LOG), state }
     }
 
     /// Those of this process's environment; `None` without a home directory.
@@ -70,7 +76,7 @@ pub struct Running {
 pub fn running(places: &Places, timeout: Duration) -> Vec<Running> {
     let mut all: Vec<Running> = Vec::new();
     for dir in places.runtime.iter().chain([&places.run]) {
-        let Ok(dir) = open_own(dir) else { continue };
+        let Ok(dir) = open_own(dir, ResolveFlags::empty()) else { continue };
         for id in ids(&dir).unwrap_or_default() {
             match connect(&dir, &id, timeout) {
                 Ok((client, status)) => all.push(Running { id, client, status }),
@@ -87,13 +93,14 @@ pub fn running(places: &Places, timeout: Duration) -> Vec<Running> {
     all
 }
 
-/// Opens a directory that belongs to this user and that nobody else can enter.
+/// Opens a directory that belongs to this user and that nobody else can enter; a last
+/// symlink is not followed.
 ///
 /// # Errors
 /// As `open(2)`; `EACCES` if it is another's, or open to others.
-pub fn open_own(dir: &Path) -> Result<OwnedFd> {
+pub fn open_own(dir: &Path, resolve: ResolveFlags) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = rustix::fs::open(dir, flags, Mode::empty())?;
+    let fd = rustix::fs::openat2(CWD, dir, flags, Mode::empty(), resolve)?;
     let stat = rustix::fs::fstat(&fd)?;
     let is_own = stat.st_uid == rustix::process::geteuid().as_raw() && stat.st_mode & 0o077 == 0;
     if is_own { Ok(fd) } else { Err(Errno::ACCESS) }

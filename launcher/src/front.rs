@@ -48,7 +48,7 @@ pub fn run(args: Vec<OsString>) -> Result<u8, Failure> {
     let mut outside = Outside::find(&host);
     let mut spec = Spec::resolve(&args, &host, &loader, &outside.hidden).map_err(failure)?;
     if args.dry_run.is_none() && outside.make() {
-        outside = Outside::find(&host);
+        outside = outside.found_again(&host);
         spec = Spec::resolve(&args, &host, &loader, &outside.hidden).map_err(failure)?;
     }
     let plan = Plan::build(spec, &host.mounts);
@@ -63,7 +63,7 @@ pub fn run(args: Vec<OsString>) -> Result<u8, Failure> {
     if args.verbose {
         tell(&plan);
     }
-    supervise::run(&plan, &outside)
+    supervise::run(&plan, &mut outside).inspect_err(|_| outside.unmake())
 }
 
 fn usage(error: &clap::Error) -> Result<u8, Failure> {

@@ -8,15 +8,14 @@
 use crate::host::Host;
 use crate::report::Link;
 use remount_broker::channel;
-use remount_broker::host::{Places, SUFFIX, open_own};
+use remount_broker::host::{LOG, Places, RUN, SUFFIX, open_own};
 use remount_broker::reason::Reason;
 use remount_broker::server::Log;
-use rustix::fs::{AtFlags, Mode};
+use rustix::fs::{AtFlags, Mode, ResolveFlags};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// The directories.
@@ -25,8 +24,11 @@ pub struct Outside {
     /// What no sandbox may show: absolute, without symlinks.
     pub hidden: Vec<PathBuf>,
     places: Places,
-    has_state: bool,
-    has_runtime: bool,
+    /// Of the two directories, those that are there, without symlinks.
+    state: Option<PathBuf>,
+    runtime: Option<PathBuf>,
+    /// What was made, in this order.
+    made: Vec<PathBuf>,
 }
 
 /// The control socket; its name is removed with this.
@@ -51,41 +53,58 @@ impl Outside {
     /// Looks where the directories are. Nothing is made.
     pub fn find(host: &Host) -> Self {
         let places = Places::of(|name| host.variable(name).map(OsStr::to_owned), &host.home);
-        let mut hidden = Vec::new();
-        let mut find = |dir: &Path| {
-            let found = host.files.find(dir);
-            hidden.extend(found.as_ref().ok().map(|found| found.path.clone()));
-            found.is_ok()
-        };
-        let has_state = find(&places.state);
-        let has_runtime = places.runtime.as_deref().is_some_and(find);
-        Self { hidden, places, has_state, has_runtime }
+        let find = |dir: &PathBuf| host.files.find(dir).ok().map(|found| found.path);
+        let state = find(&places.state);
+        let runtime = places.runtime.as_ref().and_then(find);
+        let hidden = state.iter().chain(&runtime).cloned().collect();
+        Self { hidden, places, state, runtime, made: Vec::new() }
     }
 
     /// Makes the directories that are missing. Whether there is a new one: then they have to
-    /// be looked for again, since none may be seen inside.
-    pub fn make(&self) -> bool {
-        let make = |dir: &Path, recursive| {
-            std::fs::DirBuilder::new().recursive(recursive).mode(0o700).create(dir).is_ok()
-        };
-        // What cannot be made is said when it is missed.
-        let state = !self.has_state && make(&self.places.state, true);
-        // The directory around is the system's to make.
-        let missing = self.places.runtime.as_deref().filter(|_| !self.has_runtime);
-        let runtime = missing.is_some_and(|dir| make(dir, false));
-        state || runtime
+    /// be looked for [again](Self::found_again), since none may be seen inside.
+    pub fn make(&mut self) -> bool {
+        if self.state.is_none() {
+            let state = self.places.state.clone();
+            let missing = |dir: &&Path| !dir.exists();
+            for dir in state.ancestors().take_while(missing).collect::<Vec<_>>().iter().rev() {
+                self.make_one(dir);
+            }
+        }
+        // The directory around it is the system's to make.
+        if let Some(dir) = self.places.runtime.clone().filter(|_| self.runtime.is_none()) {
+            self.make_one(&dir);
+        }
+        !self.made.is_empty()
+    }
+
+    /// What cannot be made is said when it is missed.
+    fn make_one(&mut self, dir: &Path) {
+        if rustix::fs::mkdir(dir, Mode::RWXU).is_ok() {
+            self.made.push(dir.to_owned());
+        }
+    }
+
+    /// Looks again, after [`Self::make`].
+    pub fn found_again(self, host: &Host) -> Self {
+        Self { made: self.made, ..Self::find(host) }
+    }
+
+    /// Removes what was made, as far as nobody else uses it: nothing was started.
+    pub fn unmake(&self) {
+        for dir in self.made.iter().rev() {
+            rustix::fs::rmdir(dir).unwrap_or(());
+        }
     }
 
     /// Makes the control socket and finds the directory of the log. What cannot be had is
     /// said, and done without.
-    pub fn appear(&self) -> (Handles, Option<Presence>, Vec<String>) {
+    pub fn appear(&mut self) -> (Handles, Option<Presence>, Vec<String>) {
         let id = new_id();
         let mut warnings = Vec::new();
         let mut warn = |what: &str, errno: Errno| {
             warnings.push(format!("{what}: {:#}", Reason::from(errno)));
         };
-        let log =
-            self.in_state(&self.places.log).map(|directory| Log { directory, name: id.clone() });
+        let log = self.in_state(LOG).map(|directory| Log { directory, name: id.clone() });
         let log = log.map_err(|errno| warn("no event log is written: open its directory", errno));
         let socket = self.run().and_then(|directory| {
             let name = format!("{id}{SUFFIX}");
@@ -98,21 +117,18 @@ impl Outside {
         (Handles { listener, log: log.ok(), id }, presence, warnings)
     }
 
-    fn run(&self) -> Result<OwnedFd, Errno> {
-        let runtime = self.places.runtime.as_deref().filter(|_| self.has_runtime);
-        let runtime = runtime.ok_or(Errno::NOENT).and_then(open_own);
-        runtime.or_else(|_| self.in_state(&self.places.run))
+    fn run(&mut self) -> Result<OwnedFd, Errno> {
+        let runtime = self.runtime.as_deref().ok_or(Errno::NOENT).and_then(open_exactly);
+        runtime.or_else(|_| self.in_state(RUN))
     }
 
     /// Opens a directory in the one that is hidden as a whole; makes it if need be.
-    fn in_state(&self, dir: &Path) -> Result<OwnedFd, Errno> {
-        match open_own(dir) {
-            Err(Errno::NOENT) if self.has_state => {
-                match rustix::fs::mkdir(dir, Mode::RWXU) {
-                    // Somebody was faster; whose it is, the next call says.
-                    Ok(()) | Err(Errno::EXIST) => open_own(dir),
-                    Err(errno) => Err(errno),
-                }
+    fn in_state(&mut self, name: &str) -> Result<OwnedFd, Errno> {
+        let dir = self.state.as_ref().ok_or(Errno::NOENT)?.join(name);
+        match open_exactly(&dir) {
+            Err(Errno::NOENT) => {
+                self.make_one(&dir);
+                open_exactly(&dir)
             }
             other => other,
         }
@@ -156,6 +172,11 @@ pub fn receive(launcher: &Link) -> Result<Option<Handles>, Errno> {
             _ => return Err(Errno::PROTO),
         }
     }
+}
+
+/// A link there now was not when the sandbox was planned, which hides what it leads to.
+fn open_exactly(dir: &Path) -> Result<OwnedFd, Errno> {
+    open_own(dir, ResolveFlags::NO_SYMLINKS)
 }
 
 fn listen(directory: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {

@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 ///
 /// # Errors
 /// If the sandbox could not be made, or ended without a word.
-pub fn run(plan: &Plan, outside: &Outside) -> Result<u8, Failure> {
+pub fn run(plan: &Plan, outside: &mut Outside) -> Result<u8, Failure> {
     make_directories(plan)?;
     Sandbox::start(plan, outside)?.supervise(plan.exec.new_session)
 }
@@ -97,7 +97,7 @@ enum Fate {
 
 impl<'a> Sandbox<'a> {
     /// Forks init and broker.
-    fn start(plan: &'a Plan, outside: &Outside) -> Result<Self, Failure> {
+    fn start(plan: &'a Plan, outside: &mut Outside) -> Result<Self, Failure> {
         let prepare = || {
             let signal_mask = block_signals()?;
             Ok((signal_mask, Link::pair()?, report::channel()?, Link::pair()?, Link::pair()?))

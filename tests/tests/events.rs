@@ -9,7 +9,7 @@ const CTL: &str = "/run/remount/bin/remountctl";
 const LIMIT: Duration = Duration::from_secs(10);
 
 fn logs(sandbox: &Sandbox) -> Vec<PathBuf> {
-    let dir = sandbox.home().join(".local/state/remount/log");
+    let dir = sandbox.state().join("remount/log");
     std::fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path()).collect()
 }
 

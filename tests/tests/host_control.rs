@@ -9,7 +9,7 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(10);
 
 fn run_dir(sandbox: &Sandbox) -> PathBuf {
-    sandbox.home().join(".local/state/remount/run")
+    sandbox.state().join("remount/run")
 }
 
 fn sockets(sandbox: &Sandbox) -> Vec<PathBuf> {
