@@ -56,6 +56,32 @@ fn a_sandbox_is_listed_switched_and_gone() {
     assert_eq!(sockets(&sandbox), Vec::<PathBuf>::new());
 }
 
+/// On a machine on which there never was one.
+#[test]
+fn the_first_start_makes_its_directories_and_one_that_fails_leaves_none() {
+    let sandbox = Sandbox::new();
+    let (state, runtime) = (sandbox.home().join(".local/state"), sandbox.dir("runtime"));
+    let start = |program: &str| {
+        let home = [("XDG_STATE_HOME", &state), ("XDG_RUNTIME_DIR", &runtime)];
+        let cmd = home.iter().fold(sandbox.remount(), |cmd, (name, dir)| cmd.env(name, dir));
+        cmd.command([program]).run()
+    };
+    // It can be executed as far as the plan sees, and then cannot.
+    let script = sandbox.file("project/script", "#!/no/such/interpreter\n");
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    start(script.to_str().unwrap()).exits(127);
+    assert!(!sandbox.home().join(".local").exists());
+    assert!(!runtime.join("remount").exists());
+    start("true").success();
+    for dir in [state.join("remount"), state.join("remount/log"), runtime.join("remount")] {
+        assert_eq!(dir.metadata().unwrap().permissions().mode() & 0o777, 0o700, "{dir:?}");
+        // Nobody asked for anything: there is nothing to tell.
+        let files =
+            std::fs::read_dir(&dir).unwrap().filter(|it| !it.as_ref().unwrap().path().is_dir());
+        assert_eq!(files.count(), 0, "{dir:?}");
+    }
+}
+
 #[test]
 fn of_two_one_is_chosen_and_all_are_closed_at_once() {
     let sandbox = Sandbox::new();
@@ -104,11 +130,9 @@ fn what_a_killed_launcher_left_is_removed() {
 fn nothing_inside_reaches_the_control_socket() {
     let sandbox = Sandbox::new();
     let run = run_dir(&sandbox);
-    let share = sandbox.home().join(".local");
+    let share = sandbox.state();
     let dest = sandbox.dir("dest");
     let (share, dest) = (share.to_str().unwrap().to_owned(), dest.to_str().unwrap().to_owned());
-    // The directory has to be there before the sandbox that binds its parent.
-    serve(&sandbox, &[]).end();
     let mut inside = serve(&sandbox, &["--authority", "host", "--ro-bind", &share, &dest]);
     let socket = sockets(&sandbox).remove(0);
     let name = socket.file_name().unwrap().to_str().unwrap();
@@ -121,7 +145,7 @@ fn nothing_inside_reaches_the_control_socket() {
     inside.act(["list", &dest]).ok();
     for path in [
         socket.to_str().unwrap().to_owned(),
-        format!("{dest}/state/remount/run/{name}"),
+        format!("{dest}/remount/run/{name}"),
         format!("/proc/1/root{}", socket.display()),
     ] {
         let answer = inside.act(["connect-unix", &path]);
