@@ -8,20 +8,22 @@
 //! A search is bounded in time and in what it lists: how many processes and files there
 //! are is the sandbox's choice.
 
-use crate::escape::Escaped;
+mod halt;
+mod held;
+mod process;
+
 use crate::name::TargetName;
-use crate::proto::{Hold, Holder, Holders};
-use crate::sys::mount::mount_id_at;
+use crate::proto::{Holder, Holders};
 use crate::sys::process::parent_pid_namespace;
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, openat, statat};
-use rustix::io::{Errno, Result};
+pub(crate) use halt::pause;
+use held::{Held, descriptors, mappings, threads};
+use process::{Namespace, Stat, command, each_number, inner_ids, namespace, namespace_at};
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Result;
 use rustix::process::{Pid, Signal};
-use std::ffi::{CStr, OsStr, OsString};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// The longest a search may take: nobody else is served meanwhile.
 const LIMIT: Duration = Duration::from_millis(60);
@@ -29,21 +31,8 @@ const LIMIT: Duration = Duration::from_millis(60);
 /// The most holders listed.
 const MOST: usize = 64;
 
-/// Files listed of one process.
-const MOST_OF_ONE: usize = 8;
-
-/// Characters kept of a command line.
-const COMMAND: usize = 200;
-
-/// Clock ticks a second in `/proc/PID/stat`: the same on every architecture that we run
-/// on (`USER_HZ`, include/uapi/asm-generic/param.h).
-const TICKS: u64 = 100;
-
 /// PID namespaces lie at most this deep in each other (`MAX_PID_NS_LEVEL`).
 const DEPTH: usize = 32;
-
-/// Which namespace: device and inode of its file in `/proc/PID/ns`.
-type Namespace = (u64, u64);
 
 /// Looks at processes.
 #[derive(Debug)]
@@ -53,6 +42,8 @@ pub struct Inspector {
     own: Namespace,
     /// The sandbox's.
     sandbox: Namespace,
+    /// The sandbox's first process.
+    init: Pid,
     /// How many ids a process has that is in the broker's own.
     depth: usize,
 }
@@ -109,16 +100,17 @@ impl Found {
 
 impl Inspector {
     /// Looks through `proc`, the root of the process file system outside, for processes in
-    /// the PID namespace `sandbox` (device and inode of its file in `/proc/PID/ns`).
+    /// the PID namespace `sandbox` (device and inode of its file in `/proc/PID/ns`), whose
+    /// first one is `init`.
     ///
     /// # Errors
     /// `proc` is no process file system, or not one that shows this process.
-    pub fn new(proc: OwnedFd, sandbox: (u64, u64)) -> Result<Self> {
+    pub fn new(proc: OwnedFd, sandbox: (u64, u64), init: Pid) -> Result<Self> {
         let own = namespace(proc.as_fd(), c"self/ns/pid")?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let this = openat(&proc, c"self", flags, Mode::empty())?;
         let depth = inner_ids(this.as_fd()).len();
-        Ok(Self { proc, own, sandbox, depth })
+        Ok(Self { proc, own, sandbox, init, depth })
     }
 
     /// Whether the process with this id outside is no process of any sandbox: it lies in
@@ -253,178 +245,6 @@ enum Pass {
     Others,
 }
 
-/// What is held: target, path and way.
-type Held = (TargetName, String, Hold);
-
-fn namespace(dir: BorrowedFd<'_>, path: &CStr) -> Result<Namespace> {
-    namespace_at(dir, path)
-}
-
-fn namespace_at(dir: BorrowedFd<'_>, path: impl rustix::path::Arg) -> Result<Namespace> {
-    let stat = statat(dir, path, AtFlags::empty())?;
-    Ok((stat.st_dev, stat.st_ino))
-}
-
-/// Calls `each` with every entry of `dir` that is a number, until it says `false`.
-fn each_number(dir: BorrowedFd<'_>, mut each: impl FnMut(i32) -> bool) -> Result<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = openat(dir, c".", flags, Mode::empty())?;
-    let mut buffer = [MaybeUninit::uninit(); 4096];
-    let mut entries = RawDir::new(dir, &mut buffer);
-    while let Some(entry) = entries.next() {
-        let entry = entry?;
-        let number = entry.file_name().to_str().ok().and_then(|name| name.parse().ok());
-        if let Some(number) = number
-            && !each(number)
-        {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// The first `limit` bytes of a file of `/proc`.
-fn read(dir: BorrowedFd<'_>, path: impl rustix::path::Arg, limit: usize) -> Result<Vec<u8>> {
-    let file = openat(dir, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut bytes = Vec::new();
-    let mut chunk = [0_u8; 4096];
-    while bytes.len() < limit {
-        match rustix::io::read(&file, &mut chunk) {
-            Ok(0) => break,
-            Ok(count) => bytes.extend_from_slice(&chunk[..count]),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    bytes.truncate(limit);
-    Ok(bytes)
-}
-
-/// The files that `dir` (a process or a thread) has open for writing on one of `mounts`.
-fn descriptors(dir: BorrowedFd<'_>, mounts: &[Watched], end: Instant, held: &mut Vec<Held>) {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let Ok(infos) = openat(dir, c"fdinfo", flags, Mode::empty()) else { return };
-    let listed = each_number(infos.as_fd(), |fd| {
-        if held.len() >= MOST_OF_ONE || Instant::now() >= end {
-            return false;
-        }
-        let info = read(infos.as_fd(), fd.to_string(), 512).unwrap_or_default();
-        let mount = writable_mount(&info);
-        if let Some(watched) = mounts.iter().find(|watched| Some(watched.mount) == mount) {
-            let path = rustix::fs::readlinkat(dir, format!("fd/{fd}"), Vec::new());
-            let path = path.map(|path| OsString::from_vec(path.into_bytes())).unwrap_or_default();
-            add(held, watched, &path, Hold::Open);
-        }
-        true
-    });
-    // A process that ends meanwhile holds nothing.
-    listed.unwrap_or(());
-}
-
-fn threads(process: BorrowedFd<'_>, mounts: &[Watched], end: Instant, held: &mut Vec<Held>) {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let Ok(tasks) = openat(process, c"task", flags, Mode::empty()) else { return };
-    let listed = each_number(tasks.as_fd(), |thread| {
-        if let Ok(task) = openat(&tasks, thread.to_string(), flags, Mode::empty()) {
-            descriptors(task.as_fd(), mounts, end, held);
-        }
-        held.len() < MOST_OF_ONE && Instant::now() < end
-    });
-    listed.unwrap_or(());
-}
-
-/// The mount of a descriptor that is open for writing (proc_pid_fdinfo(5)).
-fn writable_mount(info: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(info).ok()?;
-    let field =
-        |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim_ascii);
-    let flags = i32::from_str_radix(field("flags:")?, 8).ok()?;
-    let writes = matches!(flags & libc::O_ACCMODE, libc::O_WRONLY | libc::O_RDWR);
-    if !writes || flags & libc::O_PATH != 0 {
-        return None;
-    }
-    field("mnt_id:")?.parse().ok()
-}
-
-/// The files that a process has mapped from a descriptor that was open for writing. The
-/// paths in `maps` are as this process, whose root is the sandbox's, would name them.
-fn mappings(process: BorrowedFd<'_>, mounts: &[Watched], held: &mut Vec<Held>) {
-    let maps = read(process, c"maps", 1 << 20).unwrap_or_default();
-    for line in maps.split(|byte| *byte == b'\n') {
-        if held.len() >= MOST_OF_ONE {
-            return;
-        }
-        let Some(mapping) = Mapping::parse(line) else { continue };
-        let below = |watched: &&Watched| mapping.path.starts_with(&watched.path);
-        if !mounts.iter().any(|watched| below(&watched)) || !mapping.is_writable(process) {
-            continue;
-        }
-        let Some(mount) = mapping.mount() else { continue };
-        if let Some(watched) = mounts.iter().find(|watched| watched.mount == mount) {
-            add(held, watched, mapping.path.as_os_str(), Hold::Mapped);
-        }
-    }
-}
-
-/// A line of `/proc/PID/maps`.
-struct Mapping<'a> {
-    range: &'a str,
-    permissions: &'a str,
-    path: PathBuf,
-}
-
-impl<'a> Mapping<'a> {
-    fn parse(line: &'a [u8]) -> Option<Self> {
-        let slash = line.iter().position(|byte| *byte == b'/')?;
-        let (head, path) = line.split_at(slash);
-        let mut fields = std::str::from_utf8(head).ok()?.split_ascii_whitespace();
-        let (range, permissions) = (fields.next()?, fields.next()?);
-        // Only a newline is escaped there, as \012.
-        let mut bytes = Vec::with_capacity(path.len());
-        let mut rest = path;
-        while let Some((&first, tail)) = rest.split_first() {
-            let newline = rest.starts_with(b"\\012");
-            bytes.push(if newline { b'\n' } else { first });
-            rest = if newline { &rest[4..] } else { tail };
-        }
-        Some(Self { range, permissions, path: OsString::from_vec(bytes).into() })
-    }
-
-    /// Whether its file was opened for writing: the permissions of the link in
-    /// `map_files` are those of the open file (`proc_map_files_instantiate`,
-    /// fs/proc/base.c), whatever those of the mapping are. Where the kernel has no such
-    /// directory, those of the mapping have to do.
-    fn is_writable(&self, process: BorrowedFd<'_>) -> bool {
-        let trimmed = |text: &str| match text.trim_start_matches('0') {
-            "" => "0".to_owned(),
-            text => text.to_owned(),
-        };
-        let range =
-            self.range.split_once('-').map(|(a, b)| format!("{}-{}", trimmed(a), trimmed(b)));
-        let stat = range
-            .map(|range| statat(process, format!("map_files/{range}"), AtFlags::SYMLINK_NOFOLLOW));
-        match stat {
-            Some(Ok(stat)) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => {
-                stat.st_mode & 0o200 != 0
-            }
-            _ => self.permissions.starts_with("rw") && self.permissions.ends_with('s'),
-        }
-    }
-
-    /// The mount that its path is on; if the file is no more, that of the nearest
-    /// directory that is.
-    fn mount(&self) -> Option<u64> {
-        self.path.ancestors().find_map(|path| mount_id_at(CWD, path).ok())
-    }
-}
-
-fn add(held: &mut Vec<Held>, watched: &Watched, path: &OsStr, kind: Hold) {
-    let item = (watched.target.clone(), Escaped::os(path).to_string(), kind);
-    if !held.contains(&item) {
-        held.push(item);
-    }
-}
-
 fn describe(
     proc: BorrowedFd<'_>,
     process: OwnedFd,
@@ -450,60 +270,6 @@ fn describe(
     Found { holders, process, is_inside: is_inside && pid_inside != Some(1) }
 }
 
-/// The ids of a process in its PID namespaces, from that of this `/proc` inwards.
-fn inner_ids(process: BorrowedFd<'_>) -> Vec<i32> {
-    let status = read(process, c"status", 4096).unwrap_or_default();
-    let text = String::from_utf8_lossy(&status);
-    let ids = text.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap_or_default();
-    ids.split_ascii_whitespace().filter_map(|id| id.parse().ok()).collect()
-}
-
-/// The command line as printable text, shortened; of one that is empty, the name.
-fn command(process: BorrowedFd<'_>) -> String {
-    let line = read(process, c"cmdline", 4 * COMMAND).unwrap_or_default();
-    let words: Vec<&[u8]> = line.split(|byte| *byte == 0).filter(|word| !word.is_empty()).collect();
-    let mut text = Escaped::os(OsStr::from_bytes(&words.join(&b' '))).to_string();
-    if text.is_empty() {
-        let name = read(process, c"comm", 64).unwrap_or_default();
-        text = format!("[{}]", Escaped::os(OsStr::from_bytes(name.trim_ascii_end())));
-    }
-    match text.char_indices().nth(COMMAND) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
-}
-
-/// What of `/proc/PID/stat` matters here.
-struct Stat {
-    parent: i32,
-    /// Since the machine started, in ticks.
-    start: u64,
-}
-
-impl Stat {
-    fn of(process: BorrowedFd<'_>) -> Result<Self> {
-        let bytes = read(process, c"stat", 2048)?;
-        Self::parse(&String::from_utf8_lossy(&bytes)).ok_or(Errno::INVAL)
-    }
-
-    /// The name in it is anybody's, and may hold blanks and parentheses.
-    fn parse(text: &str) -> Option<Self> {
-        let (_, rest) = text.rsplit_once(')')?;
-        let mut fields = rest.split_ascii_whitespace();
-        let parent = fields.nth(1)?.parse().ok()?;
-        let start = fields.nth(17)?.parse().ok()?;
-        Some(Self { parent, start })
-    }
-
-    /// In seconds since 1970; `proc` tells how long the machine has been up.
-    fn started(&self, proc: BorrowedFd<'_>) -> Option<u64> {
-        let uptime = String::from_utf8(read(proc, c"uptime", 64).ok()?).ok()?;
-        let up: u64 = uptime.split('.').next()?.parse().ok()?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs();
-        Some(now.saturating_sub(up.saturating_sub(self.start / TICKS)))
-    }
-}
-
 /// What is watched of a mount.
 pub(crate) fn watched(target: &TargetName, fd: BorrowedFd<'_>, path: &Path) -> Option<Watched> {
     let mount = crate::sys::mount::mount_id(fd).ok()?;
@@ -518,7 +284,7 @@ mod tests {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let proc = rustix::fs::open("/proc", flags, Mode::empty()).unwrap();
         let own = namespace(proc.as_fd(), c"self/ns/pid").unwrap();
-        Inspector::new(proc, own).unwrap()
+        Inspector::new(proc, own, Pid::INIT).unwrap()
     }
 
     #[test]
@@ -539,24 +305,6 @@ mod tests {
         assert!(!mine(r"a\n"));
         drop(reader);
         std::fs::remove_dir_all(dir).unwrap();
-    }
-
-    #[test]
-    fn what_the_kernel_prints_is_read() {
-        let info = |flags: &str| format!("pos:\t0\nflags:\t{flags}\nmnt_id:\t29\nino:\t5\n");
-        assert_eq!(writable_mount(info("0100001").as_bytes()), Some(29));
-        assert_eq!(writable_mount(info("02").as_bytes()), Some(29));
-        for other in ["0100000", "012000002", "x", ""] {
-            assert_eq!(writable_mount(info(other).as_bytes()), None, "{other}");
-        }
-        let line = b"7f0000-7f1000 rw-s 00000000 fe:00 12                     /a b\\012c (deleted)";
-        let mapping = Mapping::parse(line).unwrap();
-        assert_eq!(mapping.path, Path::new("/a b\nc (deleted)"));
-        assert_eq!((mapping.range, mapping.permissions), ("7f0000-7f1000", "rw-s"));
-        let stat =
-            Stat::parse("7 (a) b) (c) S 3 7 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 4242 0").unwrap();
-        assert_eq!((stat.parent, stat.start), (3, 4242));
-        assert!(Stat::parse("").is_none());
     }
 
     #[test]

@@ -299,7 +299,8 @@ impl<'a> Server<'a> {
             self.hear();
             self.expire_approvals(now);
             self.resume(now);
-            for finished in self.queue.advance(&self.registry, now) {
+            for finished in self.queue.advance(&self.registry, self.context.inspector.as_ref(), now)
+            {
                 self.finish(finished);
             }
             let _limited = patience.limit();

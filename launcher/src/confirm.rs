@@ -55,16 +55,21 @@ impl<'a> Confirm<'a> {
         self.broker = None;
     }
 
-    /// Hears what the broker says; to be called when there is something.
-    pub fn hear(&mut self) {
-        let Some(broker) = &self.broker else { return };
+    /// Hears what the broker says; to be called when there is something. `false` if the
+    /// broker is gone.
+    pub fn hear(&mut self) -> bool {
+        let Some(broker) = &self.broker else { return false };
         match broker.receive() {
             Ok((message, None)) if !message.is_empty() => {
                 if let Ok(notice) = serde_json::from_slice(&message) {
                     self.ask(&notice);
                 }
+                true
             }
-            _ => self.broker = None,
+            _ => {
+                self.broker = None;
+                false
+            }
         }
     }
 

@@ -112,15 +112,15 @@ impl<'a> Sandbox<'a> {
         drop((to_init.1, shared.1));
         let fork_broker = || {
             let init = Process::new(pid)?;
-            let init_fd = rustix::io::fcntl_dupfd_cloexec(&init.fd, 3)?;
-            Ok((init, init_fd, process::fork()?))
+            let for_broker = (rustix::io::fcntl_dupfd_cloexec(&init.fd, 3)?, pid);
+            Ok((init, for_broker, process::fork()?))
         };
-        let (init, init_fd, fork) =
+        let (init, for_broker, fork) =
             fork_broker().map_err(|errno| fault("fork the broker", errno))?;
         let Fork::Parent(pid) = fork else {
             drop((life, reports, init));
             let (from_init, shared) = (to_init.0, shared.0);
-            Broker { plan, life: broker_life, reporter, init: init_fd, from_init, shared }.run()
+            Broker { plan, life: broker_life, reporter, init: for_broker, from_init, shared }.run()
         };
         let broker = Process::new(pid).map_err(|errno| fault("watch the broker", errno))?;
         let terminal = Terminal::controlled();
@@ -166,8 +166,10 @@ impl<'a> Sandbox<'a> {
                 }
                 continue;
             }
-            if ready[3] {
-                self.confirm.hear();
+            if ready[3] && !self.confirm.hear() {
+                // Without a broker there is no sandbox. Init knows that by itself, unless the
+                // broker had stopped it for a moment just then.
+                process::send_signal(self.init.fd.as_fd(), libc::SIGKILL).unwrap_or(());
             }
             if ready[1] {
                 while let Ok(Some(info)) = signals.read_signal() {

@@ -16,10 +16,9 @@ use std::time::{Duration, Instant};
 /// Between two attempts.
 const AGAIN: Duration = Duration::from_millis(10);
 
-/// How much longer a request tries if nobody holds the target. On two cores that were
-/// busy with other things as well, two processes that made and removed directories kept a
-/// mount busy for more than the first quarter of a second.
-const SETTLE: Duration = Duration::from_secs(6);
+/// How often the sandbox is held still for a request. Once is enough, unless the machine is
+/// so busy that system calls do not end in time.
+const MOST_HALTS: u8 = 4;
 
 /// After SIGKILL: the kernel closes the files of a process a moment after it has died.
 const AFTER_KILL: Duration = Duration::from_secs(2);
@@ -28,6 +27,8 @@ const AFTER_KILL: Duration = Duration::from_secs(2);
 pub(super) enum Next {
     /// Try again then.
     Again(Instant),
+    /// Try again at once, and hold the sandbox still meanwhile.
+    Halting,
     /// Give up; with another reason than the one met, perhaps.
     Fail(Option<Fault>),
 }
@@ -36,14 +37,9 @@ impl Server<'_> {
     /// Decides about a request that found a target busy.
     pub(super) fn met_busy(&mut self, pending: &mut Pending, now: Instant) -> Next {
         match pending.patience {
-            Patience::None if self.seems_to_pass(&pending.targets) => {
-                pending.patience = Patience::Settle(now + SETTLE);
-                Next::Again(now)
-            }
-            Patience::Settle(end) if now < end => Next::Again(now),
-            Patience::None | Patience::Settle(_) | Patience::Lease { .. } => Next::Fail(None),
             Patience::Until(end) if now < end => Next::Again(end.min(now + AGAIN)),
-            Patience::Until(_) => Next::Fail(None),
+            Patience::None | Patience::Until(_) => self.last_resort(pending),
+            Patience::Lease { .. } => Next::Fail(None),
             Patience::Kill { grace, force, ref stage } => match *stage {
                 Stage::Asked => {
                     let then = Stage::Terminated { until: now + grace };
@@ -59,8 +55,18 @@ impl Server<'_> {
                     let then = Stage::Killed { until };
                     self.end_holders(pending, force, Signal::KILL, then)
                 }
-                Stage::Killed { .. } => Next::Fail(None),
+                Stage::Killed { .. } => self.last_resort(pending),
             },
+        }
+    }
+
+    /// If nobody can be found who holds it, it is busy with what passes: directories that
+    /// are made and removed, say. Then it is tried while all stands still.
+    fn last_resort(&self, pending: &Pending) -> Next {
+        if pending.halts < MOST_HALTS && self.seems_to_pass(&pending.targets) {
+            Next::Halting
+        } else {
+            Next::Fail(None)
         }
     }
 
@@ -110,7 +116,7 @@ impl Server<'_> {
     }
 
     /// Whether nobody can be found who holds these targets.
-    fn seems_to_pass(&self, targets: &[Index]) -> bool {
+    pub(super) fn seems_to_pass(&self, targets: &[Index]) -> bool {
         self.holders(targets).is_some_and(|found| found.holders.is_empty())
     }
 
@@ -133,9 +139,7 @@ impl Server<'_> {
         for (at, pending) in parked {
             if at <= now {
                 // One round only: other requests for the target go on in between.
-                let settles = matches!(pending.patience, Patience::Settle(_));
-                let deadline = if settles { Self::first_deadline(now) } else { now };
-                self.queue.push(pending.renewed(deadline));
+                self.queue.push(pending.renewed(now));
             } else {
                 self.parked.push((at, pending));
             }

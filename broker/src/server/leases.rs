@@ -19,6 +19,10 @@ use std::time::{Duration, Instant};
 /// Between two attempts to end a lease of a busy target.
 const AGAIN: Duration = Duration::from_millis(100);
 
+/// One of so many attempts is made while the sandbox stands still, if nobody is found who
+/// holds the target.
+const HALTED: u32 = 10;
+
 /// The session of what the broker asks itself; no client has this number.
 pub(super) const OWN: SessionId = 0;
 
@@ -140,15 +144,19 @@ impl Server<'_> {
     /// Begins to close the targets whose lease has ended.
     pub(super) fn end_leases(&mut self, now: Instant) {
         let sessions = &self.sessions;
-        for (target, tries) in self.leases.due(now, |id| sessions.has(id)) {
+        let due = self.leases.due(now, |id| sessions.has(id));
+        for (target, tries) in due {
             let name = self.registry.target(target).name.clone();
             let request = SetRequest::new(Selection::Named(vec![name]), Wish::Ro);
             // Only the first attempt waits for writers that come and go: later ones must
             // not keep others from the target.
             let deadline = if tries == 1 { now + RETRY_FOR } else { now };
             let (dialect, standing) = (Dialect::Json, Standing::Broker);
-            let pending = Pending::new(OWN, dialect, standing, request, vec![target], deadline);
-            self.queue.push(pending.with_patience(Patience::Lease { tries }));
+            let pending = Pending::new(OWN, dialect, standing, request, vec![target], deadline)
+                .with_patience(Patience::Lease { tries });
+            // Not each time: whoever holds it would stand still ten times a second.
+            let halts = tries % HALTED == 2 && self.seems_to_pass(&pending.targets);
+            self.queue.push(if halts { pending.halting() } else { pending });
         }
     }
 

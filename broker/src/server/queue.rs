@@ -3,6 +3,7 @@
 
 use super::sessions::SessionId;
 use crate::apply::{Operation, Progress};
+use crate::holders::{Inspector, pause};
 use crate::proto::{Dialect, Fault, SetRequest, TargetReport};
 use crate::sandbox::{Index, Registry, Standing};
 use std::collections::BTreeSet;
@@ -15,9 +16,6 @@ pub(super) enum Patience {
     None,
     /// Try again until then.
     Until(Instant),
-    /// Try again until then, since no process was found that holds anything: then it is
-    /// something that passes, many directories being made and removed, say.
-    Settle(Instant),
     /// End the holders.
     Kill { grace: Duration, force: bool, stage: Stage },
     /// It is the end of a lease, tried so many times.
@@ -55,9 +53,16 @@ pub(super) struct Pending {
     pub(super) deadline: Instant,
     /// What happens when a target is busy at the deadline.
     pub(super) patience: Patience,
+    /// How often the sandbox has been held still for it, and whether it is to be now.
+    pub(super) halts: u8,
+    halted: bool,
     /// Once it is this request's turn.
     operation: Option<Operation>,
 }
+
+/// How long an attempt takes at most for which the sandbox stands still: those who were in
+/// a system call need a processor to end it.
+const STANDSTILL: Duration = Duration::from_millis(50);
 
 impl Pending {
     pub(super) fn new(
@@ -68,8 +73,18 @@ impl Pending {
         targets: Vec<Index>,
         deadline: Instant,
     ) -> Self {
-        let (patience, operation) = (Patience::None, None);
-        Self { session, dialect, standing, request, targets, deadline, patience, operation }
+        Self {
+            session,
+            dialect,
+            standing,
+            request,
+            targets,
+            deadline,
+            patience: Patience::None,
+            halts: 0,
+            halted: false,
+            operation: None,
+        }
     }
 
     pub(super) fn with_patience(self, patience: Patience) -> Self {
@@ -81,8 +96,24 @@ impl Pending {
         Self { deadline, operation: None, ..self }
     }
 
+    /// When its turn comes the sandbox is to be held still.
+    pub(super) fn halting(self) -> Self {
+        Self { halted: true, halts: self.halts.saturating_add(1), ..self }
+    }
+
     /// Authorises at the last moment: what a toggle does depends on those before it.
-    fn advance(&mut self, registry: &Registry, now: Instant) -> Progress {
+    fn advance(
+        &mut self,
+        registry: &Registry,
+        inspector: Option<&Inspector>,
+        now: Instant,
+    ) -> Progress {
+        if self.halted
+            && let Some(inspector) = inspector
+        {
+            self.halted = false;
+            return self.at_standstill(registry, inspector);
+        }
         let operation = match &mut self.operation {
             Some(operation) => operation,
             None => match registry.authorize(&self.request, self.standing) {
@@ -91,6 +122,21 @@ impl Pending {
             },
         };
         operation.advance(registry, now)
+    }
+
+    /// The whole change, while nothing in the sandbox moves.
+    fn at_standstill(&mut self, registry: &Registry, inspector: &Inspector) -> Progress {
+        let _halted = inspector.halt();
+        self.deadline = Instant::now() + STANDSTILL;
+        loop {
+            match self.advance(registry, None, Instant::now()) {
+                // Not beyond what it may take to take back what was changed.
+                Progress::Parked if Instant::now() < self.deadline + STANDSTILL => {
+                    pause(Duration::from_micros(100));
+                }
+                progress => return progress,
+            }
+        }
     }
 }
 
@@ -119,12 +165,18 @@ impl Queue {
     }
 
     /// Does what can be done now, and hands back what is over.
-    pub(super) fn advance(&mut self, registry: &Registry, now: Instant) -> Vec<Finished> {
+    pub(super) fn advance(
+        &mut self,
+        registry: &Registry,
+        inspector: Option<&Inspector>,
+        now: Instant,
+    ) -> Vec<Finished> {
         let mut finished = Vec::new();
         let mut taken = BTreeSet::new();
         for mut pending in std::mem::take(&mut self.pending) {
             let free = pending.targets.iter().all(|target| !taken.contains(target));
-            let progress = if free { pending.advance(registry, now) } else { Progress::Parked };
+            let progress =
+                if free { pending.advance(registry, inspector, now) } else { Progress::Parked };
             match progress {
                 Progress::Done(outcome) => {
                     let report = |()| registry.report(pending.targets.iter().copied());
@@ -249,7 +301,7 @@ mod tests {
 
         fn step(&mut self) {
             self.now += RETRY_EVERY;
-            for finished in self.queue.advance(&self.registry, self.now) {
+            for finished in self.queue.advance(&self.registry, None, self.now) {
                 self.check(finished);
             }
             self.compare();

@@ -116,6 +116,7 @@ impl Server<'_> {
                 self.park(pending.session);
                 self.parked.push((at, pending));
             }
+            busy::Next::Halting => self.queue.push(pending.renewed(Instant::now()).halting()),
             busy::Next::Fail(None) => self.conclude(pending, outcome),
             busy::Next::Fail(Some(fault)) => self.conclude(pending, Err(fault)),
         }

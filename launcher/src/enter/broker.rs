@@ -15,7 +15,7 @@ use remount_broker::server::{self, Context, Explain, Setup};
 use remount_broker::sys::seccomp;
 use remount_broker::target::{Member, Target};
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, Pid, set_dumpable_behavior};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -32,8 +32,8 @@ pub struct Broker<'a> {
     pub life: Link,
     /// Where a failure is told.
     pub reporter: Reporter,
-    /// A pidfd of init.
-    pub init: OwnedFd,
+    /// A pidfd of init, and its id.
+    pub init: (OwnedFd, Pid),
     /// The connection to init.
     pub from_init: Link,
     /// The broker's end of the connection that all processes inside inherit.
@@ -43,14 +43,14 @@ pub struct Broker<'a> {
 impl Broker<'_> {
     /// Serves until the sandbox or the launcher has ended; does not return.
     pub fn run(self) -> ! {
-        let Self { plan, life, reporter, init, from_init, shared } = self;
+        let Self { plan, life, reporter, init: (init, init_pid), from_init, shared } = self;
         let serve = || {
             let proc = open_proc()?;
             let (processes, handover) = join_sandbox(&from_init)?;
             // From here on the agent may start: until the broker is confined it hears nobody.
             from_init.send(b"go", None).step("start the agent")?;
             confine(plan)?;
-            let inspector = Inspector::new(proc, processes).step("look at /proc")?;
+            let inspector = Inspector::new(proc, processes, init_pid).step("look at /proc")?;
             let Some(outside) = outside::receive(&life).step("hear from the launcher")? else {
                 return Ok(());
             };
