@@ -75,6 +75,8 @@ pub(crate) struct Found {
 pub(crate) struct Search {
     pub found: Vec<Found>,
     pub more: bool,
+    /// All processes of the sandbox were looked at, and hold nothing.
+    pub is_clear_inside: bool,
 }
 
 impl Search {
@@ -150,11 +152,15 @@ impl Inspector {
     /// Who holds these mounts. Processes of the sandbox are looked at first; their single
     /// threads, and then other processes, only if none of those is it.
     pub(crate) fn search(&self, mounts: &[Watched]) -> Search {
-        let end = Instant::now() + LIMIT;
+        self.search_until(mounts, Instant::now() + LIMIT)
+    }
+
+    fn search_until(&self, mounts: &[Watched], end: Instant) -> Search {
         let mut search = Search::default();
         for pass in [Pass::Processes, Pass::Threads, Pass::Others] {
             let done = self.pass(pass, mounts, end, &mut search);
             search.more |= !done;
+            search.is_clear_inside |= done && pass == Pass::Threads && search.found.is_empty();
             if !search.found.is_empty() || search.more {
                 break;
             }
@@ -294,7 +300,8 @@ mod tests {
         let root = rustix::fs::open(&dir, OFlags::PATH, Mode::empty()).unwrap();
         let mount = watched(&"t".parse().unwrap(), root.as_fd(), &dir).unwrap();
         let mine = |path: &str| {
-            let search = here().search(std::slice::from_ref(&mount)).report();
+            let end = Instant::now() + Duration::from_secs(60);
+            let search = here().search_until(std::slice::from_ref(&mount), end).report();
             let pid = i32::try_from(std::process::id()).unwrap();
             search.holders.into_iter().any(|it| it.pid == pid && it.path.ends_with(path))
         };

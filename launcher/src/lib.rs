@@ -14,6 +14,7 @@ mod exec;
 pub mod host;
 mod mount;
 pub mod outside;
+mod paths;
 pub mod plan;
 pub mod profile;
 pub mod report;

@@ -112,17 +112,16 @@ impl<'a> Sandbox<'a> {
         drop((to_init.1, shared.1));
         let fork_broker = || {
             let init = Process::new(pid)?;
-            let for_broker = (rustix::io::fcntl_dupfd_cloexec(&init.fd, 3)?, pid);
-            Ok((init, for_broker, process::fork()?))
+            Ok((init, process::fork()?))
         };
-        let (init, for_broker, fork) =
-            fork_broker().map_err(|errno| fault("fork the broker", errno))?;
-        let Fork::Parent(pid) = fork else {
+        let (init, fork) = fork_broker().map_err(|errno| fault("fork the broker", errno))?;
+        let Fork::Parent(broker) = fork else {
             drop((life, reports, init));
             let (from_init, shared) = (to_init.0, shared.0);
-            Broker { plan, life: broker_life, reporter, init: for_broker, from_init, shared }.run()
+            let broker = Broker { plan, life: broker_life, reporter, init: pid, from_init, shared };
+            broker.run()
         };
-        let broker = Process::new(pid).map_err(|errno| fault("watch the broker", errno))?;
+        let broker = Process::new(broker).map_err(|errno| fault("watch the broker", errno))?;
         let terminal = Terminal::controlled();
         // From here on others build the sandbox, and there is time.
         let (handles, presence, warnings) = outside.appear();
@@ -167,9 +166,9 @@ impl<'a> Sandbox<'a> {
                 continue;
             }
             if ready[3] && !self.confirm.hear() {
-                // Without a broker there is no sandbox. Init knows that by itself, unless the
-                // broker had stopped it for a moment just then.
-                process::send_signal(self.init.fd.as_fd(), libc::SIGKILL).unwrap_or(());
+                // Init ends without a broker, unless the broker had stopped it for a moment
+                // just then. It fails only if init has ended.
+                process::send_signal(self.init.fd.as_fd(), libc::SIGCONT).unwrap_or(());
             }
             if ready[1] {
                 while let Ok(Some(info)) = signals.read_signal() {

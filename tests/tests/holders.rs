@@ -151,7 +151,8 @@ fn heavy_churn_is_no_holder_and_nobody_is_left_standing() {
     let dirs = ["a", "a", "b", "c"].map(|name| sandbox.dir(format!("project/{name}")));
     let mut shell = shell(&sandbox);
     for dir in &dirs {
-        shell.send(format!("{} churn {} &\n", bin("probe").display(), dir.display()));
+        let probe = bin("probe").display().to_string();
+        shell.send(format!("{probe} churn {} & pids=\"$pids $!\"\n", dir.display()));
     }
     // One that had been stopped before stays so.
     shell.send("sleep 1000 & sleeper=$!; kill -STOP $sleeper; echo stopped\n");
@@ -168,7 +169,7 @@ fn heavy_churn_is_no_holder_and_nobody_is_left_standing() {
     shell.send(state);
     assert_eq!(shell.line().trim(), "1", "only the one that was stopped before");
     assert_eq!(shell.line().trim(), "end");
-    shell.send("n=0; for p in $(jobs -p); do kill $p && n=$((n+1)); done; echo $n; exit\n");
+    shell.send("n=0; for p in $pids; do kill $p && n=$((n+1)); done; echo $n; exit\n");
     assert_eq!(shell.line().trim(), dirs.len().to_string());
     shell.close_stdin();
     shell.wait();

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 const GATHER: Duration = Duration::from_millis(20);
 
 /// Processes that stand still. They go on when this is dropped; should the broker die
-/// first, the launcher ends the sandbox.
+/// first, the launcher resumes init, which then ends the sandbox.
 #[derive(Debug)]
 pub(crate) struct Halted {
     /// In the order in which they were stopped.

@@ -2,7 +2,7 @@
 
 use crate::plan::Shape;
 use remount_broker::sys::mount;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
@@ -107,6 +107,5 @@ pub(super) fn empty_file(
     name: impl rustix::path::Arg,
     permissions: u32,
 ) -> Result<(), Errno> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(permissions)).map(drop)
+    rustix::fs::mknodat(dir, name, FileType::RegularFile, Mode::from_raw_mode(permissions), 0)
 }
