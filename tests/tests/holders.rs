@@ -1,6 +1,6 @@
 //! A busy target: who holds it is named, can be waited for, and can be ended.
 
-use remount_tests::{Cmd, Sandbox, bin};
+use remount_tests::{Cmd, Sandbox, bin, wait_until};
 use std::time::{Duration, Instant};
 
 const CTL: &str = "/run/remount/bin/remountctl";
@@ -12,7 +12,15 @@ fn shell(sandbox: &Sandbox) -> remount_tests::Running {
     let mut shell = sandbox.remount().command(["sh"]).timeout(limit).start_interactive();
     shell.send("echo ready\n");
     assert_eq!(shell.line().trim(), "ready");
+    reachable(sandbox);
     shell
+}
+
+/// Waits until the sandbox can be reached from outside: that takes a moment longer.
+fn reachable(sandbox: &Sandbox) {
+    wait_until("the sandbox is there", Duration::from_secs(30), || {
+        !sandbox.ctl().command(["ps", "--json"]).run().stdout().is_empty()
+    });
 }
 
 /// A process inside that has `path` open for writing; its pid there.
@@ -67,6 +75,7 @@ fn a_mapping_is_found_and_a_reader_is_none() {
     let file = sandbox.file("project/data", vec![0_u8; 8192]);
     let file = file.to_str().unwrap();
     let mut inside = sandbox.remount().serve();
+    reachable(&sandbox);
     inside.act(["hold", "read", file]).ok();
     sandbox.ctl().command(["ro", "workspace"]).run().success();
     sandbox.ctl().command(["rw", "workspace"]).run().success();

@@ -4,6 +4,7 @@ use super::mount::last_errno;
 use rustix::io::{Errno, Result};
 use rustix::process::Pid;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 /// Which side of a [`fork`] this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,6 +196,18 @@ pub const NS_GET_PARENT: u32 = 0xb702;
 pub fn exit(code: i32) -> ! {
     // SAFETY: the call touches no memory and does not return.
     unsafe { libc::_exit(code) }
+}
+
+/// The processor time that this thread has had (`CLOCK_THREAD_CPUTIME_ID`): what others
+/// took of the processor does not count.
+#[must_use]
+pub fn thread_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes to `time` only, which outlives it. It cannot fail for this
+    // clock; if it did, the time would be zero.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    let seconds = Duration::from_secs(time.tv_sec.try_into().unwrap_or(0));
+    seconds + Duration::from_nanos(time.tv_nsec.try_into().unwrap_or(0))
 }
 
 /// Sends a signal, by number, so that real-time signals can be sent too.
