@@ -64,6 +64,12 @@ enum TypedCommand {
     },
     /// Show the targets
     List,
+    /// Show what sandboxes that were killed have left in projects (outside only)
+    Doctor {
+        /// Remove it
+        #[arg(long)]
+        clean: bool,
+    },
     /// Show the targets and their state
     Status {
         /// As one line of JSON
@@ -225,6 +231,9 @@ pub(crate) enum Command {
         id: Option<String>,
         json: bool,
     },
+    Doctor {
+        clean: bool,
+    },
 }
 
 /// How a status is printed.
@@ -251,7 +260,9 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Parsed {
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Parsed::Print(error.to_string()),
             ErrorKind::MissingRequiredArgument if error.to_string().contains("--list") => {
-                Parsed::Wrong("a command is missing: ro, rw, toggle, list or status".to_owned())
+                Parsed::Wrong(
+                    "a command is missing: ro, rw, toggle, list, status or doctor".to_owned(),
+                )
             }
             _ => Parsed::Wrong(one_line(&error.to_string())),
         },
@@ -311,6 +322,7 @@ impl Typed {
             Some(TypedCommand::Ps { json }) => Command::Ps { json },
             Some(TypedCommand::Events { follow, json }) => Command::Events { follow, json },
             Some(TypedCommand::Log { id, json }) => Command::Log { id, json },
+            Some(TypedCommand::Doctor { clean }) => Command::Doctor { clean },
             Some(TypedCommand::List) | None => Command::List,
         };
         Args { quiet: self.quiet, sandbox: self.sandbox, command }
@@ -369,6 +381,8 @@ mod tests {
             (&["deny", "3"], Command::Decide(Decision { id: 3, verdict: Answer::Deny })),
             (&["ps"], Command::Ps { json: false }),
             (&["log", "abc"], Command::Log { id: Some("abc".into()), json: false }),
+            (&["doctor"], Command::Doctor { clean: false }),
+            (&["doctor", "--clean"], Command::Doctor { clean: true }),
         ] {
             assert_eq!(run(line), Args { quiet: false, sandbox: None, command }, "{line:?}");
         }

@@ -4,6 +4,7 @@
 //! Programs that want to switch targets themselves use [`remount_broker::client`].
 
 mod cli;
+mod doctor;
 mod outside;
 mod render;
 mod run;
@@ -99,6 +100,7 @@ fn run(args: Args, quiet: bool) -> Result<Exit, Failure> {
         }
         Command::While(targets, command) => run::while_writable(wanted, targets, &command)?,
         Command::RoEverywhere(busy) => outside::ro_everywhere(busy, quiet),
+        Command::Doctor { clean } => doctor::run(clean, quiet),
         Command::List => print(&render::table(&connect(wanted)?.list()?)),
         Command::Status { show, watch: false } => print(&status(&mut connect(wanted)?, &show)?),
         Command::Status { show, watch: true } => watch(&mut connect(wanted)?, &show)?,
