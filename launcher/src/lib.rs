@@ -9,10 +9,12 @@
 mod bwrap;
 pub mod cli;
 pub mod confine;
+mod confirm;
 pub mod enter;
 mod exec;
 pub mod host;
 mod mount;
+pub mod outside;
 mod paths;
 pub mod plan;
 pub mod profile;

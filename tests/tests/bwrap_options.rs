@@ -2,7 +2,7 @@
 //! where it fails in a way of its own.
 
 use remount_tests::{Cmd, Outcome, PATH, Sandbox, bin, require};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::Duration;
 
 /// A place in which our program has the name `bwrap`.
@@ -50,6 +50,17 @@ impl World {
         let outcome = self.run(script);
         outcome.exits(1);
         assert_eq!(outcome.stderr(), stderr, "{outcome}");
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // Overlayfs leaves a directory that its owner may not look into.
+        let work = self.0.project().join("work/work");
+        if work.exists() {
+            let open = std::fs::Permissions::from_mode(0o700);
+            std::fs::set_permissions(work, open).expect("open a directory");
+        }
     }
 }
 
