@@ -4,6 +4,7 @@ use super::mount::last_errno;
 use rustix::io::{Errno, Result};
 use rustix::process::Pid;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 /// Which side of a [`fork`] this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +130,51 @@ pub fn adopt(number: RawFd) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// As [`adopt`], for a number that the command line names: a standard descriptor too.
+/// The caller must keep a number from being adopted twice.
+///
+/// # Errors
+/// `EBADF` if `number` is not an open descriptor, or was none when this process started.
+pub fn adopt_named(number: RawFd) -> Result<OwnedFd> {
+    if super::start::was_closed(number) {
+        return Err(Errno::BADF);
+    }
+    // SAFETY: fcntl reads no memory; it fails with EBADF on a closed descriptor.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: the descriptor is open (checked above) and was inherited across exec: the
+    // caller names numbers from its command line before it has opened anything itself,
+    // and each once. The standard library's handles of 0, 1 and 2 own nothing.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Closes every descriptor above the standard three but those of `keep`, for a process
+/// that from here on uses nothing else: what others hand from one to another must not
+/// be held open by a process that only waits.
+///
+/// # Errors
+/// As `close_range(2)`.
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut kept: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for fd in kept.into_iter().filter(|fd| *fd >= 3).chain([u32::MAX]) {
+        if fd > first {
+            let last = if fd == u32::MAX { fd } else { fd - 1 };
+            // SAFETY: the call touches no memory. The process ends with `exit`, which
+            // drops nothing, and uses no descriptor that is not in `keep`: no owner of
+            // what is closed acts again.
+            let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+            if result != 0 {
+                return Err(last_errno());
+            }
+        }
+        first = fd.saturating_add(1);
+    }
+    Ok(())
+}
+
 /// A descriptor of our own for what the descriptor numbered `number` refers to,
 /// close-on-exec. Unlike [`adopt`] it takes nothing away from whoever owns the number,
 /// so that a library may call it; whether it refers to what the caller hopes for is to
@@ -172,11 +218,55 @@ pub fn close_inherited() -> Result<()> {
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
+/// Locks a whole file for reading, as long as this process has it open (fcntl(2)).
+///
+/// # Errors
+/// `EAGAIN` or `EACCES` if another process has it locked for writing.
+pub fn lock_shared(file: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: `flock` is plain data for which all zeroes is a valid value: the whole file.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_RDLCK as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    // SAFETY: the descriptor is open for the whole call, which only reads `lock`.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &raw const lock) };
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// The PID namespace in which the one that `namespace` is open on lies
+/// (`NS_GET_PARENT`, ioctl_ns(2)).
+///
+/// # Errors
+/// `EPERM` if that is none that this process can see.
+pub fn parent_pid_namespace(namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
+    // SAFETY: the request takes no argument and touches no memory of this process.
+    let parent = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_PARENT as _) };
+    if parent < 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: the kernel just made this descriptor; nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(parent) })
+}
+
+/// `_IO(NSIO, 0x2)`, include/uapi/linux/nsfs.h.
+pub const NS_GET_PARENT: u32 = 0xb702;
+
 /// Ends this process at once: nothing of the program it was forked from is flushed,
 /// closed or run at exit.
 pub fn exit(code: i32) -> ! {
     // SAFETY: the call touches no memory and does not return.
     unsafe { libc::_exit(code) }
+}
+
+/// The processor time that this thread has had (`CLOCK_THREAD_CPUTIME_ID`): what others
+/// took of the processor does not count.
+#[must_use]
+pub fn thread_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes to `time` only, which outlives it. It cannot fail for this
+    // clock; if it did, the time would be zero.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    let seconds = Duration::from_secs(time.tv_sec.try_into().unwrap_or(0));
+    seconds + Duration::from_nanos(time.tv_nsec.try_into().unwrap_or(0))
 }
 
 /// Sends a signal, by number, so that real-time signals can be sent too.
@@ -190,6 +280,20 @@ pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
     let result =
         unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0) };
     if result == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// From now on, what the terminal sends (SIGINT, SIGQUIT) is for the program that this
+/// process runs: one that is waiting for it must not end first. Blocked rather than
+/// ignored: an ignored signal would stay so across exec, the mask is reset by whoever
+/// starts a program with the standard library.
+///
+/// # Errors
+/// As `sigprocmask(2)`.
+pub fn leave_terminal_signals_to_the_command() -> Result<()> {
+    use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGQUIT].into_iter().collect();
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None)
+        .map_err(|errno| Errno::from_raw_os_error(errno as i32))
 }
 
 /// Dies of SIGPIPE again, which the Rust runtime ignores, and which exec would pass on.
