@@ -19,6 +19,7 @@
 
 mod one;
 mod record;
+mod spare;
 
 pub use one::is_one;
 
@@ -28,6 +29,7 @@ use crate::sys::mount::{self, FileId};
 use record::{Entry, Record};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+use spare::{SPARE, Spares};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -194,7 +196,7 @@ impl Store {
         locked.bury(uid, &entries)?;
         let (name, record) = locked.write(&entries)?;
         // Others may be about to make the same.
-        let made = make(&entries, &bases);
+        let made = make(&entries, &bases, &mut locked.spares());
         drop(locked);
         let placeholders = Placeholders { store: self, name, _record: record, entries, bases };
         match made {
@@ -260,7 +262,7 @@ impl Locked<'_> {
         for entry in rustix::fs::Dir::read_from(dir).map_err(&failed)? {
             let entry = entry.map_err(&failed)?;
             let name = entry.file_name().to_bytes();
-            if name == b"." || name == b".." {
+            if name == b"." || name == b".." || name == SPARE.as_bytes() {
                 continue;
             }
             match Record::read(dir.as_fd(), name) {
@@ -277,7 +279,10 @@ impl Locked<'_> {
     /// wanted again.
     fn bury(&self, uid: u32, wanted: &[Entry]) -> Result<Removed, PlaceholderError> {
         let (dead, live) = self.records()?;
-        let mut removed = Removed::default();
+        let (mut removed, mut spares) = (Removed::default(), Spares::default());
+        if !dead.is_empty() {
+            spares = self.spares();
+        }
         for record in dead {
             for entry in record.entries.iter().rev() {
                 let is_used = live.iter().any(|record| record.holds(entry))
@@ -288,7 +293,7 @@ impl Locked<'_> {
                 // Somewhere else now, or gone: whoever moved it knows why.
                 let Ok(base) = mount::open_exact(CWD, &entry.base) else { continue };
                 if mount::stat(base.as_fd()).map(|stat| stat.id) == Ok(entry.base_id) {
-                    remove(base.as_fd(), entry, uid, &mut removed);
+                    remove(base.as_fd(), entry, uid, &mut spares, &mut removed);
                 }
             }
             if removed.failed.is_empty() {
@@ -296,6 +301,10 @@ impl Locked<'_> {
             }
         }
         Ok(removed)
+    }
+
+    fn spares(&self) -> Spares {
+        Spares::open(self.0.dir.as_fd())
     }
 
     fn forget(&self, name: &OsStr) -> Result<(), PlaceholderError> {
@@ -339,12 +348,12 @@ fn known(entries: &[Entry], dir: &Path) -> Option<(PathBuf, FileId, usize)> {
 }
 
 /// Makes all of them, in order.
-fn make(entries: &[Entry], bases: &[OwnedFd]) -> Result<(), PlaceholderError> {
+fn make(entries: &[Entry], bases: &[OwnedFd], spares: &mut Spares) -> Result<(), PlaceholderError> {
     let mut checked = vec![false; bases.len()];
     for entry in entries {
-        let make = || {
+        let mut make = || {
             let parent = entry.parent(bases[entry.index].as_fd())?;
-            one::make(parent.as_fd(), entry).map(|()| parent)
+            one::make(parent.as_fd(), entry, spares).map(|()| parent)
         };
         let parent = match make() {
             Ok(parent) => parent,
@@ -375,10 +384,11 @@ impl Placeholders {
         let locked = self.store.lock()?;
         let own = |record: &Record| record.name == self.name;
         let (_, live) = locked.records()?;
-        let mut removed = Removed::default();
+        let (mut removed, mut spares) = (Removed::default(), locked.spares());
         for entry in self.entries.iter().rev() {
             if !live.iter().any(|record| !own(record) && record.holds(entry)) {
-                remove(self.bases[entry.index].as_fd(), entry, uid, &mut removed);
+                let base = self.bases[entry.index].as_fd();
+                remove(base, entry, uid, &mut spares, &mut removed);
             }
         }
         if removed.failed.is_empty() {
@@ -389,8 +399,14 @@ impl Placeholders {
 }
 
 /// Removes a placeholder if it is as it was made, and says what came of it.
-fn remove(base: BorrowedFd<'_>, entry: &Entry, uid: u32, removed: &mut Removed) {
-    match one::remove(base, entry, uid) {
+fn remove(
+    base: BorrowedFd<'_>,
+    entry: &Entry,
+    uid: u32,
+    spares: &mut Spares,
+    removed: &mut Removed,
+) {
+    match one::remove(base, entry, uid, spares) {
         Ok(Some(true)) => removed.removed.push(entry.path()),
         Ok(Some(false)) => removed.kept.push(entry.path()),
         Ok(None) => {}

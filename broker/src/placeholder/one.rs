@@ -2,6 +2,7 @@
 
 use super::Kind;
 use super::record::Entry;
+use super::spare::Spares;
 use crate::sys::mount::{self, FileStat};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
@@ -9,7 +10,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// The permissions of a placeholder that is a directory.
-const DIRECTORY_MODE: u16 = 0o1700;
+pub(super) const DIRECTORY_MODE: u16 = 0o1700;
 
 /// Of those permissions, what tells one: a directory may inherit its group's bit.
 const TELLING: u16 = 0o5777;
@@ -31,12 +32,17 @@ pub fn is_one(stat: &FileStat, uid: u32) -> bool {
 
 /// Makes a placeholder in one step: there is none without its content, nor one that could
 /// be taken for something else.
-pub(super) fn make(parent: BorrowedFd<'_>, entry: &Entry) -> Result<(), Errno> {
+pub(super) fn make(
+    parent: BorrowedFd<'_>,
+    entry: &Entry,
+    spares: &mut Spares,
+) -> Result<(), Errno> {
     let name = entry.name();
     match &entry.kind {
-        Kind::Directory => {
-            rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(DIRECTORY_MODE.into()))
-        }
+        Kind::Directory => match spares.take(parent, name)? {
+            true => Ok(()),
+            false => rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(DIRECTORY_MODE.into())),
+        },
         Kind::File(bytes) if bytes.is_empty() => create(parent, name).map(drop),
         Kind::File(bytes) => {
             // Under another name first, which the record has as well.
@@ -76,7 +82,12 @@ pub(super) fn unmake(parent: BorrowedFd<'_>, entry: &Entry) -> Result<(), Errno>
 /// that is not empty is never removed.
 ///
 /// Answers whether it was removed or released; `None` if there is no placeholder.
-pub(super) fn remove(base: BorrowedFd<'_>, entry: &Entry, uid: u32) -> Result<Option<bool>, Errno> {
+pub(super) fn remove(
+    base: BorrowedFd<'_>,
+    entry: &Entry,
+    uid: u32,
+    spares: &mut Spares,
+) -> Result<Option<bool>, Errno> {
     let look = || {
         let parent = entry.parent(base)?;
         Ok((mount::lstat_at(parent.as_fd(), entry.name())?, parent))
@@ -97,7 +108,12 @@ pub(super) fn remove(base: BorrowedFd<'_>, entry: &Entry, uid: u32) -> Result<Op
     if !is_one(&stat, uid) || !same_kind {
         return Ok(None);
     }
-    match if untouched { unmake(parent, entry) } else { Err(Errno::NOTEMPTY) } {
+    let mut put_away = || match &entry.kind {
+        _ if !untouched => Err(Errno::NOTEMPTY),
+        Kind::Directory if spares.put(parent, entry.name(), &stat)? => Ok(()),
+        _ => unmake(parent, entry),
+    };
+    match put_away() {
         Ok(()) => Ok(Some(true)),
         Err(Errno::NOENT) => Ok(None),
         // Somebody uses it: it is his from now on.

@@ -47,7 +47,13 @@ impl World {
     }
 
     fn records(&self) -> usize {
-        std::fs::read_dir(self.0.join("state/remount/placeholders")).unwrap().count()
+        let all = std::fs::read_dir(self.0.join("state/remount/placeholders")).unwrap();
+        all.filter(|entry| entry.as_ref().unwrap().file_name() != SPARE).count()
+    }
+
+    fn spares(&self) -> Vec<u64> {
+        let all = std::fs::read_dir(self.0.join("state/remount/placeholders/spare")).unwrap();
+        all.map(|entry| entry.unwrap().metadata().unwrap().ino()).collect()
     }
 }
 
@@ -240,4 +246,38 @@ fn foreign_files_in_the_store_are_left() {
     std::os::unix::fs::symlink("/etc/passwd", store.path.join("link")).unwrap();
     store.make(&world.wanted()).unwrap().remove().unwrap();
     assert_eq!((world.names(), world.records()), (vec![".git".to_owned()], 2));
+}
+
+#[test]
+fn an_empty_directory_is_kept_for_the_next_sandbox() {
+    let world = World::new();
+    let wanted = [Wanted { path: world.tree(".vscode"), kind: Kind::Directory }];
+    world.store().make(&wanted).unwrap().remove().unwrap();
+    let kept = world.spares();
+    assert_eq!((kept.len(), world.names().len()), (1, 1));
+    let made = world.store().make(&wanted).unwrap();
+    assert_eq!(std::fs::metadata(world.tree(".vscode")).unwrap().ino(), kept[0]);
+    assert_eq!(world.spares(), [0_u64; 0]);
+    // Nothing that anybody uses is taken away for it.
+    std::fs::write(world.tree(".vscode/mine"), "").unwrap();
+    assert_eq!(made.remove().unwrap().kept, [world.tree(".vscode")]);
+    assert_eq!(world.spares(), [0_u64; 0]);
+    assert!(world.tree(".vscode/mine").exists());
+    let mode = std::fs::metadata(world.tree(".vscode")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7700, 0o700);
+}
+
+#[test]
+fn a_directory_that_inherits_its_group_is_made_in_its_place() {
+    let world = World::new();
+    let shared = std::fs::Permissions::from_mode(0o2755);
+    std::fs::set_permissions(world.tree(""), shared).unwrap();
+    let wanted = [Wanted { path: world.tree(".vscode"), kind: Kind::Directory }];
+    for _ in 0..2 {
+        let made = world.store().make(&wanted).unwrap();
+        let mode = std::fs::metadata(world.tree(".vscode")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o3700);
+        made.remove().unwrap();
+        assert_eq!(world.spares(), [0_u64; 0]);
+    }
 }
