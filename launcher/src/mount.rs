@@ -58,13 +58,12 @@ pub struct MemberHandle {
     pub fd: OwnedFd,
 }
 
-/// Builds the tree and makes it the root of this process's mount namespace; the old
-/// root is gone afterwards. `limit_namespaces`: forbid further mount namespaces in
-/// this process's user namespace.
+/// Builds the tree as far as it needs no placeholder of the host. `limit_namespaces`:
+/// forbid, in the end, further mount namespaces in this process's user namespace.
 ///
 /// # Errors
 /// The first operation that failed. The half-built tree dies with this process.
-pub fn build(plan: &MountPlan, limit_namespaces: bool) -> Result<Handles, MountError> {
+pub fn begin(plan: &MountPlan, limit_namespaces: bool) -> Result<Tree, MountError> {
     let old_root = open_old_root()?;
     let mut tree = Tree {
         old_root,
@@ -74,10 +73,8 @@ pub fn build(plan: &MountPlan, limit_namespaces: bool) -> Result<Handles, MountE
         limit_namespaces,
         limit: None,
     };
-    for op in &plan.ops {
-        tree.perform(op).map_err(|failed| failed.in_op(op))?;
-    }
-    tree.enter()
+    tree.perform_all(&plan.ops[..plan.independent])?;
+    Ok(tree)
 }
 
 /// The old root, cut off from the host: what is mounted from here on is seen nowhere else.
@@ -114,7 +111,8 @@ impl<T> Step<T> for Result<T, Errno> {
     }
 }
 
-struct Tree {
+/// A tree that is being built.
+pub struct Tree {
     old_root: OwnedFd,
     root: Option<OwnedFd>,
     control: Option<Control>,
@@ -125,6 +123,20 @@ struct Tree {
 }
 
 impl Tree {
+    /// Builds the rest and makes the tree the root of this process's mount namespace; the
+    /// old root is gone afterwards.
+    ///
+    /// # Errors
+    /// As [`begin`].
+    pub fn finish(mut self, plan: &MountPlan) -> Result<Handles, MountError> {
+        self.perform_all(&plan.ops[plan.independent..])?;
+        self.enter()
+    }
+
+    fn perform_all(&mut self, ops: &[MountOp]) -> Result<(), MountError> {
+        ops.iter().try_for_each(|op| self.perform(op).map_err(|failed| failed.in_op(op)))
+    }
+
     fn perform(&mut self, op: &MountOp) -> Result<(), Failed> {
         match &op.kind {
             OpKind::Bind { source, mode, devices, submounts } => {

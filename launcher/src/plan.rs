@@ -105,6 +105,8 @@ pub struct Identity {
 pub struct MountPlan {
     /// What is mounted, parents before children; the first is the root.
     pub ops: Vec<MountOp>,
+    /// So many of them, from the first, need no placeholder of the host.
+    pub independent: usize,
     /// The targets; `MountOp::member_of` counts into this list.
     pub targets: Vec<TargetPlan>,
 }

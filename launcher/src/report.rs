@@ -139,6 +139,15 @@ pub fn channel() -> Result<(Reporter, Reports), Errno> {
 }
 
 impl Reporter {
+    /// Waits until the launcher lets this process go on.
+    ///
+    /// # Errors
+    /// As `recvmsg(2)`; `EPROTO` if the launcher is gone.
+    pub fn wait(&self) -> Result<(), Errno> {
+        let (bytes, _) = self.0.receive()?;
+        if bytes == b"go" { Ok(()) } else { Err(Errno::PROTO) }
+    }
+
     /// Tells the launcher.
     ///
     /// # Errors
@@ -159,6 +168,14 @@ impl Reporter {
 }
 
 impl Reports {
+    /// Lets a process that [waits](Reporter::wait) go on.
+    ///
+    /// # Errors
+    /// As `sendmsg(2)`.
+    pub fn allow(&self) -> Result<(), Errno> {
+        self.0.send(b"go", None)
+    }
+
     /// The next message; `None` when no process is left that could send one.
     ///
     /// # Errors

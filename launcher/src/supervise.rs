@@ -26,9 +26,16 @@ pub fn run(plan: &Plan, outside: &mut Outside) -> Result<u8, Failure> {
     // From here on no signal ends this process before what it makes is removed.
     let signal_mask = block_signals().map_err(|errno| fault("prepare the sandbox", errno))?;
     make_directories(plan)?;
-    let mut placeholders = make_placeholders(plan)?;
-    let result = Sandbox::start(plan, signal_mask, &mut placeholders, outside)
-        .and_then(|sandbox| sandbox.supervise(plan.exec.new_session));
+    let forked = Forked::new(plan, signal_mask)?;
+    // From here on others build the sandbox, and there is time.
+    let placeholders = match make_placeholders(plan) {
+        Ok(placeholders) => placeholders,
+        Err(failure) => {
+            forked.abandon();
+            return Err(failure);
+        }
+    };
+    let result = forked.appear(plan, outside).supervise(plan.exec.new_session);
     if let Some(placeholders) = placeholders {
         remove_placeholders(placeholders);
     }
@@ -129,20 +136,24 @@ enum Fate {
     Failed(Failure),
 }
 
-impl<'a> Sandbox<'a> {
-    /// Forks init and broker, which let go of what `placeholders` has open.
-    fn start(
-        plan: &'a Plan,
-        signal_mask: SigSet,
-        placeholders: &mut Option<Placeholders>,
-        outside: &mut Outside,
-    ) -> Result<Self, Failure> {
+/// Init and broker at work, before anybody outside can see them.
+struct Forked {
+    init: Process,
+    broker: Process,
+    reports: Reports,
+    /// When it is closed the broker ends.
+    life: Link,
+    terminal: Option<Terminal>,
+}
+
+impl Forked {
+    fn new(plan: &Plan, signal_mask: SigSet) -> Result<Self, Failure> {
         let prepare = || Ok((Link::pair()?, report::channel()?, Link::pair()?, Link::pair()?));
         let prepared = prepare().map_err(|errno| fault("prepare the sandbox", errno))?;
         let ((life, broker_life), (reporter, reports), to_init, shared) = prepared;
         let fork = enter::fork_into(&plan.namespaces).map_err(|error| error.failure())?;
         let Fork::Parent(pid) = fork else {
-            drop((life, broker_life, reports, to_init.0, shared.0, placeholders.take()));
+            drop((life, broker_life, reports, to_init.0, shared.0));
             Init { plan, reporter, broker: to_init.1, shared: shared.1, signal_mask }.run()
         };
         drop((to_init.1, shared.1));
@@ -152,14 +163,29 @@ impl<'a> Sandbox<'a> {
         };
         let (init, fork) = fork_broker().map_err(|errno| fault("fork the broker", errno))?;
         let Fork::Parent(broker) = fork else {
-            drop((life, reports, init, placeholders.take()));
+            drop((life, reports, init));
             let (from_init, shared) = (to_init.0, shared.0);
             let broker = Broker { plan, life: broker_life, reporter, init: pid, from_init, shared };
             broker.run()
         };
         let broker = Process::new(broker).map_err(|errno| fault("watch the broker", errno))?;
-        let terminal = Terminal::controlled();
-        // From here on others build the sandbox, and there is time.
+        Ok(Self { init, broker, reports, life, terminal: Terminal::controlled() })
+    }
+
+    /// Ends them. That they have ended already is the only way for it to fail.
+    fn abandon(self) {
+        process::send_signal(self.init.fd.as_fd(), libc::SIGKILL).unwrap_or(());
+        drop(self.life);
+        self.init.join().and_then(|()| self.broker.join()).unwrap_or(());
+    }
+
+    /// Lets init go on: the host has what it needs. Makes the sandbox known outside.
+    fn appear<'a>(self, plan: &'a Plan, outside: &mut Outside) -> Sandbox<'a> {
+        let Self { init, broker, reports, life, terminal } = self;
+        if !plan.placeholders.is_empty() {
+            // It fails only if both have ended, which they report.
+            reports.allow().unwrap_or(());
+        }
         let (handles, presence, warnings) = outside.appear();
         for warning in warnings {
             say(&format!("remount-run: warning: {warning}"));
@@ -167,18 +193,13 @@ impl<'a> Sandbox<'a> {
         let id = handles.id.clone();
         // The listener is the broker's: where nobody listens, nobody may seem to.
         handles.send(&life);
-        Ok(Self {
-            init,
-            broker,
-            reports,
-            agent: None,
-            waiting: Vec::new(),
-            terminal,
-            confirm: Confirm::new(life, &plan.policy, id),
-            presence,
-        })
+        let confirm = Confirm::new(life, &plan.policy, id);
+        let (agent, waiting) = (None, Vec::new());
+        Sandbox { init, broker, reports, agent, waiting, terminal, confirm, presence }
     }
+}
 
+impl Sandbox<'_> {
     fn supervise(mut self, new_session: bool) -> Result<u8, Failure> {
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&SigSet::all(), flags)

@@ -38,7 +38,7 @@ impl Init<'_> {
     /// Builds the sandbox and stays as its init until the agent has ended; does not return.
     pub fn run(self) -> ! {
         let Self { plan, reporter, broker, shared, signal_mask } = self;
-        let result = build(plan, &broker).and_then(|bounding| {
+        let result = build(plan, &broker, &reporter).and_then(|bounding| {
             let inherited =
                 exec::Inherited { broker: &broker, shared: &shared, signal_mask, bounding };
             let agent = start_agent(plan, &reporter, &inherited)?;
@@ -51,7 +51,7 @@ impl Init<'_> {
     }
 }
 
-fn build(plan: &Plan, broker: &Link) -> Result<EmptyBoundingSet, EnterError> {
+fn build(plan: &Plan, broker: &Link, reporter: &Reporter) -> Result<EmptyBoundingSet, EnterError> {
     die_with_parent()?;
     if let Some(identity) = plan.namespaces.user {
         identity::map_ids(identity)?;
@@ -62,7 +62,11 @@ fn build(plan: &Plan, broker: &Link) -> Result<EmptyBoundingSet, EnterError> {
     let processes = (processes.st_dev, processes.st_ino);
     // The modes of what is made are those that are asked for.
     let umask = rustix::process::umask(Mode::empty());
-    let handles = mount::build(&plan.mounts, plan.namespaces.user.is_some())?;
+    let tree = mount::begin(&plan.mounts, plan.namespaces.user.is_some())?;
+    if !plan.placeholders.is_empty() {
+        reporter.wait().step("wait for the host's placeholders")?;
+    }
+    let handles = tree.finish(&plan.mounts)?;
     rustix::process::umask(umask);
     hand_over(broker, Handover { user, mount, processes, handles })?;
     if let Some(hostname) = &plan.namespaces.hostname {

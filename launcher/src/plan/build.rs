@@ -8,6 +8,7 @@ use super::{
 };
 use crate::confine::landlock::Access;
 use crate::host::{Found, MountTable};
+use crate::paths::is_in;
 use crate::spec::{Asker, Entry, Spec, What};
 use remount_broker::filter::agent_filter;
 use remount_broker::name::Mode;
@@ -70,7 +71,10 @@ impl MountPlan {
         protect_kernel_files(&mut ops, host_mounts);
         pin_ancestors(&mut ops, host_mounts);
         assign_submounts(&mut ops, host_mounts);
-        Self { ops: in_order(ops), targets }
+        let is_guard = |entry: &&Entry| matches!(entry.what, What::Guard);
+        let guards = spec.entries.iter().filter(is_guard).map(|entry| entry.dest.as_path());
+        let (ops, independent) = in_order(guards, ops);
+        Self { ops, independent, targets }
     }
 
     /// What Landlock grants: the same as the mounts. Targets are granted writing for
@@ -275,13 +279,27 @@ fn submounts(
 }
 
 /// Parents before children. The control directory comes as early as it can, since
-/// masks are made of its empty file and its empty directory.
-fn in_order(ops: BTreeMap<PathBuf, MountOp>) -> Vec<MountOp> {
+/// masks are made of its empty file and its empty directory; what holds placeholders comes
+/// last, after as many operations as the answer says.
+fn in_order<'a>(
+    guards: impl Iterator<Item = &'a Path>,
+    ops: BTreeMap<PathBuf, MountOp>,
+) -> (Vec<MountOp>, usize) {
     let control = Path::new(CONTROL_DIR);
-    let (mut first, rest): (Vec<_>, Vec<_>) =
+    let is_changeable = |dest: &&Path| ops.get(*dest).is_some_and(is_changeable_host);
+    let mut holders: Vec<PathBuf> = guards
+        .filter_map(|dest| dest.ancestors().skip(1).filter(is_changeable).last())
+        .map(Path::to_owned)
+        .collect();
+    holders.dedup();
+    let (mut all, rest): (Vec<_>, Vec<_>) =
         ops.into_values().partition(|op| control.starts_with(&op.dest));
-    first.extend(rest);
-    first
+    let (last, rest): (Vec<_>, Vec<_>) =
+        rest.into_iter().partition(|op| holders.iter().any(|holder| is_in(&op.dest, holder)));
+    all.extend(rest);
+    let independent = all.len();
+    all.extend(last);
+    (all, independent)
 }
 
 #[cfg(test)]

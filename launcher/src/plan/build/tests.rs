@@ -52,6 +52,11 @@ fn the_default_profile_gives_this_plan() {
             "dev /dev rw -",
             "mask /home/u/.local/state/remount ro -",
             "mask /home/u/.ssh ro -",
+            "proc /proc ro -",
+            "self-bind /proc/sys ro -",
+            "self-bind /proc/sysrq-trigger ro -",
+            "tmpfs /run/user/7 rw -",
+            "tmpfs /tmp rw -",
             "bind /home/u/p rw workspace",
             "self-bind /home/u/p/.agents ro -",
             "self-bind /home/u/p/.amp ro -",
@@ -83,11 +88,6 @@ fn the_default_profile_gives_this_plan() {
             "self-bind /home/u/p/.qwen ro -",
             "self-bind /home/u/p/.vscode ro -",
             "self-bind /home/u/p/.zed ro -",
-            "proc /proc ro -",
-            "self-bind /proc/sys ro -",
-            "self-bind /proc/sysrq-trigger ro -",
-            "tmpfs /run/user/7 rw -",
-            "tmpfs /tmp rw -",
         ]
     );
 }
