@@ -4,9 +4,11 @@
 //! Programs that want to switch targets themselves use [`remount_broker::client`].
 
 mod cli;
+mod hook;
 mod render;
 
-use cli::{Args, Command, Scope};
+use cli::{Args, Command, HookAction, Scope};
+use hook::Agent;
 use remount_broker::channel::NoBroker;
 use remount_broker::client::{Client, ClientError};
 use remount_broker::proto::{BadReply, ErrorCode, TargetReport, Wish};
@@ -51,6 +53,9 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(args: &Args) -> Exit {
+    if let Command::Hook(agent, action) = &args.command {
+        return hook(*agent, action);
+    }
     match ask(&args.command) {
         Ok(text) if args.quiet => {
             drop(text);
@@ -77,6 +82,7 @@ fn ask(command: &Command) -> Result<String, ClientError> {
         Command::Set(wish, scope) => Ok(render::modes(&set(&mut client, *wish, scope)?)),
         Command::List => Ok(render::table(&client.list()?)),
         Command::Status { json: false } => Ok(render::status(&client.status()?)),
+        Command::Hook(..) => Ok(String::new()),
         Command::Status { json: true } => render::json(&client.status()?)
             .map_err(|error| ClientError::BadReply(BadReply(error.to_string()))),
     }
@@ -86,6 +92,39 @@ fn set(client: &mut Client, wish: Wish, scope: &Scope) -> Result<Vec<TargetRepor
     match scope {
         Scope::All => client.set_all(wish),
         Scope::Named(names) => client.set(names, wish),
+    }
+}
+
+/// Is a hook, or configures one.
+fn hook(agent: Agent, action: &HookAction) -> Exit {
+    let result = match action {
+        HookAction::Run(mode) => return answer(hook::run(agent, mode.as_deref())),
+        HookAction::Print => hook::print(agent),
+        HookAction::Install => hook::install(agent),
+        HookAction::Uninstall => hook::uninstall(agent),
+    };
+    match result {
+        Ok(text) => print(&text),
+        Err(message) => {
+            complain(&message, None);
+            Exit::Failed
+        }
+    }
+}
+
+/// Answers as agents understand it: what is denied is denied by exit code 2.
+fn answer(answer: hook::Answer) -> Exit {
+    match answer {
+        hook::Answer::Nothing => Exit::Done,
+        hook::Answer::Tell(text) => print(&format!("{text}\n")),
+        hook::Answer::Deny(text) => {
+            complain(&text, None);
+            Exit::Usage
+        }
+        hook::Answer::Failed(text) => {
+            complain(&text, None);
+            Exit::Failed
+        }
     }
 }
 

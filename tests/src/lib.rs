@@ -28,6 +28,7 @@
 mod answer;
 mod cmd;
 pub mod leftovers;
+pub mod model;
 mod pty;
 mod refusal;
 mod running;

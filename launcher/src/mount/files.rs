@@ -8,6 +8,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
     fsconfig_set_string, fsmount, fsopen,
 };
+use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
@@ -101,12 +102,29 @@ pub(super) fn make_mountpoint(
     mount::open_exact(dir.as_fd(), last)
 }
 
+/// Makes a file for all to read, in memory, where a short text is written at once.
+pub(super) fn file(dir: BorrowedFd<'_>, name: &CStr, text: &str) -> Result<(), Errno> {
+    let file = create(dir, name, 0o444)?;
+    match rustix::io::write(&file, text.as_bytes())? {
+        written if written == text.len() => Ok(()),
+        _ => Err(Errno::NOSPC),
+    }
+}
+
 /// Makes an empty file; one that exists is an error.
 pub(super) fn empty_file(
     dir: BorrowedFd<'_>,
     name: impl rustix::path::Arg,
     permissions: u32,
 ) -> Result<(), Errno> {
+    create(dir, name, permissions).map(drop)
+}
+
+fn create(
+    dir: BorrowedFd<'_>,
+    name: impl rustix::path::Arg,
+    permissions: u32,
+) -> Result<OwnedFd, Errno> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(permissions)).map(drop)
+    rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(permissions))
 }
