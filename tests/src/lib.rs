@@ -106,6 +106,13 @@ pub fn toolchain() -> PathBuf {
     root
 }
 
+/// The directory of the agents' commands, where `scripts/agents` put them.
+pub fn agents() -> PathBuf {
+    let dir = std::env::var_os("REMOUNT_AGENTS")
+        .expect("REMOUNT_AGENTS is not set: scripts/test does it, or run scripts/agents DIRECTORY");
+    PathBuf::from(dir).join("node_modules/.bin")
+}
+
 /// The mount table of this process, as the kernel writes it.
 pub fn mounts() -> String {
     std::fs::read_to_string("/proc/self/mountinfo").expect("read /proc/self/mountinfo")

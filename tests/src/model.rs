@@ -15,23 +15,37 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// What the model does next.
+/// What the model says next.
 #[derive(Debug, Clone)]
-pub enum Step {
+enum Said {
     /// It calls one tool; a text as the input is given as it is (free-form tools).
     Call(String, Value),
     /// It says something, which ends its turn.
     Say(String),
 }
 
+/// A step of a script: what the model says, and what the test does before.
+#[derive(Clone)]
+pub struct Step {
+    said: Said,
+    act: Option<Arc<dyn Fn() + Send + Sync>>,
+}
+
 /// A step that calls a tool.
 pub fn call(tool: &str, input: Value) -> Step {
-    Step::Call(tool.to_owned(), input)
+    Step { said: Said::Call(tool.to_owned(), input), act: None }
 }
 
 /// A step that ends the turn.
 pub fn say(text: &str) -> Step {
-    Step::Say(text.to_owned())
+    Step { said: Said::Say(text.to_owned()), act: None }
+}
+
+impl Step {
+    /// This step, after `act`, for which the agent waits; done again if it asks again.
+    pub fn after(self, act: impl Fn() + Send + Sync + 'static) -> Step {
+        Step { act: Some(Arc::new(act)), ..self }
+    }
 }
 
 /// What an agent asked: the path and the body.
@@ -41,7 +55,7 @@ pub struct Asked {
     pub body: Value,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Shared {
     scripts: Mutex<BTreeMap<String, Vec<Step>>>,
     asked: Mutex<Vec<Asked>>,
@@ -49,7 +63,6 @@ struct Shared {
 }
 
 /// A running server; it ends when dropped.
-#[derive(Debug)]
 pub struct Model {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -119,17 +132,19 @@ impl Drop for Model {
 }
 
 impl Shared {
-    /// The next step of the conversation in a request.
-    fn next(&self, api: wire::Api, body: &Value) -> Step {
+    /// What is said next in the conversation in a request.
+    fn next(&self, api: wire::Api, body: &Value) -> Said {
         let script = api.script(body);
         // Titles, summaries and the like are asked for without tools.
         if script.is_empty() || !api.has_tools(body) {
-            return say("fine");
+            return say("fine").said;
         }
-        let scripts = self.scripts.lock().expect("a lock");
-        match scripts.get(&script) {
-            None => say(&format!("there is no script {script}")),
-            Some(steps) => steps.get(api.answers(body)).cloned().unwrap_or_else(|| say("the end")),
+        let steps = self.scripts.lock().expect("a lock").get(&script).cloned();
+        let steps = steps.unwrap_or_else(|| vec![say("there is no such script")]);
+        let step = steps.get(api.answers(body)).cloned().unwrap_or_else(|| say("the end"));
+        if let Some(act) = step.act {
+            act();
         }
+        step.said
     }
 }

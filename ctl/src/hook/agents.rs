@@ -168,9 +168,16 @@ fn approved(bytes: &[u8]) -> bool {
         && response["llmContent"].as_str().is_some_and(|text| text.starts_with("Plan approved"))
 }
 
-/// `remountctl hook AGENT`, as a shell runs it. Codex trusts a hook by its text: this does
-/// not change from version to version.
-pub(super) fn command(agent: Agent) -> String {
+/// What a shell is to run. By its whole path: agents give their shells a `PATH` of their own,
+/// and anybody could put another program in it. Outside of a sandbox it does nothing, at the
+/// price of a shell. Codex trusts a hook by its text, so this does not change between versions.
+fn command(agent: Agent) -> String {
+    let ends_with = ending(agent);
+    format!("test ! -e /run/remount/hooks || /run/remount/bin/{ends_with}")
+}
+
+/// What tells our hooks from others.
+pub(super) fn ending(agent: Agent) -> String {
     format!("remountctl hook {}", agent.name())
 }
 
@@ -178,9 +185,7 @@ pub(super) fn command(agent: Agent) -> String {
 const SECONDS: u32 = 10;
 
 fn claude_hooks() -> Vec<(&'static str, Value)> {
-    // Without a shell.
-    let hook = json!({ "type": "command", "command": "remountctl", "args": ["hook", "claude"],
-                       "timeout": SECONDS });
+    let hook = json!({ "type": "command", "command": command(Agent::Claude), "timeout": SECONDS });
     vec![
         ("UserPromptSubmit", json!({ "hooks": [hook] })),
         ("PreToolUse", json!({ "matcher": "*", "hooks": [hook] })),

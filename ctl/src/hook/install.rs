@@ -1,6 +1,6 @@
 //! Putting hooks into an agent's configuration, and taking them out.
 
-use super::agents::{Agent, Place, command};
+use super::agents::{Agent, Place, ending};
 use super::settings::Settings;
 use remount_broker::escape::Escaped;
 use remount_broker::reason::IoReason;
@@ -42,7 +42,7 @@ pub(crate) fn install(agent: Agent) -> Result<String, Error> {
             let before = read(&path)?.unwrap_or_default();
             let mut settings = parse(&path, &before)?;
             let add = |settings: &mut Settings| {
-                settings.remove(&command(agent))?;
+                settings.remove(&ending(agent))?;
                 groups.iter().try_for_each(|(event, group)| settings.add(event, group))?;
                 settings.to_text()
             };
@@ -72,7 +72,7 @@ pub(crate) fn uninstall(agent: Agent) -> Result<String, Error> {
         Place::Settings(path, _) => {
             let Some(before) = read(&path)? else { return Ok("nothing to remove\n".to_owned()) };
             let mut settings = parse(&path, &before)?;
-            let removed = settings.remove(&command(agent));
+            let removed = settings.remove(&ending(agent));
             if !removed.map_err(|error| not_understood(&path, &error))? {
                 return Ok("nothing to remove\n".to_owned());
             }

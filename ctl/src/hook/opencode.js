@@ -6,7 +6,7 @@ import { existsSync } from "node:fs"
 
 const hook = (agent) =>
   new Promise((resolve) => {
-    const child = spawn("remountctl", ["hook", "opencode", "--mode=" + agent], {
+    const child = spawn("/run/remount/bin/remountctl", ["hook", "opencode", "--mode=" + agent], {
       stdio: ["ignore", "ignore", "pipe"],
     })
     let text = ""

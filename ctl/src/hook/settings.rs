@@ -38,13 +38,13 @@ impl Settings {
         Ok(Self { root, hooks })
     }
 
-    /// Takes out what runs `command`; whether there was any.
-    pub fn remove(&mut self, command: &str) -> Result<bool, serde_json::Error> {
+    /// Takes out what runs a command that ends so; whether there was any.
+    pub fn remove(&mut self, ending: &str) -> Result<bool, serde_json::Error> {
         let mut removed = false;
         for (_, groups) in &mut self.hooks.0 {
             let mut kept = Vec::with_capacity(groups.len());
             for group in groups.drain(..) {
-                match without(&group, command)? {
+                match without(&group, ending)? {
                     Without::Untouched => kept.push(group),
                     Without::Less(rest) => {
                         kept.push(serde_json::value::to_raw_value(&rest)?);
@@ -108,18 +108,18 @@ impl Settings {
     }
 }
 
-/// A group of hooks without those that run a command.
+/// A group of hooks without those that run such a command.
 enum Without {
     Untouched,
     Less(Value),
     Nothing,
 }
 
-fn without(group: &RawValue, command: &str) -> Result<Without, serde_json::Error> {
+fn without(group: &RawValue, ending: &str) -> Result<Without, serde_json::Error> {
     let mut group: Value = serde_json::from_str(group.get())?;
     let Some(hooks) = group["hooks"].as_array_mut() else { return Ok(Without::Untouched) };
     let before = hooks.len();
-    hooks.retain(|hook| words(hook) != command);
+    hooks.retain(|hook| !words(hook).ends_with(ending));
     Ok(match hooks.len() {
         after if after == before => Without::Untouched,
         0 => Without::Nothing,

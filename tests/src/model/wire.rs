@@ -1,6 +1,6 @@
 //! The four interfaces of models: what a conversation says, and how a step is told.
 
-use super::Step;
+use super::Said;
 use super::http::Answer;
 use serde_json::{Value, json};
 
@@ -104,7 +104,7 @@ impl Api {
     }
 
     /// A step, as this interface tells it.
-    pub fn answer(self, path: &str, body: &Value, step: &Step) -> Answer {
+    pub fn answer(self, path: &str, body: &Value, step: &Said) -> Answer {
         let streamed = body["stream"] == true || path.contains("stream");
         let id = format!("call_{}", self.answers(body));
         match self {
@@ -123,14 +123,14 @@ fn event(value: &Value) -> String {
     }
 }
 
-fn messages(step: &Step, id: &str, streamed: bool) -> Answer {
+fn messages(step: &Said, id: &str, streamed: bool) -> Answer {
     let (block, delta, stop) = match step {
-        Step::Say(text) => (
+        Said::Say(text) => (
             json!({ "type": "text", "text": text }),
             json!({ "type": "text_delta", "text": text }),
             "end_turn",
         ),
-        Step::Call(name, input) => (
+        Said::Call(name, input) => (
             json!({ "type": "tool_use", "id": id, "name": name, "input": input }),
             json!({ "type": "input_json_delta", "partial_json": input.to_string() }),
             "tool_use",
@@ -147,8 +147,8 @@ fn messages(step: &Step, id: &str, streamed: bool) -> Answer {
     message["content"] = json!([]);
     message["stop_reason"] = Value::Null;
     let empty = match step {
-        Step::Say(_) => json!({ "type": "text", "text": "" }),
-        Step::Call(name, _) => json!({ "type": "tool_use", "id": id, "name": name, "input": {} }),
+        Said::Say(_) => json!({ "type": "text", "text": "" }),
+        Said::Call(name, _) => json!({ "type": "tool_use", "id": id, "name": name, "input": {} }),
     };
     let events = [
         json!({ "type": "message_start", "message": message }),
@@ -162,18 +162,18 @@ fn messages(step: &Step, id: &str, streamed: bool) -> Answer {
     Answer::events(events.iter().map(event).collect())
 }
 
-fn responses(step: &Step, id: &str, streamed: bool) -> Answer {
+fn responses(step: &Said, id: &str, streamed: bool) -> Answer {
     let item = match step {
-        Step::Say(text) => json!({
+        Said::Say(text) => json!({
             "type": "message", "role": "assistant", "id": format!("msg_{id}"),
             "status": "completed",
             "content": [{ "type": "output_text", "text": text, "annotations": [] }],
         }),
-        Step::Call(name, Value::String(text)) => json!({
+        Said::Call(name, Value::String(text)) => json!({
             "type": "custom_tool_call", "id": format!("ctc_{id}"), "call_id": id,
             "status": "completed", "name": name, "input": text,
         }),
-        Step::Call(name, input) => json!({
+        Said::Call(name, input) => json!({
             "type": "function_call", "id": format!("fc_{id}"), "call_id": id,
             "status": "completed", "name": name, "arguments": input.to_string(),
         }),
@@ -200,10 +200,10 @@ fn responses(step: &Step, id: &str, streamed: bool) -> Answer {
     Answer::events(events.iter().map(event).collect())
 }
 
-fn chat(step: &Step, id: &str, streamed: bool) -> Answer {
+fn chat(step: &Said, id: &str, streamed: bool) -> Answer {
     let (mut message, finish) = match step {
-        Step::Say(text) => (json!({ "role": "assistant", "content": text }), "stop"),
-        Step::Call(name, input) => {
+        Said::Say(text) => (json!({ "role": "assistant", "content": text }), "stop"),
+        Said::Call(name, input) => {
             let function = json!({ "name": name, "arguments": input.to_string() });
             let call = json!({ "index": 0, "id": id, "type": "function", "function": function });
             let message = json!({ "role": "assistant", "content": null, "tool_calls": [call] });
@@ -229,10 +229,10 @@ fn chat(step: &Step, id: &str, streamed: bool) -> Answer {
     Answer::events(parts.to_vec())
 }
 
-fn generate(step: &Step, id: &str, streamed: bool) -> Answer {
+fn generate(step: &Said, id: &str, streamed: bool) -> Answer {
     let part = match step {
-        Step::Say(text) => json!({ "text": text }),
-        Step::Call(name, input) => {
+        Said::Say(text) => json!({ "text": text }),
+        Said::Call(name, input) => {
             json!({ "functionCall": { "id": id, "name": name, "args": input } })
         }
     };
