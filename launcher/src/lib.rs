@@ -12,6 +12,7 @@ pub mod enter;
 mod exec;
 pub mod host;
 mod mount;
+mod paths;
 pub mod plan;
 pub mod profile;
 pub mod report;

@@ -111,15 +111,13 @@ impl Sandbox {
         drop((to_init.1, shared.1));
         let fork_broker = || {
             let init = Process::new(pid)?;
-            let init_fd = rustix::io::fcntl_dupfd_cloexec(&init.fd, 3)?;
-            Ok((init, init_fd, process::fork()?))
+            Ok((init, process::fork()?))
         };
-        let (init, init_fd, fork) =
-            fork_broker().map_err(|errno| fault("fork the broker", errno))?;
+        let (init, fork) = fork_broker().map_err(|errno| fault("fork the broker", errno))?;
         let Fork::Parent(pid) = fork else {
             drop((life, reports, init));
             let (from_init, shared) = (to_init.0, shared.0);
-            Broker { plan, life: broker_life, reporter, init: init_fd, from_init, shared }.run()
+            Broker { plan, life: broker_life, reporter, from_init, shared }.run()
         };
         let broker = Process::new(pid).map_err(|errno| fault("watch the broker", errno))?;
         let terminal = Terminal::controlled();

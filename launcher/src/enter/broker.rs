@@ -26,9 +26,7 @@ pub struct Broker<'a> {
     pub life: OwnedFd,
     /// Where a failure is told.
     pub reporter: Reporter,
-    /// A pidfd of init.
-    pub init: OwnedFd,
-    /// The connection to init.
+    /// The connection to init; its end means that init is gone, or wants the end.
     pub from_init: Link,
     /// The broker's end of the connection that all processes inside inherit.
     pub shared: Link,
@@ -37,7 +35,7 @@ pub struct Broker<'a> {
 impl Broker<'_> {
     /// Serves until the sandbox or the launcher has ended; does not return.
     pub fn run(self) -> ! {
-        let Self { plan, life, reporter, init, from_init, shared } = self;
+        let Self { plan, life, reporter, from_init, shared } = self;
         let serve = || {
             let handover = join_sandbox(&from_init)?;
             // From here on the agent may start: until the broker is confined it hears nobody.
@@ -45,12 +43,12 @@ impl Broker<'_> {
             confine(plan)?;
             let setup = Setup {
                 life,
-                init,
+                // Its end also tells init that there is no broker.
+                init: from_init.into_fd(),
                 shared: Some(shared.into_fd()),
                 listeners: vec![(handover.listener, Origin::Inside)],
                 targets: targets(plan, handover.members),
             };
-            // `from_init` stays open: its end tells init that there is no broker.
             server::serve(setup).map(drop).map_err(|_| EnterError::NoBroker)
         };
         end(&reporter, serve())

@@ -37,8 +37,7 @@ impl Control {
             let tree = mount::clone_tree(program)?;
             let flags = Attributes::READ_ONLY.and_set(super::NO_SUID_DEV);
             mount::set_attributes(tree.as_fd(), flags, Reach::Tree)?;
-            let place = mount::open_exact(mount.as_fd(), c"bin/remountctl")?;
-            mount::attach(tree.as_fd(), place.as_fd())?;
+            mount::attach_at(tree.as_fd(), mount.as_fd(), c"bin/remountctl")?;
             let listener = listen(mount.as_fd())?;
             if !hooks.is_empty() {
                 files::file(mount.as_fd(), c"hooks", hooks)?;

@@ -2,7 +2,7 @@
 
 use crate::plan::Shape;
 use remount_broker::sys::mount;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
@@ -104,7 +104,8 @@ pub(super) fn make_mountpoint(
 
 /// Makes a file for all to read, in memory, where a short text is written at once.
 pub(super) fn file(dir: BorrowedFd<'_>, name: &CStr, text: &str) -> Result<(), Errno> {
-    let file = create(dir, name, 0o444)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o444))?;
     match rustix::io::write(&file, text.as_bytes())? {
         written if written == text.len() => Ok(()),
         _ => Err(Errno::NOSPC),
@@ -117,14 +118,5 @@ pub(super) fn empty_file(
     name: impl rustix::path::Arg,
     permissions: u32,
 ) -> Result<(), Errno> {
-    create(dir, name, permissions).map(drop)
-}
-
-fn create(
-    dir: BorrowedFd<'_>,
-    name: impl rustix::path::Arg,
-    permissions: u32,
-) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(permissions))
+    rustix::fs::mknodat(dir, name, FileType::RegularFile, Mode::from_raw_mode(permissions), 0)
 }

@@ -45,7 +45,10 @@ pub(super) fn git_dir(root: &Path, files: &dyn Files) -> Option<GitDir> {
     for (inner, names) in
         [("modules", EXECUTED), ("worktrees", &["config.worktree", "commondir", "gitdir"])]
     {
-        let mut found = files.names(&common.join(inner), usize::MAX).unwrap_or_default();
+        let mut found = Vec::new();
+        let mut keep = |name: &OsStr| found.push(name.to_owned());
+        // Without the directory there is nothing in it to protect.
+        files.names(&common.join(inner), usize::MAX, &mut keep).unwrap_or_default();
         found.sort();
         for name in found {
             executed.extend(names.iter().map(|file| common.join(inner).join(&name).join(file)));

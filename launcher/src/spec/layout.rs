@@ -7,6 +7,7 @@ use super::view::{Area, Place, View};
 use super::{Asker, Entry, SpecError, Toggle, What, git};
 use crate::cli::{Args, Step};
 use crate::host::{Found, Host, Mount};
+use crate::paths::is_in;
 use crate::plan::Shape;
 use crate::profile::{GitPolicy, Missing, PathText, Profile, Size, Variables};
 use remount_broker::name::{Authority, Mode, TargetName};
@@ -64,7 +65,7 @@ impl<'h> Layout<'h> {
         wishes.extend(wishes_of_command_line(args)?);
         // Parents first, so that a destination is followed through what stands there
         // by then. The sort is stable: at one destination the later wish wins.
-        wishes.sort_by_key(|wish| wish.dest.components().count());
+        wishes.sort_by_cached_key(|wish| wish.dest.components().count());
         for wish in wishes {
             layout.place(wish)?;
         }
@@ -401,11 +402,10 @@ fn require_plain(path: &Path, origin: &Asker) -> Result<(), SpecError> {
 
 /// The root, and what the sandbox makes itself, cannot be mounted over.
 fn refuse_reserved(path: &Path, origin: &Asker) -> Result<(), SpecError> {
-    let own = ["/dev", "/proc", crate::plan::CONTROL_DIR];
-    let taken = path == Path::new("/")
-        || own.iter().any(|own| path.starts_with(own) || Path::new(own).starts_with(path));
+    let own = ["/dev", "/proc", crate::plan::CONTROL_DIR].map(Path::new);
+    let taken = own.iter().any(|own| is_in(path, own) || is_in(own, path));
     // Device nodes and shared memory may be added below /dev.
-    if taken && !(path.starts_with("/dev") && path != Path::new("/dev")) {
+    if taken && !(is_in(path, Path::new("/dev")) && path != Path::new("/dev")) {
         return Err(SpecError::Reserved { path: path.to_owned(), origin: origin.to_string() });
     }
     Ok(())
