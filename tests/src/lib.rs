@@ -25,6 +25,7 @@
 //! acts use stand-ins (see the probe). Directories are under `/var/tmp`: a sandbox has
 //! a `/tmp` of its own.
 
+pub mod agent;
 mod answer;
 mod cmd;
 pub mod leftovers;

@@ -93,10 +93,9 @@ impl Model {
     }
 
     /// Sets the steps of a script.
-    pub fn script(self, name: &str, steps: impl IntoIterator<Item = Step>) -> Model {
+    pub fn script(&self, name: &str, steps: impl IntoIterator<Item = Step>) {
         let steps = steps.into_iter().collect();
         self.shared.scripts.lock().expect("a lock").insert(name.to_owned(), steps);
-        self
     }
 
     /// `http://127.0.0.1:PORT`.
