@@ -20,6 +20,9 @@ impl World {
         let sandbox = Sandbox::git();
         let (file, text) = settings(agent, &model.url());
         let file = sandbox.file(format!("home/{file}"), text);
+        for secret in SECRETS {
+            sandbox.file(format!("home/{secret}"), format!("{SECRET}{secret}"));
+        }
         sandbox.ctl().command(["hook", agent, "--install"]).run().success();
         // Codex has its hooks in another file.
         let hooks = sandbox.home().join(".codex/hooks.json");
@@ -28,14 +31,24 @@ impl World {
         World { sandbox, agent, settings }
     }
 
-    /// The agent in its sandbox.
+    /// The agent in its sandbox, its profile chosen by its name.
     pub fn start(&self, model: &Model) -> Cmd {
+        self.surround(self.sandbox.remount().arg(self.agent), model)
+    }
+
+    /// A shell in the agent's sandbox, which can start it.
+    pub fn shell(&self, model: &Model, script: &str) -> Cmd {
+        let run = self.sandbox.remount().option("--profile").option(self.agent).sh(script);
+        self.surround(run, model)
+    }
+
+    fn surround(&self, run: Cmd, model: &Model) -> Cmd {
         let path = format!("{}:{PATH}", agents().display());
         // Node asks for the name of whoever runs it, and this user may have none.
         let user = format!("tester:x:{0}:{0}::/home:/bin/sh\n", uid());
         let passwd = self.sandbox.file("outside/passwd", user);
-        let run = self.sandbox.remount().option("--ro-bind").option(passwd).option("/etc/passwd");
-        let run = run.arg(self.agent).env("PATH", path).timeout(Duration::from_secs(120));
+        let run = run.option("--ro-bind").option(passwd).option("/etc/passwd").env("PATH", path);
+        let run = run.timeout(Duration::from_secs(120));
         let (url, v1) = (model.url(), format!("{}/v1", model.url()));
         let environment = match self.agent {
             "claude" => vec![
@@ -99,6 +112,22 @@ impl World {
         assert!(found, "{}'s own record lacks {text:?}", self.agent);
     }
 }
+
+/// What no agent is to read, below the home directory.
+pub const SECRETS: [&str; 9] = [
+    ".ssh/id_ed25519",
+    ".aws/credentials",
+    ".netrc",
+    ".config/gh/hosts.yml",
+    ".mozilla/firefox/x.default/logins.json",
+    ".config/google-chrome/Default/Login Data",
+    ".gnupg/private-keys-v1.d/x.key",
+    ".bash_history",
+    ".local/share/keyrings/login.keyring",
+];
+
+/// What each of them begins with.
+pub const SECRET: &str = "SECRET-";
 
 /// The agent's settings file and what is in it.
 fn settings(agent: &str, url: &str) -> (&'static str, String) {

@@ -4,7 +4,7 @@
 //! Each agent is the unmodified program that `scripts/agents` installed, under its own
 //! profile, chosen by its name, in a fresh home, with its hook installed.
 
-use remount_tests::agent::{CHILD, COMMIT, Taken, Tools, World, tries};
+use remount_tests::agent::{CHILD, COMMIT, SECRET, Taken, Tools, World, tries};
 use remount_tests::model::{Model, say};
 use remount_tests::{Snapshot, require};
 
@@ -22,6 +22,10 @@ fn works_until_it_is_read_only(agent: &'static str) {
         tools.read("README"),
         tools.edit("README", "a project", "edited"),
         tools.shell(&format!("{COMMIT} work && git log --format=%s")),
+        // Nothing of it is to be seen; the last one is an act that succeeds all the same.
+        tools.shell(
+            "cat ~/.ssh/id_ed25519; grep -rs SECRE[T]- ~ /run/user; cat ~/.netrc; echo searched",
+        ),
         tools.shell(CHILD),
         tools.shell("/run/remount/bin/remountctl ro --all"),
     ];
@@ -50,6 +54,7 @@ fn works_until_it_is_read_only(agent: &'static str) {
     assert_eq!(read("by-shell-after"), "two\n");
     let log = world.sandbox.host(require("git")).command(["log", "--format=%s"]).run();
     assert_eq!(log.success().stdout(), "later\nwork\nfirst\n", "{shown}");
+    assert!(!results.concat().contains(SECRET) && results[5].contains("searched"), "{shown}");
     // In between nothing did, and each try was told why.
     let differences = before.get().differences(&after.get());
     assert!(differences.is_empty(), "{differences:#?}\n{shown}");
@@ -59,8 +64,6 @@ fn works_until_it_is_read_only(agent: &'static str) {
     if tools.subagent("sub").is_some() {
         assert!(model.results("sub").concat().contains("Read-only file system"), "{shown}");
     }
-    let refusals = &results[first + tries.len() - 3..first + tries.len() - 1];
-    println!("{agent}: {refusals:#?}");
     world.left_only_its_state(&home, "the very last word");
 }
 

@@ -1,8 +1,9 @@
 //! Planning mode of real agents: the project is read-only as long as it lasts.
 
 use remount_tests::agent::{CHILD, COMMIT, Driven, Taken, Tools, World, tries};
-use remount_tests::model::{Model, say};
+use remount_tests::model::{Model, call, say};
 use remount_tests::{Snapshot, require};
+use serde_json::json;
 
 /// An agent, and a script of three turns for it: work, planning, work.
 struct Plan {
@@ -98,4 +99,53 @@ fn heavy_claude_cannot_write_while_it_plans() {
 #[test]
 fn heavy_qwen_cannot_write_while_it_plans() {
     an_editor_lets_it_plan("qwen", "yolo");
+}
+
+/// opencode runs once for each turn, in one sandbox; its plugin tells which agent it is.
+#[test]
+fn heavy_opencode_cannot_write_while_it_plans() {
+    let plan = Plan::new("opencode");
+    let script = "
+        opencode run --agent build 'SCRIPT:main go'
+        opencode run --continue --agent plan 'plan something'
+        opencode run --continue --agent build 'go on'";
+    plan.world.shell(&plan.model, script).run().success();
+    plan.held();
+}
+
+/// Gemini's hook hears of plan mode when the model enters and leaves it.
+#[test]
+fn heavy_gemini_cannot_write_while_it_plans() {
+    let model = Model::start();
+    let world = World::new("gemini", &model);
+    let project = world.sandbox.project();
+    let tools = Tools { agent: "gemini", project: &project };
+    let (before, after) = (Taken::of(project.clone()), Taken::of(project.clone()));
+    let home = Snapshot::of(world.sandbox.home());
+    let sub = [tools.shell("echo x >by-sub 2>/tmp/sub; cat /tmp/sub"), say("sub done")];
+    model.script("sub", sub);
+    model.script(
+        "main",
+        [
+            tools.shell("echo one >before"),
+            tools.shell(CHILD),
+            call("enter_plan_mode", json!({ "reason": "to think" })),
+            before.before(tools.read("README")),
+            tools.write("by-tool", "x"),
+            tools.subagent("sub").expect("a subagent"),
+            call("write_file", json!({ "file_path": "plan.md", "content": "the plan" })),
+            after.before(call("exit_plan_mode", json!({ "plan_filename": "plan.md" }))),
+            tools.shell("cat /tmp/child.err | tail -n 1"),
+            tools.shell("echo two >after"),
+            say("the very last word"),
+        ],
+    );
+    let outcome = world.prompt(&model, "SCRIPT:main go").run();
+    let shown = format!("{outcome}\n{:#?}", model.results("main"));
+    outcome.success();
+    let differences = before.get().differences(&after.get());
+    assert!(differences.is_empty(), "{differences:#?}\n{shown}");
+    assert_eq!(std::fs::read_to_string(project.join("after")).expect(&shown), "two\n");
+    assert!(model.results("main").concat().contains("Read-only file system"), "{shown}");
+    world.left_only_its_state(&home, "the plan");
 }

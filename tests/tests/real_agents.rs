@@ -12,10 +12,10 @@ struct Agent {
     state: &'static [&'static str],
 }
 
-const AGENTS: [Agent; 5] = [
+/// Qwen Code does not start for a user without a name: `agents.rs` runs it.
+const AGENTS: [Agent; 4] = [
     Agent { command: "codex", package: "@openai/codex", word: 1, state: &[".codex"] },
     Agent { command: "claude", package: "@anthropic-ai/claude-code", word: 0, state: &[".claude"] },
-    Agent { command: "qwen", package: "@qwen-code/qwen-code", word: 0, state: &[".qwen"] },
     Agent { command: "gemini", package: "@google/gemini-cli", word: 0, state: &[".gemini"] },
     Agent {
         command: "opencode",
@@ -103,9 +103,4 @@ fn heavy_gemini_prints_its_version() {
 #[test]
 fn heavy_opencode_prints_its_version() {
     prints_its_version("opencode");
-}
-
-#[test]
-fn heavy_qwen_prints_its_version() {
-    prints_its_version("qwen");
 }
