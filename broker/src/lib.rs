@@ -9,6 +9,7 @@ pub mod client;
 pub mod escape;
 pub mod filter;
 pub mod name;
+pub mod placeholder;
 pub mod proto;
 pub mod reason;
 pub mod sandbox;

@@ -39,6 +39,12 @@ enum TypedCommand {
     Toggle(Which),
     /// Show the targets
     List,
+    /// Show what sandboxes that were killed have left in projects (outside only)
+    Doctor {
+        /// Remove it
+        #[arg(long)]
+        clean: bool,
+    },
     /// Show the targets and their state
     Status {
         /// As one line of JSON
@@ -91,6 +97,7 @@ pub(crate) enum Command {
     Set(Wish, Scope),
     List,
     Status { json: bool },
+    Doctor { clean: bool },
     Hook(Agent, HookAction),
 }
 
@@ -126,7 +133,9 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Parsed {
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Parsed::Print(error.to_string()),
             ErrorKind::MissingRequiredArgument if error.to_string().contains("--list") => {
-                Parsed::Wrong("a command is missing: ro, rw, toggle, list or status".to_owned())
+                Parsed::Wrong(
+                    "a command is missing: ro, rw, toggle, list, status or doctor".to_owned(),
+                )
             }
             _ => Parsed::Wrong(one_line(&error.to_string())),
         },
@@ -162,6 +171,7 @@ impl Typed {
                 };
                 Command::Hook(hook.agent, action)
             }
+            Some(TypedCommand::Doctor { clean }) => Command::Doctor { clean },
             Some(TypedCommand::List) | None => Command::List,
         };
         Args { quiet: self.quiet, command }
@@ -198,6 +208,8 @@ mod tests {
             (&["--list"], Command::List),
             (&["status"], Command::Status { json: false }),
             (&["status", "--json"], Command::Status { json: true }),
+            (&["doctor"], Command::Doctor { clean: false }),
+            (&["doctor", "--clean"], Command::Doctor { clean: true }),
         ] {
             assert_eq!(run(line), Args { quiet: false, command });
         }

@@ -4,6 +4,7 @@
 //! Programs that want to switch targets themselves use [`remount_broker::client`].
 
 mod cli;
+mod doctor;
 mod hook;
 mod render;
 
@@ -56,6 +57,9 @@ fn run(args: &Args) -> Exit {
     if let Command::Hook(agent, action) = &args.command {
         return hook(*agent, action);
     }
+    if let Command::Doctor { clean } = args.command {
+        return doctor::run(clean, args.quiet);
+    }
     match ask(&args.command) {
         Ok(text) if args.quiet => {
             drop(text);
@@ -80,6 +84,8 @@ fn ask(command: &Command) -> Result<String, ClientError> {
     let mut client = Client::connect()?;
     match command {
         Command::Set(wish, scope) => Ok(render::modes(&set(&mut client, *wish, scope)?)),
+        // Asks no broker: handled before.
+        Command::Doctor { .. } => Ok(String::new()),
         Command::List => Ok(render::table(&client.list()?)),
         Command::Status { json: false } => Ok(render::status(&client.status()?)),
         Command::Hook(..) => Ok(String::new()),

@@ -78,6 +78,11 @@ pub trait Files {
     /// # Errors
     /// As `access(2)`.
     fn executable(&self, path: &Path) -> Result<(), Errno>;
+    /// Whether this user may create files in the directory at `path`.
+    ///
+    /// # Errors
+    /// As `access(2)`.
+    fn writable(&self, path: &Path) -> Result<(), Errno>;
     /// Whether this user may read, enter or execute the file at `path`.
     fn reachable(&self, path: &Path) -> bool;
 }
@@ -155,6 +160,12 @@ impl Files for RealFiles {
         rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS)
     }
 
+    fn writable(&self, path: &Path) -> Result<(), Errno> {
+        use rustix::fs::{Access, AtFlags, CWD};
+        let access = Access::WRITE_OK | Access::EXEC_OK;
+        rustix::fs::accessat(CWD, path, access, AtFlags::EACCESS)
+    }
+
     fn reachable(&self, path: &Path) -> bool {
         use rustix::fs::{Access, AtFlags, CWD};
         rustix::fs::accessat(CWD, path, Access::READ_OK, AtFlags::EACCESS).is_ok()
@@ -206,6 +217,11 @@ impl Host {
     /// The value of an environment variable.
     pub fn variable(&self, name: &str) -> Option<&OsStr> {
         self.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
+    }
+
+    /// Where programs keep what they must remember from one run to the next.
+    pub fn state_home(&self) -> PathBuf {
+        self.path_variable("XDG_STATE_HOME").unwrap_or_else(|| self.home.join(".local/state"))
     }
 
     /// The value of an environment variable that is an absolute path.

@@ -2,11 +2,13 @@
 //! stops and resumes with the agent, and ends with the agent's exit code.
 
 use crate::enter::{self, Broker, Init};
+use crate::front::say;
 use crate::plan::Plan;
 use crate::report::{self, Failure, Link, Message, Reports};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use remount_broker::escape::Escaped;
+use remount_broker::placeholder::{Placeholders, Store};
 use remount_broker::reason::{IoReason, Reason};
 use remount_broker::sys::process::{self, Fork};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -20,8 +22,41 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 /// # Errors
 /// If the sandbox could not be made, or ended without a word.
 pub fn run(plan: &Plan) -> Result<u8, Failure> {
+    // From here on no signal ends this process before what it makes is removed.
+    let signal_mask = block_signals().map_err(|errno| fault("prepare the sandbox", errno))?;
     make_directories(plan)?;
-    Sandbox::start(plan)?.supervise(plan.exec.new_session)
+    let mut placeholders = make_placeholders(plan)?;
+    let result = Sandbox::start(plan, signal_mask, &mut placeholders)
+        .and_then(|sandbox| sandbox.supervise(plan.exec.new_session));
+    if let Some(placeholders) = placeholders {
+        remove_placeholders(placeholders);
+    }
+    result
+}
+
+/// Makes what stands in for protected paths that do not exist.
+fn make_placeholders(plan: &Plan) -> Result<Option<Placeholders>, Failure> {
+    if plan.placeholders.is_empty() {
+        return Ok(None);
+    }
+    let made = Store::create(&plan.records).and_then(|store| store.make(&plan.placeholders));
+    made.map(Some).map_err(|error| Failure {
+        code: 125,
+        message: error.to_string(),
+        hint: error.hint().map(str::to_owned),
+    })
+}
+
+/// What cannot be removed now is recorded, and tried again by the next start.
+fn remove_placeholders(placeholders: Placeholders) {
+    let failed = match placeholders.remove() {
+        Ok(removed) => removed.failed,
+        Err(error) => vec![error],
+    };
+    for error in failed {
+        say(&format!("remount-run: warning: {error}"));
+        say("hint: `remountctl doctor --clean` tries again");
+    }
 }
 
 fn fault(step: &str, errno: Errno) -> Failure {
@@ -92,20 +127,23 @@ enum Fate {
 }
 
 impl Sandbox {
-    /// Forks init and broker.
-    fn start(plan: &Plan) -> Result<Self, Failure> {
+    /// Forks init and broker, which let go of what `placeholders` has open.
+    fn start(
+        plan: &Plan,
+        signal_mask: SigSet,
+        placeholders: &mut Option<Placeholders>,
+    ) -> Result<Self, Failure> {
         let prepare = || {
-            let signal_mask = block_signals()?;
             let flags = SocketFlags::CLOEXEC;
             let life =
                 rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-            Ok((signal_mask, life, report::channel()?, Link::pair()?, Link::pair()?))
+            Ok((life, report::channel()?, Link::pair()?, Link::pair()?))
         };
         let prepared = prepare().map_err(|errno| fault("prepare the sandbox", errno))?;
-        let (signal_mask, (life, broker_life), (reporter, reports), to_init, shared) = prepared;
+        let ((life, broker_life), (reporter, reports), to_init, shared) = prepared;
         let fork = enter::fork_into(&plan.namespaces).map_err(|error| error.failure())?;
         let Fork::Parent(pid) = fork else {
-            drop((life, broker_life, reports, to_init.0, shared.0));
+            drop((life, broker_life, reports, to_init.0, shared.0, placeholders.take()));
             Init { plan, reporter, broker: to_init.1, shared: shared.1, signal_mask }.run()
         };
         drop((to_init.1, shared.1));
@@ -115,7 +153,7 @@ impl Sandbox {
         };
         let (init, fork) = fork_broker().map_err(|errno| fault("fork the broker", errno))?;
         let Fork::Parent(pid) = fork else {
-            drop((life, reports, init));
+            drop((life, reports, init, placeholders.take()));
             let (from_init, shared) = (to_init.0, shared.0);
             Broker { plan, life: broker_life, reporter, from_init, shared }.run()
         };

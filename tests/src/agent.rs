@@ -48,7 +48,8 @@ impl World {
         let user = format!("tester:x:{0}:{0}::/home:/bin/sh\n", uid());
         let passwd = self.sandbox.file("outside/passwd", user);
         let run = run.option("--ro-bind").option(passwd).option("/etc/passwd").env("PATH", path);
-        let run = run.timeout(Duration::from_secs(120));
+        // Their state is where it is if nobody says anything.
+        let run = run.unset("XDG_STATE_HOME").timeout(Duration::from_secs(120));
         let (url, v1) = (model.url(), format!("{}/v1", model.url()));
         let environment = match self.agent {
             "claude" => vec![

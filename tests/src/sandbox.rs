@@ -2,12 +2,13 @@
 
 use crate::{Cmd, Twin, bin, mounts, require};
 use std::ffi::OsStr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A small world of one test's own: a project, a home, and a place that is in
-/// neither. Dropped, it is removed, and no mount may lie in it any more.
+/// neither. Beside it, for what sandboxes leave on purpose, is `$XDG_STATE_HOME`.
+/// Dropped, it is removed, and no mount may lie in it any more.
 #[derive(Debug)]
 pub struct Sandbox {
     root: PathBuf,
@@ -28,6 +29,12 @@ impl Sandbox {
         ));
         std::fs::create_dir(&root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
         let sandbox = Sandbox { root };
+        // As it is from the second start on.
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(sandbox.state().join("remount"))
+            .expect("make a test directory");
         for dir in ["", "project", "home", "outside"] {
             let dir = sandbox.root.join(dir);
             if !dir.exists() {
@@ -71,6 +78,11 @@ impl Sandbox {
         self.root.join("outside")
     }
 
+    /// `$XDG_STATE_HOME`: not below [`Self::root`], whose tree starts are to leave alone.
+    pub fn state(&self) -> PathBuf {
+        PathBuf::from(format!("{}.state", self.root.display()))
+    }
+
     /// Writes a file, making directories on the way; `path` is below the root
     /// (`project/…`, `home/…`, `outside/…`). Answers its absolute path.
     #[track_caller]
@@ -107,6 +119,7 @@ impl Sandbox {
         Cmd::plain(program)
             .cwd(self.project())
             .env("HOME", self.home())
+            .env("XDG_STATE_HOME", self.state())
             .env("USER", user)
             .env("LOGNAME", user)
             .env("SHELL", "/bin/sh")
@@ -137,7 +150,8 @@ impl Default for Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        let removed = std::fs::remove_dir_all(&self.root);
+        let removed = std::fs::remove_dir_all(&self.root)
+            .and_then(|()| std::fs::remove_dir_all(self.state()));
         if !std::thread::panicking() {
             let root = self.root.to_string_lossy().into_owned();
             let left: Vec<String> =

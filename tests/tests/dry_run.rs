@@ -220,12 +220,16 @@ fn what_an_agent_may_make_is_announced() {
         ("claude", &[".claude"]),
         ("codex", &[".codex"]),
         ("gemini", &[".gemini"]),
-        ("opencode", &[".config/opencode", ".local/share/opencode", ".local/state/opencode"]),
+        ("opencode", &["STATE/opencode", ".config/opencode", ".local/share/opencode"]),
     ] {
         let plan = json(sandbox.remount().options(["--profile", profile]));
         let made: Vec<&str> = list(&plan, "create").iter().filter_map(Value::as_str).collect();
+        let place = |dir: &&str| match dir.strip_prefix("STATE/") {
+            Some(dir) => sandbox.state().join(dir),
+            None => sandbox.home().join(dir),
+        };
         let expected: Vec<String> =
-            dirs.iter().map(|dir| sandbox.home().join(dir).display().to_string()).collect();
+            dirs.iter().map(|dir| place(dir).display().to_string()).collect();
         assert_eq!(made, expected, "{profile}");
     }
 }

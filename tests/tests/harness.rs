@@ -50,8 +50,18 @@ fn the_environment_is_the_worlds_own() {
         .lines()
         .filter_map(|line| Some(line.split_once('=')?.0.to_owned()))
         .collect();
-    let expected =
-        ["PATH", "LANG", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "EXTRA", "REMOUNT_TEST_ID"];
+    let expected = [
+        "PATH",
+        "LANG",
+        "HOME",
+        "XDG_STATE_HOME",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "TERM",
+        "EXTRA",
+        "REMOUNT_TEST_ID",
+    ];
     for name in &names {
         assert!(expected.contains(&name.as_str()), "{name} came from the caller");
     }

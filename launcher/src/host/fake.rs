@@ -126,6 +126,10 @@ impl Files for FakeFiles {
         self.find(path).map(|_| ())
     }
 
+    fn writable(&self, path: &Path) -> Result<(), Errno> {
+        self.find(path).map(|_| ())
+    }
+
     fn reachable(&self, path: &Path) -> bool {
         self.find(path).is_ok()
     }

@@ -11,6 +11,7 @@ use crate::paths::is_in;
 use crate::plan::Shape;
 use crate::profile::{GitPolicy, Missing, PathText, Profile, Size, Variables};
 use remount_broker::name::{Authority, Mode, TargetName};
+use remount_broker::placeholder::Wanted;
 use rustix::io::Errno;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
@@ -19,6 +20,8 @@ use std::rc::Rc;
 pub(super) struct Layout<'h> {
     pub entries: Vec<Entry>,
     pub host_directories: Vec<PathBuf>,
+    /// What will stand where protected paths do not exist, parents first.
+    placeholders: Vec<Wanted>,
     /// Variables that point a tool to a private directory, for caches that are missing.
     pub cache_variables: Vec<(String, PathBuf)>,
     pub view: View<'h>,
@@ -54,6 +57,7 @@ impl<'h> Layout<'h> {
         let mut layout = Self {
             entries: Vec::new(),
             host_directories: Vec::new(),
+            placeholders: Vec::new(),
             cache_variables: Vec::new(),
             view: View::new(host.files.as_ref()),
             sources: View::of_host(host.files.as_ref()),
@@ -76,6 +80,7 @@ impl<'h> Layout<'h> {
         }
         layout.protect_all(args, profile, variables)?;
         layout.mask_all(args, profile, variables)?;
+        layout.hide_state()?;
         layout.refuse_planted_links()?;
         layout.refuse_aliases()?;
         layout.refuse_equal_names()?;
@@ -83,11 +88,11 @@ impl<'h> Layout<'h> {
         Ok(layout)
     }
 
-    /// The entries, and the directories to make. The views are left to the end of the
+    /// The entries, and the directories and placeholders to make. The views are left to the end of the
     /// process: taking hundreds of remembered places apart helps nobody.
-    pub fn into_parts(self) -> (Vec<Entry>, Vec<PathBuf>) {
+    pub fn into_parts(self) -> (Vec<Entry>, Vec<PathBuf>, Vec<Wanted>) {
         std::mem::forget((self.view, self.sources));
-        (self.entries, self.host_directories)
+        (self.entries, self.host_directories, self.placeholders)
     }
 
     fn wishes_of_profile(

@@ -76,6 +76,11 @@ impl Place {
         Some(Found { path: self.root.on_host(&self.path)?.into_owned(), stat })
     }
 
+    /// The path of the host that is seen there, existing or not.
+    pub fn on_host(&self) -> Option<Cow<'_, Path>> {
+        self.root.on_host(&self.path)
+    }
+
     /// Whether it is in private memory, where anything can be created.
     pub fn is_fresh(&self) -> bool {
         self.root.area == Area::Fresh
