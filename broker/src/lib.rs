@@ -8,6 +8,8 @@ pub mod channel;
 pub mod client;
 pub mod escape;
 pub mod filter;
+pub mod holders;
+pub mod host;
 pub mod name;
 pub mod placeholder;
 pub mod proto;
@@ -17,3 +19,4 @@ pub mod server;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod target;
+pub mod time;

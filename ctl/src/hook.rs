@@ -24,10 +24,11 @@ use crate::render;
 use event::{Event, Moment};
 use remount_broker::client::{Client, ClientError};
 use remount_broker::name::{Mode, TargetName};
-use remount_broker::proto::{ErrorCode, Refusal, Wish};
+use remount_broker::proto::{ErrorCode, OnBusy, Selection, SetRequest, Wish};
 use state::State;
 use std::io::{self, Read};
 use std::path::Path;
+use std::time::Duration;
 
 /// What modes mean, as lines `AGENT MODE ro|rw`. Made by the launcher, read-only.
 const TABLE: &str = "/run/remount/hooks";
@@ -37,6 +38,13 @@ const STATE: &str = "/run/remount-hook";
 
 /// No event is longer: a tool's input may hold a whole file.
 const MAX_EVENT: u64 = 256 << 20;
+
+/// How long a file may stay open for writing until planning mode is refused.
+const WRITER: Duration = Duration::from_secs(1);
+
+/// How long a person may take to approve; then the next event asks again. Agents end a hook
+/// that takes longer than they were told to wait.
+const APPROVAL: Duration = Duration::from_secs(5);
 
 /// What the agent is told in answer.
 #[derive(Debug, PartialEq, Eq)]
@@ -131,7 +139,9 @@ fn try_close(state: &State) -> Result<Option<io::Result<()>>, ClientError> {
     }
     // First, as this process may be killed between the two.
     let remembered = state.add(&open);
-    client.set(&open, Wish::Ro)?;
+    // Most of what writes is done in a moment.
+    let busy = Some(OnBusy::Wait(WRITER));
+    client.request(SetRequest { busy, ..SetRequest::new(Selection::Named(open), Wish::Ro) })?;
     Ok(Some(remembered))
 }
 
@@ -142,7 +152,8 @@ fn open(state: &State, moment: Moment) -> Answer {
         Ok(closed) => closed,
         Err(error) => return Answer::Failed(format!("read {STATE}: {error}")),
     };
-    let opened = Client::connect().and_then(|mut client| client.set(&closed, Wish::Rw));
+    let opened =
+        Client::connect_within(APPROVAL).and_then(|mut client| client.set(&closed, Wish::Rw));
     let Err(error) = opened else { return told(moment, OPENED) };
     // The next event tries again. If even that cannot be written, `remountctl rw` helps.
     let hint = if state.add(&closed).is_ok() { "" } else { "; use `remountctl rw`" };
@@ -179,8 +190,13 @@ fn refused(error: &ClientError) -> String {
                     read-only: "
         .to_owned();
     text.push_str(&render::line(&error.to_string()));
-    if let ClientError::Refused(Refusal { hint: Some(hint), .. }) = error {
-        text.push_str(&format!("\nhint: {}", render::line(hint)));
+    if let ClientError::Refused(refusal) = error {
+        if let Some(holders) = &refusal.holders {
+            text.push_str(&format!("\n{}", render::holders(holders).trim_end()));
+        }
+        if let Some(hint) = &refusal.hint {
+            text.push_str(&format!("\nhint: {}", render::line(hint)));
+        }
     }
     text
 }

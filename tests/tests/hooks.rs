@@ -88,6 +88,9 @@ fn the_tool_is_denied_while_the_project_cannot_be_made_read_only() {
     let project = sandbox.project();
     outcome.says(project.to_str().unwrap());
     outcome.says("open for writing");
+    // And who it is.
+    outcome.says("INSIDE");
+    outcome.says("held");
     outcome.says("hint: ");
 }
 

@@ -182,7 +182,7 @@ pub(super) fn ending(agent: Agent) -> String {
 }
 
 /// Seconds that an agent waits for the hook.
-const SECONDS: u32 = 10;
+const SECONDS: u32 = 20;
 
 fn claude_hooks() -> Vec<(&'static str, Value)> {
     let hook = json!({ "type": "command", "command": command(Agent::Claude), "timeout": SECONDS });
