@@ -181,7 +181,12 @@ impl Reports {
     /// # Errors
     /// As `recvmsg(2)`; `EPROTO` for a message that is none of ours.
     pub fn next(&self) -> Result<Option<Message>, Errno> {
-        let (bytes, fd) = self.0.receive()?;
+        let (bytes, fd) = match self.0.receive() {
+            // Said once, if they ended without having read that they may go on: what they
+            // told before is still there.
+            Err(Errno::CONNRESET) => self.0.receive()?,
+            result => result?,
+        };
         match (bytes.as_slice(), fd) {
             ([], None) => Ok(None),
             ([b'F', code, text @ ..], None) => Ok(Some(Message::Failed(failure(*code, text)))),
@@ -227,6 +232,12 @@ mod tests {
         assert!(matches!(reports.next(), Ok(Some(Message::Exited(7)))));
         assert!(matches!(reports.next(), Ok(Some(Message::Stopped))));
         drop(reporter);
+        assert!(matches!(reports.next(), Ok(None)));
+        let (reporter, reports) = channel().unwrap();
+        reports.allow().unwrap();
+        reporter.tell(&Message::Exited(7)).unwrap();
+        drop(reporter);
+        assert!(matches!(reports.next(), Ok(Some(Message::Exited(7)))));
         assert!(matches!(reports.next(), Ok(None)));
     }
 
