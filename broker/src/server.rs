@@ -19,6 +19,7 @@
 
 use crate::apply::{RETRY_EVERY, RETRY_FOR};
 use crate::channel::{self, Arrival};
+use crate::heal::Healer;
 use crate::proto::{self, Dialect, ErrorCode, Fault, Origin, Refusal, Reply, Request};
 use crate::reason::Reason;
 use crate::sandbox::{BadTargets, Caller, Registry};
@@ -55,6 +56,8 @@ pub struct Setup {
     pub listeners: Vec<(OwnedFd, Origin)>,
     /// What can be switched.
     pub targets: Vec<Target>,
+    /// What puts mounts back that the host takes away.
+    pub healer: Option<Healer>,
 }
 
 /// Why the broker is done.
@@ -88,8 +91,10 @@ pub enum ServerError {
 /// # Errors
 /// The setup is unusable, or the kernel does not let it wait.
 pub fn serve(setup: Setup) -> Result<Ending, ServerError> {
-    let Setup { life, init, shared, listeners, targets } = setup;
-    Server::new(life, init, shared, listeners, Registry::new(targets)?)?.run()
+    let Setup { life, init, shared, listeners, targets, healer } = setup;
+    let mut server = Server::new(life, init, shared, listeners, Registry::new(targets)?)?;
+    server.healer = healer;
+    server.run()
 }
 
 /// How long a source of connections that failed (no descriptors left, no memory) is not
@@ -130,6 +135,7 @@ struct Server {
     sessions: Sessions,
     queue: Queue,
     registry: Registry,
+    healer: Option<Healer>,
 }
 
 /// What an event is about.
@@ -139,6 +145,10 @@ enum Token {
     Init,
     Source(usize),
     Session(SessionId),
+    /// The mount table has changed.
+    Mounts,
+    /// Names that are watched have.
+    Names,
 }
 
 impl Server {
@@ -159,7 +169,7 @@ impl Server {
             sources.push(source(Kind::Listener(origin))(fd));
         }
         let (sessions, queue) = (Sessions::default(), Queue::default());
-        Ok(Self { life, init, sources, sessions, queue, registry })
+        Ok(Self { life, init, sources, sessions, queue, registry, healer: None })
     }
 
     fn run(mut self) -> Result<Ending, ServerError> {
@@ -173,13 +183,14 @@ impl Server {
     fn work(&mut self, patience: &Patience) -> Result<Ending, ServerError> {
         loop {
             let tokens = self.wait()?;
+            self.heal(&tokens);
             // Whatever closes what a peer has sent can be made to wait by the peer.
             let limited = patience.limit();
             for token in tokens {
                 match token {
                     Token::Init => return Ok(Ending::InitExited),
                     Token::Life if self.launcher_is_gone() => return Ok(Ending::LauncherGone),
-                    Token::Life => {}
+                    Token::Life | Token::Mounts | Token::Names => {}
                     Token::Source(index) => self.take_connections(index),
                     Token::Session(id) => {
                         if let Some(session) = self.sessions.get_mut(id) {
@@ -196,6 +207,18 @@ impl Server {
             }
             let _limited = patience.limit();
             self.sessions.reap();
+        }
+    }
+
+    /// Puts mounts back, if anything speaks for looking.
+    fn heal(&mut self, tokens: &[Token]) {
+        let Some(healer) = &mut self.healer else { return };
+        let now = Instant::now();
+        let has = |wanted: fn(&Token) -> bool| tokens.iter().any(wanted);
+        let heard = has(|token| matches!(token, Token::Names)) && healer.heard();
+        let asked = has(|token| matches!(token, Token::Mounts | Token::Session(_)));
+        if heard || asked || healer.due() <= now {
+            healer.look(&mut self.registry, now);
         }
     }
 
@@ -224,6 +247,15 @@ impl Server {
             if source.state == Flow::Open {
                 tokens.push(Token::Source(index));
                 fds.push(watch(source.fd.as_fd(), PollFlags::IN));
+            }
+        }
+        if let Some(healer) = &self.healer {
+            let (table, names) = healer.sources();
+            tokens.push(Token::Mounts);
+            fds.push(watch(table, PollFlags::PRI));
+            if let Some(names) = names {
+                tokens.push(Token::Names);
+                fds.push(watch(names, PollFlags::IN));
             }
         }
         for (id, session) in self.sessions.iter() {
@@ -256,7 +288,8 @@ impl Server {
             Flow::PausedUntil(then) => Some(then.saturating_duration_since(now)),
             Flow::Open | Flow::Closed => None,
         });
-        resume.chain(retry).min()
+        let look = self.healer.as_ref().map(|it| it.due().saturating_duration_since(now));
+        resume.chain(retry).chain(look).min()
     }
 
     fn take_connections(&mut self, index: usize) {

@@ -7,14 +7,16 @@ use crate::mount::{Handles, MemberHandle};
 use crate::plan::Plan;
 use crate::report::{Link, Reporter};
 use remount_broker::filter::broker_filter;
+use remount_broker::heal::Healer;
 use remount_broker::proto::Origin;
 use remount_broker::server::{self, Setup};
 use remount_broker::sys::seccomp;
 use remount_broker::target::{Member, Target};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 /// What the broker's process inherits from the launcher.
@@ -37,9 +39,11 @@ impl Broker<'_> {
     pub fn run(self) -> ! {
         let Self { plan, life, reporter, from_init, shared } = self;
         let serve = || {
+            let proc = open_proc()?;
             let handover = join_sandbox(&from_init)?;
             // From here on the agent may start: until the broker is confined it hears nobody.
             from_init.send(b"go", None).step("start the agent")?;
+            let healer = healer(plan, proc.as_fd())?;
             confine(plan)?;
             let setup = Setup {
                 life,
@@ -48,11 +52,33 @@ impl Broker<'_> {
                 shared: Some(shared.into_fd()),
                 listeners: vec![(handover.listener, Origin::Inside)],
                 targets: targets(plan, handover.members),
+                healer: Some(healer),
             };
             server::serve(setup).map(drop).map_err(|_| EnterError::NoBroker)
         };
         end(&reporter, serve())
     }
+}
+
+/// The process file system outside, in which this process is: the sandbox's has only those
+/// inside.
+fn open_proc() -> Result<OwnedFd, EnterError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(c"/proc", flags, Mode::empty()).step("open /proc")
+}
+
+/// What puts mounts back, for the namespaces that this process has joined.
+fn healer(plan: &Plan, proc: BorrowedFd<'_>) -> Result<Healer, EnterError> {
+    let open = |path, flags| rustix::fs::openat(proc, path, flags | OFlags::CLOEXEC, Mode::empty());
+    let table = open(c"self/mountinfo", OFlags::RDONLY).step("open the mount table")?;
+    let limit = match plan.namespaces.user {
+        Some(_) => {
+            let limit = open(c"sys/user/max_mnt_namespaces", OFlags::WRONLY);
+            Some(limit.step("open the limit of mount namespaces")?)
+        }
+        None => None,
+    };
+    Ok(Healer::new(plan.mounts.kept(), table, limit))
 }
 
 /// Takes what init made and joins its namespaces; from then on nobody can inspect this
@@ -76,7 +102,11 @@ fn join_sandbox(from_init: &Link) -> Result<Handles, EnterError> {
 /// Gives up everything that the broker will not need: capabilities but three, new
 /// privileges, and most system calls, executing a program among them.
 fn confine(plan: &Plan) -> Result<(), EnterError> {
-    confine::reduce_capabilities(confine::BROKER_CAPABILITIES)?;
+    let mut capabilities = confine::BROKER_CAPABILITIES;
+    if plan.namespaces.user.is_some() {
+        capabilities |= confine::BROKER_CAPABILITIES_IN_USER_NAMESPACE;
+    }
+    confine::reduce_capabilities(capabilities)?;
     match plan.filter {
         Some(_) => seccomp::load(&broker_filter().compile()).step("load the broker's filter"),
         None => Ok(()),
