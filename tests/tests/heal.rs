@@ -210,3 +210,78 @@ fn masks_come_back_too() {
     assert_eq!(inside.act(["list", text(key.parent().unwrap())]).ok(), "");
     inside.end().success();
 }
+
+/// For `$REMOUNT_ATTACK_SECONDS` (60 is the full test), else for a few, somebody inside
+/// tries to change what is protected while programs outside replace, move and remove it.
+/// What gets through is counted and printed; at the end everything is protected.
+#[test]
+fn an_attacker_gets_moments_and_nothing_lasts() {
+    let seconds: u64 = std::env::var("REMOUNT_ATTACK_SECONDS")
+        .map_or(3, |text| text.parse().expect("a number of seconds"));
+    let (sandbox, project) = world();
+    let names = [".git/config", ".envrc", ".vscode", ".git", ".idea", ".husky"];
+    // Of the git directory only the name is at stake, in which files may be created.
+    let paths: Vec<&str> = names.iter().copied().filter(|name| *name != ".git").collect();
+    let words = ["attack".to_owned(), seconds.to_string()];
+    let mut inside = sandbox.remount().timeout(Duration::from_secs(seconds + 60)).serve();
+    let mut attacker = sandbox
+        .remount()
+        .timeout(Duration::from_secs(seconds + 60))
+        .arg(remount_tests::bin("probe"))
+        .command(words.iter().map(String::as_str).chain(paths.iter().copied()))
+        .start();
+    assert_eq!(attacker.line(), "attacking");
+    let end = std::time::Instant::now() + Duration::from_secs(seconds);
+    let mut rounds = 0;
+    while std::time::Instant::now() < end {
+        rounds += 1;
+        let set = ["config", "test.key", &rounds.to_string()];
+        sandbox.host(require("git")).command(set).run().success();
+        replace(&project.join(".envrc"), "replaced");
+        for name in [".vscode", ".idea", ".git"] {
+            let away = sandbox.outside().join("away");
+            std::fs::rename(project.join(name), &away).unwrap();
+            // Somebody inside may have made one meanwhile.
+            let _ = std::fs::remove_dir(project.join(name));
+            std::fs::rename(&away, project.join(name)).unwrap();
+        }
+        let _ = std::fs::remove_dir_all(project.join(".husky"));
+        let _ = std::fs::create_dir(project.join(".husky"));
+        std::thread::sleep(Duration::from_millis(3));
+    }
+    let outcome = attacker.wait();
+    let stdout = outcome.success().stdout();
+    let report = stdout.trim().trim_start_matches("ok ").replace("\\n", "\n");
+    let mut all: Vec<u64> = Vec::new();
+    println!("{rounds} rounds outside, each of them all acts");
+    for (path, line) in paths.iter().zip(report.lines()) {
+        let mut fields = line.split(' ');
+        let (tries, changes) = (fields.next().unwrap(), fields.next().unwrap());
+        let mut times: Vec<u64> =
+            fields.next().unwrap_or("").split(',').filter_map(|time| time.parse().ok()).collect();
+        times.sort_unstable();
+        let median = times.get(times.len() / 2).copied().unwrap_or(0);
+        let longest = times.last().copied().unwrap_or(0);
+        println!(
+            "{path}: {tries} tries, {changes} changes in {} moments, median {median} us, longest {longest} us",
+            times.len()
+        );
+        all.extend(times);
+    }
+    all.sort_unstable();
+    if let Some(median) = all.get(all.len() / 2) {
+        println!("median of all {median} us");
+    }
+    for path in [".git/config", ".envrc"] {
+        protected(&mut inside, path);
+    }
+    for path in [".vscode", ".idea", ".husky"] {
+        wait_until(path, SOON, || {
+            inside.act(["create", &format!("{path}/x")])
+                == remount_tests::Answer::Errno("EROFS".into())
+        });
+        held(&mut inside, path);
+    }
+    held(&mut inside, ".git");
+    inside.end().success();
+}
