@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 pub const RETRY_FOR: Duration = Duration::from_millis(250);
 
 /// The pause between two rounds of a parked operation.
-pub const RETRY_EVERY: Duration = Duration::from_millis(1);
+pub const RETRY_EVERY: Duration = Duration::from_micros(200);
 
 /// Tries in a row within a round: most writers are gone after one. Where several make
 /// and remove names without pause, only many tries find the instant between them (three

@@ -265,7 +265,7 @@ fn through_socket(path: &Path, timeout: Duration) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-fn limit(fd: BorrowedFd<'_>, timeout: Duration) -> Result<()> {
+pub(crate) fn limit(fd: BorrowedFd<'_>, timeout: Duration) -> Result<()> {
     // The kernel takes 0 for no limit at all.
     let timeout = Some(timeout.max(Duration::from_millis(1)));
     sockopt::set_socket_timeout(fd, sockopt::Timeout::Send, timeout)?;

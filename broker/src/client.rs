@@ -13,23 +13,49 @@
 //! ```
 //!
 //! A connection serves any number of requests, one after the other; a toggle takes some
-//! ten microseconds. After an error other than [`ClientError::Refused`] the connection is
+//! twenty microseconds, most of it the way to the broker's process and back.
+//! [`Client::request`] takes conditions:
+//!
+//! ```no_run
+//! use remount_broker::client::Client;
+//! use remount_broker::proto::{OnBusy, Selection, SetRequest, Term, Wish};
+//! use std::time::Duration;
+//!
+//! let mut client = Client::connect()?;
+//! // Read-only; if something writes there, wait for it, at most two seconds.
+//! client.request(SetRequest {
+//!     busy: Some(OnBusy::Wait(Duration::from_secs(2))),
+//!     ..SetRequest::new(Selection::All, Wish::Ro)
+//! })?;
+//! // Writable as long as this connection lives, whatever becomes of this process.
+//! client.request(SetRequest {
+//!     lease: Some(Term::Held),
+//!     ..SetRequest::new(Selection::Named(vec!["workspace".parse()?]), Wish::Rw)
+//! })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! From outside, [`crate::host`] finds the sandboxes of this user and connects to one.
+//! After an error other than [`ClientError::Refused`] the connection is
 //! of no more use: connect anew.
 
 use crate::channel::{Connection, NoBroker};
 use crate::name::TargetName;
 use crate::proto::{
-    BadReply, Origin, Refusal, Reply, Request, Selection, SetRequest, TargetReport, Wish,
+    BadReply, Decision, Event, Holders, Refusal, Reply, Request, Selection, SetRequest,
+    TargetReport, Verdict, Wish,
 };
 use crate::reason::Reason;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
-/// How long a broker may take to answer, if nothing else is said. It gives a busy mount
-/// up after a quarter of a second.
-pub const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a broker may take to answer, if nothing else is said. It gives a mount that
+/// somebody holds up after a quarter of a second, and one that is busy without anybody to
+/// be found after some six seconds.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// No reply is longer: a broker that says more is none.
 const MAX_REPLY: usize = 1 << 20;
@@ -61,13 +87,7 @@ pub enum ClientError {
 }
 
 /// What [`Client::status`] tells.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
-    /// The side of the sandbox's wall that the broker takes this process to be on.
-    pub origin: Origin,
-    /// Every target.
-    pub targets: Vec<TargetReport>,
-}
+pub use crate::proto::StatusReport as Status;
 
 /// A connection to a broker.
 #[derive(Debug)]
@@ -117,7 +137,25 @@ impl Client {
     }
 
     fn change(&mut self, targets: Selection, wish: Wish) -> Result<Vec<TargetReport>, ClientError> {
-        self.targets(&Request::Set(SetRequest { targets, wish, path: None }))
+        self.request(SetRequest::new(targets, wish))
+    }
+
+    /// As [`Self::set`], with conditions: what to do if a target is busy, or for how long
+    /// it is to be writable. A request that waits takes as long as it says, and one that
+    /// needs a person's word as long as that takes: see [`Self::set_timeout`].
+    ///
+    /// # Errors
+    /// As [`Self::set`].
+    pub fn request(&mut self, set: SetRequest) -> Result<Vec<TargetReport>, ClientError> {
+        self.targets(&Request::Set(set))
+    }
+
+    /// From now on, no call takes longer than `timeout` (at least a millisecond).
+    ///
+    /// # Errors
+    /// As `setsockopt(2)`.
+    pub fn set_timeout(&mut self, timeout: Duration) -> Result<(), ClientError> {
+        crate::channel::limit(self.stream.as_fd(), timeout).map_err(ClientError::Transport)
     }
 
     /// Every target, as it is now.
@@ -128,14 +166,85 @@ impl Client {
         self.targets(&Request::List)
     }
 
-    /// Every target, and what the broker takes this process for.
+    /// The sandbox, every target, and what the broker takes this process for.
     ///
     /// # Errors
     /// As [`Self::set`].
     pub fn status(&mut self) -> Result<Status, ClientError> {
         match self.ask(&Request::Status)? {
-            Reply::Status(origin, targets) => Ok(Status { origin, targets }),
+            Reply::Status(status) => Ok(*status),
             _ => Err(BadReply("not a status".to_owned()).into()),
+        }
+    }
+
+    /// The processes because of which these targets cannot become read-only.
+    ///
+    /// # Errors
+    /// As [`Self::set`].
+    pub fn holders(&mut self, targets: Selection) -> Result<Holders, ClientError> {
+        match self.ask(&Request::Holders(targets))? {
+            Reply::Holders(holders) => Ok(holders),
+            _ => Err(BadReply("no holders".to_owned()).into()),
+        }
+    }
+
+    /// What decides whether `path`, absolute and without symlinks, can be written.
+    ///
+    /// # Errors
+    /// As [`Self::set`]; [`ClientError::TooLong`] also for a path that is not UTF-8.
+    pub fn why(&mut self, path: &Path) -> Result<Verdict, ClientError> {
+        match self.ask(&Request::Why(path.to_owned()))? {
+            Reply::Why(verdict) => Ok(verdict),
+            _ => Err(BadReply("no verdict".to_owned()).into()),
+        }
+    }
+
+    /// Approves or denies a request that waits. Only from outside.
+    ///
+    /// # Errors
+    /// As [`Self::set`].
+    pub fn decide(&mut self, decision: Decision) -> Result<(), ClientError> {
+        self.ask(&Request::Decide(decision)).map(drop)
+    }
+
+    /// The last events. Only from outside.
+    ///
+    /// # Errors
+    /// As [`Self::set`].
+    pub fn events(&mut self) -> Result<Vec<Event>, ClientError> {
+        self.ask_for_events(false)
+    }
+
+    /// The last events, and then each that happens, until `each` says to stop or the
+    /// sandbox ends. Only from outside.
+    ///
+    /// # Errors
+    /// As [`Self::set`].
+    pub fn follow(mut self, mut each: impl FnMut(Event) -> bool) -> Result<(), ClientError> {
+        let mut go_on = self.ask_for_events(true)?.into_iter().all(&mut each);
+        let mut input = Vec::new();
+        while go_on {
+            match self.receive_into(&mut input) {
+                Ok(()) => {}
+                Err(ClientError::TimedOut) => continue,
+                Err(ClientError::Closed) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+            while let Some(end) = input.iter().position(|byte| *byte == b'\n')
+                && go_on
+            {
+                let line: Vec<u8> = input.drain(..=end).collect();
+                let event = serde_json::from_slice(&line);
+                go_on = each(event.map_err(|error| BadReply(error.to_string()))?);
+            }
+        }
+        Ok(())
+    }
+
+    fn ask_for_events(&mut self, follow: bool) -> Result<Vec<Event>, ClientError> {
+        match self.ask(&Request::Events { follow })? {
+            Reply::Events(events) => Ok(events),
+            _ => Err(BadReply("no events".to_owned()).into()),
         }
     }
 
@@ -179,19 +288,24 @@ impl Client {
 
     fn receive(&self) -> Result<Vec<u8>, ClientError> {
         let mut answer = Vec::new();
-        let mut chunk = [0_u8; 4096];
-        while answer.last() != Some(&b'\n') {
-            match rustix::net::recv(&self.stream, &mut chunk[..], RecvFlags::empty()) {
-                Ok((_, 0)) => return Err(ClientError::Closed),
-                Ok((_, received)) => answer.extend_from_slice(&chunk[..received]),
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(transport(errno)),
-            }
-            if answer.len() > MAX_REPLY {
-                return Err(BadReply("too long".to_owned()).into());
-            }
+        while !answer.ends_with(b"\n") {
+            self.receive_into(&mut answer)?;
         }
         Ok(answer)
+    }
+
+    fn receive_into(&self, answer: &mut Vec<u8>) -> Result<(), ClientError> {
+        let mut chunk = [0_u8; 4096];
+        match rustix::net::recv(&self.stream, &mut chunk[..], RecvFlags::empty()) {
+            Ok((_, 0)) => return Err(ClientError::Closed),
+            Ok((_, received)) => answer.extend_from_slice(&chunk[..received]),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(transport(errno)),
+        }
+        if answer.len() > MAX_REPLY {
+            return Err(BadReply("too long".to_owned()).into());
+        }
+        Ok(())
     }
 }
 

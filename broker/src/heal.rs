@@ -86,6 +86,16 @@ pub enum What {
     Healed,
 }
 
+impl What {
+    /// As the event log calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Lost => "protection-lost",
+            Self::Healed => "protection-restored",
+        }
+    }
+}
+
 /// Watches mounts and puts them back.
 #[derive(Debug)]
 pub struct Healer {
@@ -243,6 +253,12 @@ impl Healer {
                 self.adopt(index, at, &stat, registry)?;
                 return Ok(was.is_some());
             }
+            if slot.kept.kind.is_changeable() && slot.holder.is_none() {
+                // Where nobody inside can put anything, another directory is not the one
+                // that was given.
+                return Err(Errno::STALE);
+            }
+            self.retire(index, registry)?;
             match self.mount(index, at.as_fd(), registry) {
                 Ok(()) => {}
                 // The rename is not complete yet; or the one slot that there is was taken.
@@ -264,17 +280,42 @@ impl Healer {
         stat: &FileStat,
         registry: &mut Registry,
     ) -> Result<(), Errno> {
-        let slot = &mut self.slots[index];
+        let slot = &self.slots[index];
         match slot.kept.kind {
             // Another one that was moved here may be writable.
             Kind::Protected(_) if !mount::is_read_only(&at)? => {
                 mount::set_attributes(at.as_fd(), Attributes::READ_ONLY, Reach::This)?;
             }
-            Kind::Member(target) => registry.replace_member(target, &slot.kept.path, at),
+            Kind::Member(target) => {
+                let own = registry.member(target, &slot.kept.path).map(mount::mount_id);
+                if own != Some(Ok(stat.mount_id)) {
+                    self.retire(index, registry)?;
+                    mount::set_attributes(
+                        at.as_fd(),
+                        Attributes::mode(registry.wanted(target)),
+                        Reach::This,
+                    )?;
+                    registry.replace_member(target, &self.slots[index].kept.path, at);
+                }
+            }
             _ => {}
         }
-        slot.mount = Some(stat.mount_id);
+        self.slots[index].mount = Some(stat.mount_id);
         Ok(())
+    }
+
+    /// Closes a target's mount that is not at its path any more, for good: another one
+    /// takes its place, and what was opened through it must not stay writable.
+    fn retire(&self, index: usize, registry: &Registry) -> Result<(), Errno> {
+        let Kept { path, kind: Kind::Member(target) } = &self.slots[index].kept else {
+            return Ok(());
+        };
+        let Some(old) = registry.member(*target, path) else { return Ok(()) };
+        match mount::set_attributes(old, Attributes::READ_ONLY, Reach::This) {
+            // Taken out of the tree, since its directory was removed.
+            Ok(()) | Err(Errno::INVAL) => Ok(()),
+            Err(errno) => Err(errno),
+        }
     }
 
     /// Mounts what belongs there. It has its flags before anybody can see it.

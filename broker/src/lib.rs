@@ -9,6 +9,8 @@ pub mod client;
 pub mod escape;
 pub mod filter;
 pub mod heal;
+pub mod holders;
+pub mod host;
 pub mod name;
 pub mod placeholder;
 pub mod proto;
@@ -18,3 +20,4 @@ pub mod server;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod target;
+pub mod time;

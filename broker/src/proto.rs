@@ -6,8 +6,16 @@
 //! ```text
 //! {"op":"set","targets":["workspace"],"mode":"ro"}     mode: ro, rw or toggle
 //! {"op":"set","all":true,"mode":"ro"}
+//! {"op":"set","targets":["a"],"mode":"ro","busy":"wait","wait-ms":2000}
+//! {"op":"set","targets":["a"],"mode":"ro","busy":"kill","grace-ms":2000,"force":true}
+//! {"op":"set","targets":["a"],"mode":"rw","for-ms":60000}       a lease
+//! {"op":"set","targets":["a"],"mode":"rw","hold":true}          until the connection ends
 //! {"op":"list"}
 //! {"op":"status"}
+//! {"op":"holders","targets":["workspace"]}                      or "all":true
+//! {"op":"why","path":"/p/x"}
+//! {"op":"approve","id":1}    {"op":"deny","id":1}               only from outside
+//! {"op":"events"}    {"op":"events","follow":true}              only from outside
 //! {"ok":true,"targets":[{"name":"workspace","path":"/p","mode":"ro","state":"ok","authority":"self"}]}
 //! {"ok":false,"error":"busy","message":"…","hint":"…"}
 //! ```
@@ -28,6 +36,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The longest request line, in bytes, newline included.
 pub const MAX_LINE: usize = 4096;
@@ -50,6 +59,17 @@ pub enum Request {
     List,
     /// Name the targets and tell the peer what it is.
     Status,
+    /// Name the processes because of which these cannot become read-only.
+    Holders(Selection),
+    /// Say what decides about a path.
+    Why(PathBuf),
+    /// Decide about a request that waits for a person.
+    Decide(Decision),
+    /// Tell what happened, the last events first; then, if `follow`, what happens.
+    Events {
+        /// Whether to go on.
+        follow: bool,
+    },
     /// End the connection.
     Quit,
 }
@@ -63,6 +83,61 @@ pub struct SetRequest {
     pub wish: Wish,
     /// Where the peer believes the target to be.
     pub path: Option<PathClaim>,
+    /// What to do if a file is open for writing; none for the sandbox's default.
+    pub busy: Option<OnBusy>,
+    /// How long `rw` is to last; none for until somebody ends it.
+    pub lease: Option<Term>,
+}
+
+impl SetRequest {
+    /// A request without conditions.
+    #[must_use]
+    pub fn new(targets: Selection, wish: Wish) -> Self {
+        Self { targets, wish, path: None, busy: None, lease: None }
+    }
+}
+
+/// What to do when a target cannot become read-only since a file is open for writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnBusy {
+    /// Refuse at once, naming the holders.
+    Fail,
+    /// Try again for this long, then refuse.
+    Wait(Duration),
+    /// End the holders.
+    Kill {
+        /// The time between SIGTERM and SIGKILL.
+        grace: Duration,
+        /// Whether the asking process and its ancestors may be ended too.
+        force: bool,
+    },
+}
+
+/// How long a lease lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Term {
+    /// This long.
+    For(Duration),
+    /// Until the connection of the client ends.
+    Held,
+}
+
+/// A person's word on a waiting request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    /// The request.
+    pub id: u64,
+    /// What is said.
+    pub verdict: Answer,
+}
+
+/// Yes or no.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Carry it out.
+    Approve,
+    /// Refuse it.
+    Deny,
 }
 
 /// Which targets a request is about.
@@ -210,6 +285,34 @@ pub enum Fault {
     /// The broker dropped the request to make room for others.
     #[error("request dropped: too many requests at a time")]
     Dropped,
+    /// Only a peer outside may ask this.
+    #[error("{0}: only from outside the sandbox")]
+    OutsideOnly(&'static str),
+    /// No request waits under this id.
+    #[error("request {0}: none waits under this number")]
+    NoSuchRequest(u64),
+    /// Another request for the target waits already.
+    #[error("make {name} writable: request {id} already waits for approval")]
+    AlreadyWaiting {
+        /// The target.
+        name: TargetName,
+        /// The request that waits.
+        id: u64,
+    },
+    /// A person said no.
+    #[error("make the target writable: request {0} was denied")]
+    Denied(u64),
+    /// Nobody said anything in time.
+    #[error("make the target writable: nobody approved request {0} in time")]
+    Unanswered(u64),
+    /// Ending the holders would end what must not be ended.
+    #[error("make {name} read-only: {reason}")]
+    Spared {
+        /// The target.
+        name: TargetName,
+        /// Which holder was spared and why.
+        reason: String,
+    },
 }
 
 fn stale(name: &TargetName, mode: Mode) -> String {
@@ -225,10 +328,14 @@ impl Fault {
         match self {
             Self::BadRequest(_) => ErrorCode::BadRequest,
             Self::UnknownTarget(_) | Self::OtherPath { .. } => ErrorCode::UnknownTarget,
-            Self::NotAuthorised { .. } => ErrorCode::NotAuthorised,
+            Self::NotAuthorised { .. }
+            | Self::OutsideOnly(_)
+            | Self::AlreadyWaiting { .. }
+            | Self::Denied(_)
+            | Self::Unanswered(_) => ErrorCode::NotAuthorised,
             Self::Stale { .. } | Self::Detached { .. } => ErrorCode::Stale,
-            Self::Busy { .. } => ErrorCode::Busy,
-            Self::Failed { .. } | Self::Dropped => ErrorCode::Failed,
+            Self::Busy { .. } | Self::Spared { .. } => ErrorCode::Busy,
+            Self::Failed { .. } | Self::Dropped | Self::NoSuchRequest(_) => ErrorCode::Failed,
         }
     }
 
@@ -248,9 +355,18 @@ impl Fault {
             Self::Stale { .. } | Self::Detached { .. } => Some(
                 "the directory was moved or replaced outside; start the sandbox anew to write there",
             ),
-            Self::Busy { .. } => Some("close what writes there, or try again; nothing was changed"),
+            Self::Busy { .. } => {
+                Some("close what writes there, or use --wait 10s or --kill; nothing was changed")
+            }
+            Self::Spared { .. } => Some("end it yourself, or add --force; nothing was changed"),
             Self::Failed { .. } => None,
             Self::Dropped => Some("try again"),
+            Self::OutsideOnly(_) => Some("run it on the host, not in the sandbox"),
+            Self::NoSuchRequest(_) => Some("'remountctl status' names those that wait"),
+            Self::AlreadyWaiting { .. } => {
+                Some("'remountctl approve' or 'remountctl deny', outside, decides about it")
+            }
+            Self::Denied(_) | Self::Unanswered(_) => None,
         }
     }
 }
@@ -318,6 +434,9 @@ pub struct TargetReport {
     pub state: State,
     /// Who may make it writable.
     pub authority: Authority,
+    /// The end that its `rw` has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
 }
 
 fn lossy<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
@@ -337,6 +456,8 @@ pub struct Refusal {
     pub message: String,
     /// What to do.
     pub hint: Option<String>,
+    /// Because of whom, if the target is busy.
+    pub holders: Option<Holders>,
 }
 
 impl From<&Fault> for Refusal {
@@ -345,6 +466,7 @@ impl From<&Fault> for Refusal {
             error: fault.code(),
             message: fault.to_string(),
             hint: fault.hint().map(str::to_owned),
+            holders: None,
         }
     }
 }
@@ -356,16 +478,28 @@ pub enum Reply {
     Done(Vec<TargetReport>),
     /// The targets there are.
     List(Vec<TargetReport>),
-    /// The targets there are, and the side that the peer is on.
-    Status(Origin, Vec<TargetReport>),
+    /// The sandbox, as it is now.
+    Status(Box<StatusReport>),
+    /// Who holds targets.
+    Holders(Holders),
+    /// What decides about a path.
+    Why(Verdict),
+    /// The last events, each an object of JSON.
+    Events(Vec<Event>),
     /// Farewell.
     Bye,
     /// Not done, and nothing changed (but see [`Fault::Stale`]).
     Refused(Refusal),
 }
 
+mod report;
 mod wire;
+pub use report::{Hold, Holder, Holders, Lease, SandboxInfo, StatusReport, Verdict, Waiting};
 pub use wire::{BadReply, parse};
+pub(crate) use wire::{json_line, milliseconds};
+
+/// An event of the log, as it stands there.
+pub type Event = serde_json::Value;
 
 #[cfg(test)]
 pub(crate) mod tests;

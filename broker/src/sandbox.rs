@@ -137,27 +137,40 @@ impl Registry {
         0..self.targets.len()
     }
 
+    /// The target of this name.
+    pub(crate) fn by_name(&self, name: &TargetName) -> Option<Index> {
+        self.all().find(|&index| self.target(index).name == *name)
+    }
+
+    /// The targets that are named, each once, in the order of naming.
+    ///
+    /// # Errors
+    /// A name that is no target's.
+    pub(crate) fn find(&self, selection: &Selection) -> Result<Vec<Index>, Fault> {
+        let names = match selection {
+            Selection::All => return Ok(self.all().collect()),
+            Selection::Named(names) => names,
+        };
+        let mut found = Vec::new();
+        for name in names {
+            let index = self.by_name(name).ok_or_else(|| Fault::UnknownTarget(name.clone()))?;
+            if !found.contains(&index) {
+                found.push(index);
+            }
+        }
+        Ok(found)
+    }
+
     /// The targets that a request names, each once, in the request's order.
     ///
     /// # Errors
     /// A name that is no target's, or a path that is not the target's.
     pub(crate) fn select(&self, request: &SetRequest) -> Result<Vec<Index>, Fault> {
-        let names = match &request.targets {
-            Selection::All => return Ok(self.all().collect()),
-            Selection::Named(names) => names,
-        };
-        let mut selected = Vec::new();
-        for name in names {
-            let index = self
-                .all()
-                .find(|&index| self.target(index).name == *name)
-                .ok_or_else(|| Fault::UnknownTarget(name.clone()))?;
-            let path = &self.target(index).path;
-            if request.path.as_ref().is_some_and(|claim| !claim.names(path)) {
-                return Err(Fault::OtherPath { name: name.clone(), path: path.clone() });
-            }
-            if !selected.contains(&index) {
-                selected.push(index);
+        let selected = self.find(&request.targets)?;
+        for target in selected.iter().map(|&index| self.target(index)) {
+            if request.path.as_ref().is_some_and(|claim| !claim.names(&target.path)) {
+                let (name, path) = (target.name.clone(), target.path.clone());
+                return Err(Fault::OtherPath { name, path });
             }
         }
         Ok(selected)
@@ -167,19 +180,30 @@ impl Registry {
     /// do now, so nothing may change the targets between this and the operation's start.
     ///
     /// # Errors
-    /// An unknown target, or one that a peer of this `origin` may not make writable.
-    pub fn authorize(&self, request: &SetRequest, origin: Origin) -> Result<Authorized, Fault> {
+    /// An unknown target, or one that a peer of this standing may not make writable.
+    pub fn authorize(
+        &self,
+        request: &SetRequest,
+        standing: impl Into<Standing>,
+    ) -> Result<Authorized, Fault> {
+        let standing = standing.into();
         let mut changes = Vec::new();
         for index in self.select(request)? {
             let mode = request.wish.from(self.mode(index));
             let target = self.target(index);
-            if !permitted(target.authority, origin, mode) {
+            if !permitted(target.authority, standing, mode) {
                 let (name, authority) = (target.name.clone(), target.authority);
                 return Err(Fault::NotAuthorised { name, authority });
             }
             changes.push((index, mode));
         }
         Ok(Authorized { changes })
+    }
+
+    /// Whether a person's word is what a request lacks, and all that it lacks.
+    pub(crate) fn needs_person(&self, request: &SetRequest, origin: Origin) -> bool {
+        self.authorize(request, origin).is_err()
+            && self.authorize(request, Standing::Approved).is_ok()
     }
 
     /// `Rw` if anything can be written through any mount of the target, or if the kernel
@@ -205,18 +229,43 @@ impl Registry {
                 mode: self.mode(index),
                 state: self.state(index),
                 authority: target.authority,
+                lease: None,
             }
         };
         which.into_iter().map(report).collect()
     }
 }
 
+/// What gives a request its rights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It came from inside.
+    Inside,
+    /// It came from inside, and a person outside has approved it.
+    Approved,
+    /// It came from outside.
+    Outside,
+    /// It is the broker's own: the end of a lease.
+    Broker,
+}
+
+impl From<Origin> for Standing {
+    fn from(origin: Origin) -> Self {
+        match origin {
+            Origin::Inside => Self::Inside,
+            Origin::Outside => Self::Outside,
+        }
+    }
+}
+
 /// Who may set which mode: anyone may close, and what opens a target is the whole table.
-fn permitted(authority: Authority, origin: Origin, mode: Mode) -> bool {
-    match (mode, origin, authority) {
-        (Mode::Ro, _, _) | (Mode::Rw, Origin::Outside, _) => true,
-        (Mode::Rw, Origin::Inside, Authority::Inside) => true,
-        (Mode::Rw, Origin::Inside, Authority::Confirm | Authority::Host) => false,
+fn permitted(authority: Authority, standing: Standing, mode: Mode) -> bool {
+    match (mode, standing, authority) {
+        (Mode::Ro, _, _) | (Mode::Rw, Standing::Outside, _) => true,
+        (Mode::Rw, Standing::Inside, Authority::Inside) => true,
+        (Mode::Rw, Standing::Approved, Authority::Inside | Authority::Confirm) => true,
+        (Mode::Rw, Standing::Inside, Authority::Confirm | Authority::Host) => false,
+        (Mode::Rw, Standing::Approved, Authority::Host) | (Mode::Rw, Standing::Broker, _) => false,
     }
 }
 

@@ -12,31 +12,50 @@
 //! sigaltstack restart_syscall   #
 //! ```
 //!
-//! Where things will go: an event log hooks `Server::answer`, through which every outcome
-//! passes once and where the session's `Caller` is at hand; a lease is a `Pending` that the
-//! loop makes by itself, with a time in `Server::pause`; a request that waits longer is one
-//! with a later deadline.
+//! Looking for holders, and the event log, add
+//!
+//! ```text
+//! openat getdents64 newfstatat readlinkat read lseek ioctl(NS_GET_PARENT) pidfd_send_signal
+//! geteuid
+//! ```
 
-use crate::apply::{RETRY_EVERY, RETRY_FOR};
+use crate::apply::RETRY_EVERY;
 use crate::channel::{self, Arrival};
+use crate::escape::Escaped;
 use crate::heal::Healer;
-use crate::proto::{self, Dialect, ErrorCode, Fault, Origin, Refusal, Reply, Request};
+use crate::holders::Inspector;
+use crate::name::TargetName;
+use crate::proto::{OnBusy, Origin, SandboxInfo, Verdict};
 use crate::reason::Reason;
 use crate::sandbox::{BadTargets, Caller, Registry};
 use crate::sys::patience::Patience;
-use crate::sys::socket::peer;
+use crate::sys::socket::{peer, peer_pidfd};
 use crate::target::Target;
-use queue::{Finished, Pending, Queue};
+use approvals::Approvals;
+pub use approvals::PATIENCE;
+use journal::Journal;
+pub use journal::Log;
+use leases::Leases;
+use queue::{Pending, Queue};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
+use rustix::process::Pid;
 use session::Session;
 use sessions::{SessionId, Sessions};
+use std::collections::BTreeSet;
+use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+mod approvals;
+mod busy;
+mod journal;
+mod leases;
 mod queue;
+mod requests;
 mod session;
 mod sessions;
 #[cfg(test)]
@@ -44,7 +63,7 @@ mod tests;
 
 /// What a broker works with.
 #[derive(Debug)]
-pub struct Setup {
+pub struct Setup<'a> {
     /// A socket to the launcher: when the launcher is gone, so is the broker.
     pub life: OwnedFd,
     /// What is readable when the sandbox's PID 1 ends: a socket to it, or a pidfd.
@@ -56,8 +75,64 @@ pub struct Setup {
     pub listeners: Vec<(OwnedFd, Origin)>,
     /// What can be switched.
     pub targets: Vec<Target>,
+    /// What else it knows.
+    pub context: Context<'a>,
+}
+
+/// What a broker knows of the world around. Without any of it, it switches modes all the
+/// same.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// For holders, and for who is outside. Without it, the channel alone decides that.
+    pub inspector: Option<Inspector>,
+    /// What is told of the sandbox.
+    pub sandbox: Option<SandboxInfo>,
+    /// Where events are written.
+    pub log: Option<Log>,
+    /// What a request does that finds its target busy and does not say.
+    pub on_busy: OnBusy,
+    /// How long a request waits for a person.
+    pub approval_timeout: Duration,
+    /// What answers `why`.
+    pub explain: Option<Explain<'a>>,
     /// What puts mounts back that the host takes away.
     pub healer: Option<Healer>,
+}
+
+impl Default for Context<'_> {
+    fn default() -> Self {
+        Self {
+            inspector: None,
+            sandbox: None,
+            log: None,
+            on_busy: OnBusy::Fail,
+            approval_timeout: PATIENCE,
+            explain: None,
+            healer: None,
+        }
+    }
+}
+
+/// Says what decides about a path; computed only when somebody asks.
+pub struct Explain<'a>(Box<About<'a>>);
+
+type About<'a> = dyn Fn(&Path) -> Option<Verdict> + Send + 'a;
+
+impl<'a> Explain<'a> {
+    /// Asks `about`.
+    pub fn new(about: impl Fn(&Path) -> Option<Verdict> + Send + 'a) -> Self {
+        Self(Box::new(about))
+    }
+
+    fn about(&self, path: &Path) -> Option<Verdict> {
+        (self.0)(path)
+    }
+}
+
+impl fmt::Debug for Explain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Explain")
+    }
 }
 
 /// Why the broker is done.
@@ -90,11 +165,9 @@ pub enum ServerError {
 ///
 /// # Errors
 /// The setup is unusable, or the kernel does not let it wait.
-pub fn serve(setup: Setup) -> Result<Ending, ServerError> {
-    let Setup { life, init, shared, listeners, targets, healer } = setup;
-    let mut server = Server::new(life, init, shared, listeners, Registry::new(targets)?)?;
-    server.healer = healer;
-    server.run()
+pub fn serve(setup: Setup<'_>) -> Result<Ending, ServerError> {
+    let Setup { life, init, shared, listeners, targets, context } = setup;
+    Server::new(life, init, shared, listeners, Registry::new(targets)?, context)?.run()
 }
 
 /// How long a source of connections that failed (no descriptors left, no memory) is not
@@ -128,14 +201,21 @@ enum Kind {
 }
 
 #[derive(Debug)]
-struct Server {
+struct Server<'a> {
     life: OwnedFd,
     init: OwnedFd,
     sources: Vec<Source>,
     sessions: Sessions,
     queue: Queue,
     registry: Registry,
-    healer: Option<Healer>,
+    context: Context<'a>,
+    journal: Journal,
+    leases: Leases,
+    approvals: Approvals,
+    /// Requests that try again at their time.
+    parked: Vec<(Instant, Pending)>,
+    /// Targets that were found stale and said to be.
+    known_stale: BTreeSet<TargetName>,
 }
 
 /// What an event is about.
@@ -151,13 +231,14 @@ enum Token {
     Names,
 }
 
-impl Server {
+impl<'a> Server<'a> {
     fn new(
         life: OwnedFd,
         init: OwnedFd,
         shared: Option<OwnedFd>,
         listeners: Vec<(OwnedFd, Origin)>,
         registry: Registry,
+        mut context: Context<'a>,
     ) -> Result<Self, ServerError> {
         let source = |kind| move |fd| Source { fd, kind, state: Flow::Open };
         let mut sources: Vec<_> = shared.into_iter().map(source(Kind::Shared)).collect();
@@ -168,13 +249,31 @@ impl Server {
                 .map_err(ServerError::Listener)?;
             sources.push(source(Kind::Listener(origin))(fd));
         }
-        let (sessions, queue) = (Sessions::default(), Queue::default());
-        Ok(Self { life, init, sources, sessions, queue, registry, healer: None })
+        let id = context.sandbox.as_ref().map_or("", |sandbox| &sandbox.id);
+        let start = journal::Entry { event: "start", ..Default::default() };
+        let journal = Journal::new(context.log.take(), id, &start);
+        Ok(Self {
+            life,
+            init,
+            sources,
+            sessions: Sessions::default(),
+            queue: Queue::default(),
+            registry,
+            context,
+            journal,
+            leases: Leases::default(),
+            approvals: Approvals::default(),
+            parked: Vec::new(),
+            known_stale: BTreeSet::new(),
+        })
     }
 
     fn run(mut self) -> Result<Ending, ServerError> {
         let patience = Patience::new().map_err(ServerError::Timer)?;
         let ending = self.work(&patience);
+        if self.journal.has_begun() {
+            self.record(&journal::Entry { event: "exit", ..Default::default() });
+        }
         let _limited = patience.limit();
         drop(self);
         ending
@@ -193,16 +292,25 @@ impl Server {
                     Token::Life | Token::Mounts | Token::Names => {}
                     Token::Source(index) => self.take_connections(index),
                     Token::Session(id) => {
-                        if let Some(session) = self.sessions.get_mut(id) {
-                            session.ready();
+                        let gone = self.sessions.get_mut(id).is_some_and(|it| !it.ready());
+                        if gone {
+                            self.forget(id, Instant::now());
                         }
                     }
                 }
             }
             self.sources.retain(|source| source.state != Flow::Closed);
+            // Before anything is heard: whoever asks after a client has gone is told what
+            // became of its lease.
+            self.sessions.reap();
             drop(limited);
+            let now = Instant::now();
+            self.end_leases(now);
             self.hear();
-            for finished in self.queue.advance(&self.registry, Instant::now()) {
+            self.expire_approvals(now);
+            self.resume(now);
+            for finished in self.queue.advance(&self.registry, self.context.inspector.as_ref(), now)
+            {
                 self.finish(finished);
             }
             let _limited = patience.limit();
@@ -212,13 +320,18 @@ impl Server {
 
     /// Puts mounts back, if anything speaks for looking.
     fn heal(&mut self, tokens: &[Token]) {
-        let Some(healer) = &mut self.healer else { return };
+        let Some(healer) = &mut self.context.healer else { return };
         let now = Instant::now();
         let has = |wanted: fn(&Token) -> bool| tokens.iter().any(wanted);
         let heard = has(|token| matches!(token, Token::Names)) && healer.heard();
         let asked = has(|token| matches!(token, Token::Mounts | Token::Session(_)));
         if heard || asked || healer.due() <= now {
-            healer.look(&mut self.registry, now);
+            for event in healer.look(&mut self.registry, now) {
+                let path = Escaped::path(&event.path).to_string();
+                let name = event.what.name();
+                let message = Some(path.as_str());
+                self.record(&journal::Entry { event: name, message, ..Default::default() });
+            }
         }
     }
 
@@ -249,7 +362,7 @@ impl Server {
                 fds.push(watch(source.fd.as_fd(), PollFlags::IN));
             }
         }
-        if let Some(healer) = &self.healer {
+        if let Some(healer) = &self.context.healer {
             let (table, names) = healer.sources();
             tokens.push(Token::Mounts);
             fds.push(watch(table, PollFlags::PRI));
@@ -288,15 +401,21 @@ impl Server {
             Flow::PausedUntil(then) => Some(then.saturating_duration_since(now)),
             Flow::Open | Flow::Closed => None,
         });
-        let look = self.healer.as_ref().map(|it| it.due().saturating_duration_since(now));
-        resume.chain(retry).chain(look).min()
+        let parked = self.parked.iter().map(|(at, _)| *at);
+        let due = parked.chain(self.leases.next()).chain(self.approvals.next()).min();
+        let due = due.map(|at| at.saturating_duration_since(now));
+        // A lease that a client held may have ended with it just now.
+        let ended = self.leases.is_unheld(|id| self.sessions.has(id)).then_some(Duration::ZERO);
+        let look = self.context.healer.as_ref().map(|it| it.due().saturating_duration_since(now));
+        resume.chain(retry).chain(due).chain(ended).chain(look).min()
     }
 
     fn take_connections(&mut self, index: usize) {
         for _ in 0..BATCH {
             let Some(source) = self.sources.get_mut(index) else { return };
-            let (stream, origin) = match next_connection(source.fd.as_fd(), source.kind) {
-                Ok(Arrival::Connection(stream)) => (stream, source.kind.origin()),
+            let kind = source.kind;
+            let stream = match next_connection(source.fd.as_fd(), kind) {
+                Ok(Arrival::Connection(stream)) => stream,
                 Ok(Arrival::Nonsense) => continue,
                 Ok(Arrival::Empty) => return,
                 Ok(Arrival::Closed) => {
@@ -308,80 +427,50 @@ impl Server {
                     return;
                 }
             };
-            let caller = Caller { origin, peer: peer(stream.as_fd()).ok() };
+            let Some(caller) = self.identify(stream.as_fd(), kind) else { continue };
             if let Some(evicted) = self.sessions.admit(Session::new(stream, caller)) {
-                self.queue.cancel(evicted, Instant::now());
+                self.forget(evicted, Instant::now());
             }
         }
     }
 
-    /// Takes one request of each client that has made one: many in a row from one client
-    /// do not hold up the others.
-    fn hear(&mut self) {
-        for id in self.sessions.with_line() {
-            self.sessions.touch(id);
-            let Some(session) = self.sessions.get_mut(id) else { continue };
-            let Some(line) = session.next_line() else { continue };
-            let origin = session.caller.origin;
-            let (dialect, request) = proto::parse(&line);
-            let reply = match request {
-                Ok(Request::List) => Reply::List(self.registry.report(self.registry.all())),
-                Ok(Request::Status) => {
-                    Reply::Status(origin, self.registry.report(self.registry.all()))
-                }
-                Ok(Request::Quit) => Reply::Bye,
-                Ok(Request::Set(set)) => match self.registry.select(&set) {
-                    Ok(targets) => {
-                        session.busy = true;
-                        let deadline = Instant::now() + RETRY_FOR;
-                        self.queue.push(Pending::new(id, dialect, origin, set, targets, deadline));
-                        continue;
-                    }
-                    Err(fault) => Reply::Refused(Refusal::from(&fault)),
-                },
-                Err(malformed) => Reply::Refused(Refusal::from(&Fault::from(malformed))),
-            };
-            self.answer(id, dialect, &reply);
-        }
-    }
-
-    fn finish(&mut self, finished: Finished) {
-        let Finished { pending, outcome } = finished;
-        let reply = match outcome {
-            Ok(report) => Reply::Done(report),
-            Err(fault) => Reply::Refused(Refusal::from(&fault)),
+    /// Who is at the other end, and on which side. Nobody who came through a socket
+    /// outside is taken for outside because of that alone: the process has to be this
+    /// user's, and in the broker's own PID namespace. `None` for somebody else's.
+    fn identify(&self, stream: BorrowedFd<'_>, kind: Kind) -> Option<Caller> {
+        let peer = peer(stream).ok();
+        let Kind::Listener(Origin::Outside) = kind else {
+            return Some(Caller { origin: Origin::Inside, peer });
         };
-        // It may have been evicted meanwhile.
-        if let Some(session) = self.sessions.get_mut(pending.session) {
-            session.busy = false;
+        if peer.is_none_or(|peer| peer.uid != rustix::process::geteuid().as_raw()) {
+            return None;
         }
-        self.answer(pending.session, pending.dialect, &reply);
-    }
-
-    /// Tells a client what became of its request. One that does not speak the protocol is
-    /// sent away: what follows in its stream would be no better.
-    fn answer(&mut self, id: SessionId, dialect: Dialect, reply: &Reply) {
-        let Some(session) = self.sessions.get_mut(id) else { return };
-        session.reply(&reply.to_bytes(dialect));
-        let is_last = match reply {
-            Reply::Bye => true,
-            Reply::Refused(refusal) => refusal.error == ErrorCode::BadRequest,
-            Reply::Done(_) | Reply::List(_) | Reply::Status(..) => false,
+        let outside = match (&self.context.inspector, peer.and_then(|peer| peer.pid)) {
+            (Some(inspector), Some(pid)) => is_outside(inspector, stream, pid),
+            (Some(_), None) => false,
+            (None, _) => true,
         };
-        if is_last {
-            session.close();
-        }
+        Some(Caller { origin: if outside { Origin::Outside } else { Origin::Inside }, peer })
     }
 }
 
-impl Kind {
-    fn origin(self) -> Origin {
-        match self {
-            // Only processes of the sandbox inherit it.
-            Self::Shared => Origin::Inside,
-            Self::Listener(origin) => origin,
-        }
-    }
+/// Whether the peer is, for certain, a process outside. The number could by now be another
+/// process's; a pidfd that has not ended after the look shows that it is not.
+fn is_outside(inspector: &Inspector, stream: BorrowedFd<'_>, pid: Pid) -> bool {
+    let pidfd = match peer_pidfd(stream) {
+        Ok(pidfd) => Some(pidfd),
+        // Linux before 6.5.
+        Err(Errno::NOPROTOOPT) => None,
+        Err(_) => return false,
+    };
+    inspector.is_outside(pid) && pidfd.is_none_or(|pidfd| !is_readable(pidfd.as_fd()))
+}
+
+/// Of a pidfd: whether its process has ended.
+fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    !matches!(poll(&mut fds, Some(&now)), Ok(0))
 }
 
 fn next_connection(fd: BorrowedFd<'_>, kind: Kind) -> Result<Arrival, Errno> {

@@ -3,6 +3,7 @@
 use crate::name::{Authority, TargetName};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A named set of mounts that has one mode.
 #[derive(Debug)]
@@ -13,6 +14,8 @@ pub struct Target {
     pub path: PathBuf,
     /// Who may make it writable.
     pub authority: Authority,
+    /// The longest that it stays writable at a time; none for no limit.
+    pub max_lease: Option<Duration>,
     /// The mounts that are switched, in this order, all or none. At least one, and none
     /// that was read-only for another reason than the target's mode when the sandbox was
     /// made: every member becomes writable with the target.

@@ -4,8 +4,11 @@ use crate::render;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use remount_broker::name::TargetName;
-use remount_broker::proto::Wish;
+use remount_broker::proto::{Answer, Decision, OnBusy, Selection, SetRequest, Term, Wish};
+use remount_broker::time::parse as duration;
 use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
 
 /// Switch a sandbox's directories between read-only and read-write
 #[derive(Debug, Parser)]
@@ -14,13 +17,17 @@ use std::ffi::OsString;
     version,
     disable_help_subcommand = true,
     subcommand_negates_reqs = true,
-    after_help = "Exit codes: 0 done, 1 failed, 2 usage or unknown target, 3 busy, 4 no broker,\n\
-                  5 not authorised, 6 stale"
+    after_help = "DURATION: 500ms, 30s, 30m, 2h, 1h30m; a plain number is in seconds\n\
+                  Exit codes: 0 done, 1 failed, 2 usage or unknown target, 3 busy, 4 no broker,\n\
+                  5 not authorised, 6 stale; of 'rw NAME -- CMD' those of CMD"
 )]
 struct Typed {
     /// Print nothing on success
     #[arg(short, long, global = true)]
     quiet: bool,
+    /// Outside: the sandbox with this id, or that was started in this directory
+    #[arg(short, long, global = true, value_name = "ID|DIR")]
+    sandbox: Option<OsString>,
     /// The same as the command 'list'
     #[arg(long, required = true)]
     list: bool,
@@ -31,11 +38,30 @@ struct Typed {
 #[derive(Debug, Subcommand)]
 enum TypedCommand {
     /// Make targets read-only
-    Ro(Which),
+    Ro {
+        #[command(flatten)]
+        which: WhichToClose,
+        #[command(flatten)]
+        busy: BusyArgs,
+    },
     /// Make targets writable
-    Rw(Which),
+    Rw {
+        #[command(flatten)]
+        which: Which,
+        /// Until this time has passed
+        #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+        lease: Option<Duration>,
+        /// As long as this command runs; its exit code is the result
+        #[arg(last = true, value_name = "CMD", conflicts_with = "lease")]
+        run: Vec<OsString>,
+    },
     /// Give each target the mode it does not have
-    Toggle(Which),
+    Toggle {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        busy: BusyArgs,
+    },
     /// Show the targets
     List,
     /// Show what sandboxes that were killed have left in projects (outside only)
@@ -47,6 +73,59 @@ enum TypedCommand {
     /// Show the targets and their state
     Status {
         /// As one line of JSON
+        #[arg(long)]
+        json: bool,
+        /// Again whenever something has changed, until interrupted
+        #[arg(long)]
+        watch: bool,
+        /// For each target a line of this form, with {name}, {mode}, {state}, {authority},
+        /// {path}, {left} (time left), {sandbox} and {pending} (requests that wait)
+        #[arg(long, value_name = "TEXT", conflicts_with = "json", value_parser = format)]
+        format: Option<String>,
+    },
+    /// Show which processes keep targets from becoming read-only
+    Holders {
+        #[command(flatten)]
+        which: Which,
+        /// As one line of JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what decides whether PATH can be written, and how to change that
+    Why {
+        /// A path in the sandbox
+        path: PathBuf,
+    },
+    /// Outside: allow a request that waits
+    Approve {
+        /// Its number
+        id: u64,
+    },
+    /// Outside: refuse a request that waits
+    Deny {
+        /// Its number
+        id: u64,
+    },
+    /// Outside: show your sandboxes
+    Ps {
+        /// As JSON, one line for each
+        #[arg(long)]
+        json: bool,
+    },
+    /// Outside: show what happened in a sandbox
+    Events {
+        /// Go on as it happens
+        #[arg(short, long)]
+        follow: bool,
+        /// As JSON, one line for each
+        #[arg(long)]
+        json: bool,
+    },
+    /// Outside: show what happened, also in sandboxes that have ended
+    Log {
+        /// The id of a sandbox, or its beginning
+        id: Option<String>,
+        /// As JSON, one line for each
         #[arg(long)]
         json: bool,
     },
@@ -62,25 +141,107 @@ struct Which {
     all: bool,
 }
 
+#[derive(Debug, clap::Args)]
+struct WhichToClose {
+    /// A target's name
+    #[arg(value_name = "NAME", required_unless_present_any = ["all", "everywhere"])]
+    names: Vec<TargetName>,
+    /// Every target of the sandbox
+    #[arg(long, conflicts_with = "names")]
+    all: bool,
+    /// Outside: every target of every sandbox of yours
+    #[arg(long, conflicts_with_all = ["names", "all", "sandbox"])]
+    everywhere: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct BusyArgs {
+    /// If a file is open for writing, wait until it is closed, at most this long
+    #[arg(long, value_name = "DURATION", conflicts_with = "kill", value_parser = duration)]
+    wait: Option<Duration>,
+    /// If a file is open for writing, end the processes of the sandbox that have it open
+    #[arg(long)]
+    kill: bool,
+    /// With --kill: the time between SIGTERM and SIGKILL (2s)
+    #[arg(long, value_name = "DURATION", requires = "kill", value_parser = duration)]
+    grace: Option<Duration>,
+    /// With --kill: end also the process that asks, or one that started it
+    #[arg(long, requires = "kill")]
+    force: bool,
+    /// If a file is open for writing, do not wait, whatever the profile says
+    #[arg(long, conflicts_with_all = ["wait", "kill"])]
+    no_wait: bool,
+}
+
+impl BusyArgs {
+    fn resolve(&self) -> Option<OnBusy> {
+        let grace = self.grace.unwrap_or(Duration::from_secs(2));
+        match self.wait {
+            Some(time) => Some(OnBusy::Wait(time)),
+            None if self.kill => Some(OnBusy::Kill { grace, force: self.force }),
+            None => self.no_wait.then_some(OnBusy::Fail),
+        }
+    }
+}
+
+/// Refuses a field that there is not.
+fn format(text: &str) -> Result<String, String> {
+    for part in text.split('{').skip(1) {
+        let field = part.split_once('}').map(|(field, _)| field);
+        if !field.is_some_and(|field| render::FIELDS.contains(&field)) {
+            return Err(format!("fields are {{{}}}", render::FIELDS.join("}, {")));
+        }
+    }
+    Ok(text.to_owned())
+}
+
 /// What was asked for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Args {
     pub(crate) quiet: bool,
+    pub(crate) sandbox: Option<OsString>,
     pub(crate) command: Command,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Command {
-    Set(Wish, Scope),
+    Set(SetRequest),
+    /// `rw … -- CMD`.
+    While(Selection, Vec<OsString>),
+    RoEverywhere(Option<OnBusy>),
     List,
-    Status { json: bool },
-    Doctor { clean: bool },
+    Status {
+        show: Show,
+        watch: bool,
+    },
+    Holders {
+        which: Selection,
+        json: bool,
+    },
+    Why(PathBuf),
+    Decide(Decision),
+    Ps {
+        json: bool,
+    },
+    Events {
+        follow: bool,
+        json: bool,
+    },
+    Log {
+        id: Option<String>,
+        json: bool,
+    },
+    Doctor {
+        clean: bool,
+    },
 }
 
+/// How a status is printed.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Scope {
-    Named(Vec<TargetName>),
-    All,
+pub(crate) enum Show {
+    Table,
+    Json,
+    Format(String),
 }
 
 /// What a command line comes to.
@@ -117,21 +278,54 @@ fn one_line(text: &str) -> String {
     lines.join(" ")
 }
 
+impl Which {
+    fn resolve(self) -> Selection {
+        if self.all { Selection::All } else { Selection::Named(self.names) }
+    }
+}
+
 impl Typed {
     fn resolve(self) -> Args {
-        let set = |wish, which: Which| {
-            let scope = if which.all { Scope::All } else { Scope::Named(which.names) };
-            Command::Set(wish, scope)
+        let set = |wish, which: Which, busy: Option<OnBusy>, lease: Option<Duration>| {
+            let lease = lease.map(Term::For);
+            Command::Set(SetRequest { busy, lease, ..SetRequest::new(which.resolve(), wish) })
         };
+        let decide = |id, verdict| Command::Decide(Decision { id, verdict });
         let command = match self.command {
-            Some(TypedCommand::Ro(which)) => set(Wish::Ro, which),
-            Some(TypedCommand::Rw(which)) => set(Wish::Rw, which),
-            Some(TypedCommand::Toggle(which)) => set(Wish::Toggle, which),
-            Some(TypedCommand::Status { json }) => Command::Status { json },
+            Some(TypedCommand::Ro { which: WhichToClose { everywhere: true, .. }, busy }) => {
+                Command::RoEverywhere(busy.resolve())
+            }
+            Some(TypedCommand::Ro { which: WhichToClose { names, all, .. }, busy }) => {
+                set(Wish::Ro, Which { names, all }, busy.resolve(), None)
+            }
+            Some(TypedCommand::Rw { which, run, .. }) if !run.is_empty() => {
+                Command::While(which.resolve(), run)
+            }
+            Some(TypedCommand::Rw { which, lease, .. }) => set(Wish::Rw, which, None, lease),
+            Some(TypedCommand::Toggle { which, busy }) => {
+                set(Wish::Toggle, which, busy.resolve(), None)
+            }
+            Some(TypedCommand::Status { json, watch, format }) => {
+                let show = match format {
+                    Some(format) => Show::Format(format),
+                    None if json => Show::Json,
+                    None => Show::Table,
+                };
+                Command::Status { show, watch }
+            }
+            Some(TypedCommand::Holders { which, json }) => {
+                Command::Holders { which: which.resolve(), json }
+            }
+            Some(TypedCommand::Why { path }) => Command::Why(path),
+            Some(TypedCommand::Approve { id }) => decide(id, Answer::Approve),
+            Some(TypedCommand::Deny { id }) => decide(id, Answer::Deny),
+            Some(TypedCommand::Ps { json }) => Command::Ps { json },
+            Some(TypedCommand::Events { follow, json }) => Command::Events { follow, json },
+            Some(TypedCommand::Log { id, json }) => Command::Log { id, json },
             Some(TypedCommand::Doctor { clean }) => Command::Doctor { clean },
             Some(TypedCommand::List) | None => Command::List,
         };
-        Args { quiet: self.quiet, command }
+        Args { quiet: self.quiet, sandbox: self.sandbox, command }
     }
 }
 
@@ -151,27 +345,50 @@ mod tests {
         }
     }
 
-    fn named(names: &[&str]) -> Scope {
-        Scope::Named(names.iter().map(|name| name.parse().unwrap()).collect())
+    fn set(wish: Wish, names: &[&str]) -> SetRequest {
+        let names = names.iter().map(|name| name.parse().unwrap()).collect();
+        SetRequest::new(Selection::Named(names), wish)
     }
 
     #[test]
     fn commands() {
+        let seconds = Duration::from_secs;
+        let wait = SetRequest { busy: Some(OnBusy::Wait(seconds(2))), ..set(Wish::Ro, &["a"]) };
+        let kill = OnBusy::Kill { grace: seconds(2), force: true };
+        let kill = SetRequest { busy: Some(kill), ..set(Wish::Ro, &["a"]) };
+        let lease = SetRequest { lease: Some(Term::For(seconds(5400))), ..set(Wish::Rw, &["a"]) };
+        let all = SetRequest::new(Selection::All, Wish::Toggle);
+        let a = Selection::Named(vec!["a".parse().unwrap()]);
         for (line, command) in [
-            (&["ro", "a"][..], Command::Set(Wish::Ro, named(&["a"]))),
-            (&["rw", "a", "b"], Command::Set(Wish::Rw, named(&["a", "b"]))),
-            (&["toggle", "--all"], Command::Set(Wish::Toggle, Scope::All)),
+            (&["ro", "a"][..], Command::Set(set(Wish::Ro, &["a"]))),
+            (&["rw", "a", "b"], Command::Set(set(Wish::Rw, &["a", "b"]))),
+            (&["ro", "a", "--wait", "2s"], Command::Set(wait)),
+            (&["ro", "--kill", "--force", "a"], Command::Set(kill)),
+            (&["rw", "a", "--for", "1h30m"], Command::Set(lease)),
+            (&["rw", "a", "--", "make", "-j"], {
+                Command::While(a.clone(), vec!["make".into(), "-j".into()])
+            }),
+            (&["ro", "--everywhere"], Command::RoEverywhere(None)),
+            (&["toggle", "--all"], Command::Set(all)),
             (&["list"], Command::List),
             (&["--list"], Command::List),
-            (&["status"], Command::Status { json: false }),
-            (&["status", "--json"], Command::Status { json: true }),
+            (&["status"], Command::Status { show: Show::Table, watch: false }),
+            (&["status", "--json"], Command::Status { show: Show::Json, watch: false }),
+            (&["status", "--format", "{name}={mode}"], {
+                Command::Status { show: Show::Format("{name}={mode}".into()), watch: false }
+            }),
+            (&["holders", "a"], Command::Holders { which: a, json: false }),
+            (&["deny", "3"], Command::Decide(Decision { id: 3, verdict: Answer::Deny })),
+            (&["ps"], Command::Ps { json: false }),
+            (&["log", "abc"], Command::Log { id: Some("abc".into()), json: false }),
             (&["doctor"], Command::Doctor { clean: false }),
             (&["doctor", "--clean"], Command::Doctor { clean: true }),
         ] {
-            assert_eq!(run(line), Args { quiet: false, command });
+            assert_eq!(run(line), Args { quiet: false, sandbox: None, command }, "{line:?}");
         }
         assert!(run(&["-q", "ro", "a"]).quiet);
         assert!(run(&["ro", "a", "--quiet"]).quiet);
+        assert_eq!(run(&["ro", "a", "-s", "x1"]).sandbox, Some("x1".into()));
     }
 
     #[test]
@@ -197,6 +414,16 @@ mod tests {
             &["\u{1b}]0;x\u{7}"],
             &["--\u{9b}x"],
             &["list", "x"],
+            &["ro", "a", "--wait"],
+            &["ro", "a", "--wait", "x\u{1b}"],
+            &["ro", "a", "--wait", "1s", "--kill"],
+            &["ro", "a", "--force"],
+            &["rw", "a", "--for", "1s", "--", "x"],
+            &["rw", "--", "x"],
+            &["status", "--format", "{no}"],
+            &["status", "--format", "{"],
+            &["approve", "x"],
+            &["approve"],
             &["status", "--json=1"],
             &["ro", ""],
         ] {

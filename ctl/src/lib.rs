@@ -5,34 +5,68 @@
 
 mod cli;
 mod doctor;
+mod outside;
 mod render;
+mod run;
 
-use cli::{Args, Command, Scope};
-use remount_broker::channel::NoBroker;
-use remount_broker::client::{Client, ClientError};
-use remount_broker::proto::{BadReply, ErrorCode, TargetReport, Wish};
+use cli::{Args, Command, Show};
+use remount_broker::channel::{CHANNEL_VARIABLE, SOCKET_VARIABLE};
+use remount_broker::channel::{DEFAULT_SOCKET, NoBroker};
+use remount_broker::client::{Client, ClientError, TIMEOUT};
+use remount_broker::host::NotOne;
+use remount_broker::name::Authority;
+use remount_broker::proto::{
+    BadReply, ErrorCode, OnBusy, Origin, Selection, SetRequest, Term, Verdict, Wish,
+};
 use remount_broker::reason::IoReason;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// How it ended, as a number that scripts decide by (DESIGN.md §10).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
 enum Exit {
-    Done = 0,
-    Failed = 1,
+    Done,
+    Failed,
     /// Wrong usage, or no such target.
-    Usage = 2,
-    Busy = 3,
-    NoBroker = 4,
-    NotAuthorised = 5,
-    Stale = 6,
+    Usage,
+    Busy,
+    NoBroker,
+    NotAuthorised,
+    Stale,
+    /// The code of a command that was run.
+    Of(u8),
 }
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
+        Self::from(match exit {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Busy => 3,
+            Exit::NoBroker => 4,
+            Exit::NotAuthorised => 5,
+            Exit::Stale => 6,
+            Exit::Of(code) => code,
+        })
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug)]
+enum Failure {
+    Client(ClientError),
+    NotOne(NotOne),
+    /// What was tried, and why it failed.
+    Io(String, io::Error),
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self::Client(error)
     }
 }
 
@@ -41,7 +75,10 @@ impl From<Exit> for ExitCode {
 #[must_use]
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let exit = match cli::parse(args) {
-        cli::Parsed::Run(args) => run(&args),
+        cli::Parsed::Run(args) => {
+            let quiet = args.quiet;
+            run(args, quiet).unwrap_or_else(|failure| explain(&failure))
+        }
         cli::Parsed::Print(text) => print(&text),
         cli::Parsed::Wrong(message) => {
             complain(&message, Some("'remountctl --help' shows the usage"));
@@ -51,75 +88,217 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     exit.into()
 }
 
-fn run(args: &Args) -> Exit {
-    if let Command::Doctor { clean } = args.command {
-        return doctor::run(clean, args.quiet);
-    }
-    match ask(&args.command) {
-        Ok(text) if args.quiet => {
-            drop(text);
-            Exit::Done
-        }
-        // The mode has changed whether or not anyone can read of it.
-        Ok(text) if matches!(args.command, Command::Set(..)) => {
+fn run(args: Args, quiet: bool) -> Result<Exit, Failure> {
+    let print = |text: &str| if quiet { Exit::Done } else { print(text) };
+    let wanted = args.sandbox.as_deref();
+    Ok(match args.command {
+        Command::Set(set) => {
+            let text = render::modes(&change(&mut connect(wanted)?, set)?);
+            // The mode has changed whether or not anyone can read of it.
             print(&text);
             Exit::Done
         }
-        Ok(text) => print(&text),
-        Err(error) => {
-            let (exit, hint) = explain(&error);
-            complain(&render::line(&error.to_string()), hint.as_deref());
-            exit
+        Command::While(targets, command) => run::while_writable(wanted, targets, &command)?,
+        Command::RoEverywhere(busy) => outside::ro_everywhere(busy, quiet),
+        Command::Doctor { clean } => doctor::run(clean, quiet),
+        Command::List => print(&render::table(&connect(wanted)?.list()?)),
+        Command::Status { show, watch: false } => print(&status(&mut connect(wanted)?, &show)?),
+        Command::Status { show, watch: true } => watch(&mut connect(wanted)?, &show)?,
+        Command::Holders { which, json } => {
+            let holders = connect(wanted)?.holders(which)?;
+            print(&if json {
+                render::json(&holders).map_err(unprintable)?
+            } else {
+                render::holders(&holders)
+            })
+        }
+        Command::Why(path) => {
+            let path = resolve(&path)?;
+            let verdict = connect(wanted)?.why(&path)?;
+            print(&why(&path, &verdict))
+        }
+        Command::Decide(decision) => {
+            match wanted {
+                // The broker there says no.
+                None if is_inside() => Client::connect()?.decide(decision)?,
+                _ => outside::decide(wanted, decision)?,
+            }
+            Exit::Done
+        }
+        Command::Ps { json } => print(&outside::ps(json).map_err(unprintable)?),
+        Command::Events { follow, json } => outside::events(connect(wanted)?, follow, json)?,
+        Command::Log { id, json } => outside::log(id.as_deref(), json)?,
+    })
+}
+
+fn unprintable(error: impl ToString) -> Failure {
+    ClientError::BadReply(BadReply(error.to_string())).into()
+}
+
+/// Connects to the broker that is meant: in a sandbox its own, else the one chosen.
+fn connect(wanted: Option<&OsStr>) -> Result<Client, Failure> {
+    if wanted.is_none() && is_inside() {
+        return Ok(Client::connect()?);
+    }
+    outside::choose(wanted).map(|running| running.client)
+}
+
+/// Whether this process seems to be in a sandbox: only the way to a broker depends on it.
+fn is_inside() -> bool {
+    let named = |name: &&str| std::env::var_os(name).is_some();
+    [CHANNEL_VARIABLE, SOCKET_VARIABLE].iter().any(named) || Path::new(DEFAULT_SOCKET).exists()
+}
+
+/// Changes modes, with the patience that this takes.
+fn change(
+    client: &mut Client,
+    set: SetRequest,
+) -> Result<Vec<remount_broker::proto::TargetReport>, ClientError> {
+    let wait = match set.busy {
+        Some(OnBusy::Wait(time)) => time,
+        Some(OnBusy::Kill { grace, .. }) => grace + Duration::from_secs(3),
+        // The profile may say to wait; there the broker's word ends it.
+        Some(OnBusy::Fail) => Duration::ZERO,
+        None => PATIENCE,
+    };
+    if set.wish != Wish::Ro {
+        tell_if_a_person_is_asked(client, &set.targets)?;
+    }
+    client.set_timeout(wait.saturating_add(TIMEOUT))?;
+    client.request(set)
+}
+
+/// How long a request may take that names no time itself.
+const PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn tell_if_a_person_is_asked(client: &mut Client, targets: &Selection) -> Result<(), ClientError> {
+    let status = client.status()?;
+    let is_meant = |name| match targets {
+        Selection::All => true,
+        Selection::Named(names) => names.contains(name),
+    };
+    let asks = status.targets.iter().any(|it| {
+        it.authority == Authority::Confirm
+            && it.mode == remount_broker::name::Mode::Ro
+            && is_meant(&it.name)
+    });
+    if asks && status.origin == Origin::Inside {
+        complain("waiting for a person outside to approve", None);
+    }
+    Ok(())
+}
+
+fn status(client: &mut Client, show: &Show) -> Result<String, Failure> {
+    let status = client.status()?;
+    match show {
+        Show::Table => Ok(render::status(&status)),
+        Show::Json => render::status_json(&status).map_err(unprintable),
+        Show::Format(format) => Ok(render::formatted(&status, format)),
+    }
+}
+
+/// Prints the status whenever it has changed. Until the sandbox ends, or nobody reads.
+fn watch(client: &mut Client, show: &Show) -> Result<Exit, Failure> {
+    let mut before = String::new();
+    loop {
+        let now = match status(client, show) {
+            Err(Failure::Client(ClientError::Closed)) if !before.is_empty() => {
+                return Ok(Exit::Done);
+            }
+            other => other?,
+        };
+        if now != before {
+            let mut out = io::stdout().lock();
+            if out.write_all(now.as_bytes()).and_then(|()| out.flush()).is_err() {
+                return Ok(Exit::Done);
+            }
+            before = now;
+        }
+        std::thread::sleep(Duration::from_millis(250));
+    }
+}
+
+/// The path as the kernel would find it: its directories followed, also if the file
+/// itself does not exist.
+fn resolve(path: &Path) -> Result<PathBuf, Failure> {
+    let tried = |error| Failure::Io(format!("find {}", render::path(path)), error);
+    let absolute = std::path::absolute(path).map_err(tried)?;
+    let mut missing = Vec::new();
+    for parent in absolute.ancestors() {
+        if let Ok(found) = std::fs::canonicalize(parent) {
+            return Ok(missing.into_iter().rev().fold(found, |path, name| path.join(name)));
+        }
+        missing.extend(parent.file_name());
+    }
+    Ok(absolute.clone())
+}
+
+fn why(path: &Path, verdict: &Verdict) -> String {
+    let mut text = render::verdict(path, verdict);
+    if let (Some(target), Some(mode)) = (&verdict.target, verdict.mode) {
+        text.push_str(&format!("change it: remountctl {} {target}\n", mode.flipped()));
+    }
+    text
+}
+
+/// Prints why it failed; the exit code.
+fn explain(failure: &Failure) -> Exit {
+    match failure {
+        Failure::Client(error) => explain_client(error),
+        Failure::NotOne(error) => {
+            complain(&error.to_string(), not_one_hint(error).as_deref());
+            if *error == NotOne::None { Exit::NoBroker } else { Exit::Usage }
+        }
+        Failure::Io(tried, error) => {
+            complain(&format!("{tried}: {}", IoReason(error)), None);
+            Exit::Failed
         }
     }
 }
 
-/// Does it, and gives what there is to print.
-fn ask(command: &Command) -> Result<String, ClientError> {
-    let mut client = Client::connect()?;
-    match command {
-        Command::Set(wish, scope) => Ok(render::modes(&set(&mut client, *wish, scope)?)),
-        // Asks no broker: handled before.
-        Command::Doctor { .. } => Ok(String::new()),
-        Command::List => Ok(render::table(&client.list()?)),
-        Command::Status { json: false } => Ok(render::status(&client.status()?)),
-        Command::Status { json: true } => render::json(&client.status()?)
-            .map_err(|error| ClientError::BadReply(BadReply(error.to_string()))),
-    }
-}
-
-fn set(client: &mut Client, wish: Wish, scope: &Scope) -> Result<Vec<TargetReport>, ClientError> {
-    match scope {
-        Scope::All => client.set_all(wish),
-        Scope::Named(names) => client.set(names, wish),
-    }
-}
-
-/// The exit code of a failure, and what the person can do about it.
-fn explain(error: &ClientError) -> (Exit, Option<String>) {
+fn not_one_hint(error: &NotOne) -> Option<String> {
     match error {
-        ClientError::NoBroker(NoBroker { .. }) => {
-            let hint = "this works in a sandbox that remount-run started with targets";
-            (Exit::NoBroker, Some(hint.to_owned()))
-        }
-        ClientError::Refused(refusal) => {
-            let exit = match refusal.error {
-                ErrorCode::Busy => Exit::Busy,
-                ErrorCode::UnknownTarget | ErrorCode::BadRequest => Exit::Usage,
-                ErrorCode::NotAuthorised => Exit::NotAuthorised,
-                ErrorCode::Stale => Exit::Stale,
-                ErrorCode::Failed => Exit::Failed,
-            };
-            (exit, refusal.hint.as_deref().map(render::line))
-        }
-        ClientError::TooLong => (Exit::Usage, Some("use --all, or fewer names".to_owned())),
-        ClientError::TimedOut => {
-            (Exit::Failed, Some("'remountctl list' shows what became of it".to_owned()))
-        }
-        ClientError::Closed | ClientError::Transport(_) | ClientError::BadReply(_) => {
-            (Exit::Failed, None)
-        }
+        NotOne::None => Some("this works in a sandbox of remount-run, or beside one".to_owned()),
+        NotOne::Unknown(_) => Some("'remountctl ps' shows them".to_owned()),
+        NotOne::Several(ids) => Some(format!("use -s with one of: {}", ids.join(", "))),
     }
+}
+
+fn explain_client(error: &ClientError) -> Exit {
+    let hint = match error {
+        ClientError::NoBroker(NoBroker { .. }) => {
+            Some("this works in a sandbox that remount-run started with targets".to_owned())
+        }
+        ClientError::Refused(refusal) => refusal.hint.as_deref().map(render::line),
+        ClientError::TooLong => Some("use --all, or fewer names".to_owned()),
+        ClientError::TimedOut => Some("'remountctl list' shows what became of it".to_owned()),
+        ClientError::Closed | ClientError::Transport(_) | ClientError::BadReply(_) => None,
+    };
+    let mut message = render::line(&error.to_string());
+    if let ClientError::Refused(refusal) = error
+        && let Some(holders) = &refusal.holders
+    {
+        message.push('\n');
+        message.push_str(render::holders(holders).trim_end());
+    }
+    complain(&message, hint.as_deref());
+    match error {
+        ClientError::NoBroker(_) => Exit::NoBroker,
+        ClientError::TooLong => Exit::Usage,
+        ClientError::Refused(refusal) => match refusal.error {
+            ErrorCode::Busy => Exit::Busy,
+            ErrorCode::UnknownTarget | ErrorCode::BadRequest => Exit::Usage,
+            ErrorCode::NotAuthorised => Exit::NotAuthorised,
+            ErrorCode::Stale => Exit::Stale,
+            ErrorCode::Failed => Exit::Failed,
+        },
+        _ => Exit::Failed,
+    }
+}
+
+/// A request that lasts as long as its connection.
+fn held(targets: Selection) -> SetRequest {
+    SetRequest { lease: Some(Term::Held), ..SetRequest::new(targets, Wish::Rw) }
 }
 
 /// Prints to standard output. A reader that has gone away (`| head -1`) has what it

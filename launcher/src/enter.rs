@@ -212,5 +212,7 @@ pub(crate) struct Handover {
     /// The user namespace, if it is a new one.
     user: Option<OwnedFd>,
     mount: OwnedFd,
+    /// Device and inode of the PID namespace.
+    processes: (u64, u64),
     handles: Handles,
 }

@@ -3,6 +3,7 @@
 use crate::cli::{Args, Format};
 use crate::confine::landlock;
 use crate::host::Host;
+use crate::outside::Outside;
 use crate::plan::Plan;
 use crate::profile::{Loader, SourceName};
 use crate::report::Failure;
@@ -46,7 +47,12 @@ pub fn run(args: Vec<OsString>) -> Result<u8, Failure> {
     if args.list_profiles {
         return list_profiles(&loader);
     }
-    let spec = Spec::resolve(&args, &host, &loader).map_err(failure)?;
+    let mut outside = Outside::find(&host);
+    let mut spec = Spec::resolve(&args, &host, &loader, &outside.hidden).map_err(failure)?;
+    if args.dry_run.is_none() && outside.make() {
+        outside = outside.found_again(&host);
+        spec = Spec::resolve(&args, &host, &loader, &outside.hidden).map_err(failure)?;
+    }
     let plan = ManuallyDrop::new(Plan::build(spec, &host.mounts));
     match args.dry_run {
         Some(Format::Text) => return print(&plan.to_string()),
@@ -59,7 +65,7 @@ pub fn run(args: Vec<OsString>) -> Result<u8, Failure> {
     if args.verbose {
         tell(&plan);
     }
-    supervise::run(&plan)
+    supervise::run(&plan, &mut outside).inspect_err(|_| outside.unmake())
 }
 
 fn usage(error: &clap::Error) -> Result<u8, Failure> {

@@ -8,10 +8,12 @@
 
 pub mod cli;
 pub mod confine;
+mod confirm;
 pub mod enter;
 mod exec;
 pub mod host;
 mod mount;
+pub mod outside;
 mod paths;
 pub mod plan;
 pub mod profile;

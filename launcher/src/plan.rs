@@ -11,10 +11,12 @@ use crate::confine::landlock::Access;
 use crate::spec::Asker;
 use remount_broker::name::{Authority, Mode, TargetName};
 use remount_broker::placeholder::{Kind as StandIn, Wanted};
+use remount_broker::proto::OnBusy;
 use remount_broker::sys::mount::FileId;
 use remount_broker::sys::seccomp::Instruction;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Where the sandbox's own files are, inside.
 pub const CONTROL_DIR: &str = "/run/remount";
@@ -43,8 +45,25 @@ pub struct Plan {
     pub filter: Option<Vec<Instruction>>,
     /// The program and what it is started with.
     pub exec: Exec,
+    /// What the broker and the launcher do about requests.
+    pub policy: Policy,
     /// What the person should know, e.g. what this kernel lacks.
     pub warnings: Vec<String>,
+}
+
+/// How requests are treated, and how the sandbox is called where it is listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// The most special profile.
+    pub profile: String,
+    /// Where the sandbox was started, outside.
+    pub cwd: PathBuf,
+    /// What a request does that finds its target busy and does not say.
+    pub on_busy: OnBusy,
+    /// What is run outside when a request waits for a person; nothing if empty.
+    pub confirm_command: Vec<String>,
+    /// How long such a request waits.
+    pub confirm_timeout: Duration,
 }
 
 /// Which namespaces are new, and what is in them. The mount, PID and IPC
@@ -190,6 +209,8 @@ pub struct TargetPlan {
     pub mode: Mode,
     /// Who may ask for `rw`.
     pub authority: Authority,
+    /// The longest that it stays writable at a time.
+    pub max_lease: Option<Duration>,
 }
 
 /// The Landlock ruleset.

@@ -13,7 +13,7 @@ pub use error::SpecError;
 
 use crate::cli::Args;
 use crate::host::{Found, Host};
-use crate::plan::{Exec, Identity, Shape};
+use crate::plan::{Exec, Identity, Policy, Shape};
 use crate::profile::{self, Hostname, Loader, Need, Network, Profile, UserNamespace, Variables};
 use remount_broker::escape::Escaped;
 use remount_broker::name::{Authority, Mode, TargetName};
@@ -22,6 +22,7 @@ use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A project's own profile, which can only narrow.
 const PROJECT_FILE: &str = ".remount.toml";
@@ -43,6 +44,7 @@ pub struct Spec {
     pub(crate) seccomp: bool,
     pub(crate) terminal: Option<PathBuf>,
     pub(crate) program: Found,
+    pub(crate) policy: Policy,
     pub(crate) warnings: Vec<String>,
 }
 
@@ -109,14 +111,21 @@ pub(crate) enum What {
 pub(crate) struct Toggle {
     pub name: TargetName,
     pub authority: Authority,
+    pub max_lease: Option<Duration>,
 }
 
 impl Spec {
-    /// Resolves what was typed and configured against the host.
+    /// Resolves what was typed and configured against the host. No sandbox shows `places`
+    /// (directories without symlinks): its own control socket and event log are there.
     ///
     /// # Errors
     /// Everything that a user can mend; nothing has been done yet.
-    pub fn resolve(args: &Args, host: &Host, loader: &Loader) -> Result<Self, SpecError> {
+    pub fn resolve(
+        args: &Args,
+        host: &Host,
+        loader: &Loader,
+        places: &[PathBuf],
+    ) -> Result<Self, SpecError> {
         if let Some(number) = host.directory_on_stdio {
             return Err(SpecError::DirectoryOnStdio(number));
         }
@@ -125,13 +134,24 @@ impl Spec {
         let profile = load_profile(args, loader, &words)?;
         let git_root = git::work_tree(&cwd, host.files.as_ref());
         let environment = |name: &str| host.variable(name).map(OsStr::to_owned);
-        let mut variables = Variables::new(cwd, host.home.clone(), git_root, host.uid, environment);
+        let mut variables =
+            Variables::new(cwd.clone(), host.home.clone(), git_root, host.uid, environment);
         let profile = narrow(profile, loader, &variables)?;
         variables.workspace = workspace(&profile, &variables, host)?;
         let settings = &profile.sandbox;
         let authority = args.authority.unwrap_or(settings.authority.value);
         let records = host.state_home().join(placeholder::STORE);
-        let layout = layout::Layout::build(args, &profile, host, &variables, authority)?;
+        let mut layout = layout::Layout::build(args, &profile, host, &variables, authority)?;
+        layout.hide_outside(places)?;
+        let max_lease = settings.max_lease.as_ref().map(|lease| lease.value.0);
+        layout.limit_leases(max_lease);
+        let policy = Policy {
+            profile: profile.sources.last().cloned().unwrap_or_default(),
+            cwd,
+            on_busy: settings.on_busy.value.0,
+            confirm_command: settings.confirm_command.value.clone(),
+            confirm_timeout: settings.confirm_timeout.value.0,
+        };
         let environment = environment::resolve(args, &profile, host, &variables, &layout)?;
         let new_session = args.new_session || settings.new_session.value;
         let exec = command::resolve(args, &words, host, &layout, environment, new_session)?;
@@ -166,6 +186,7 @@ impl Spec {
             seccomp,
             terminal: host.terminal.clone(),
             program,
+            policy,
         })
     }
 }

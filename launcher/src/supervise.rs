@@ -1,8 +1,10 @@
 //! The launcher's own process while the sandbox lives: it waits, passes signals on,
 //! stops and resumes with the agent, and ends with the agent's exit code.
 
+use crate::confirm::Confirm;
 use crate::enter::{self, Broker, Init};
 use crate::front::say;
+use crate::outside::{Outside, Presence};
 use crate::plan::Plan;
 use crate::report::{self, Failure, Link, Message, Reports};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
@@ -13,7 +15,6 @@ use remount_broker::reason::{IoReason, Reason};
 use remount_broker::sys::process::{self, Fork};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -21,12 +22,12 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 ///
 /// # Errors
 /// If the sandbox could not be made, or ended without a word.
-pub fn run(plan: &Plan) -> Result<u8, Failure> {
+pub fn run(plan: &Plan, outside: &mut Outside) -> Result<u8, Failure> {
     // From here on no signal ends this process before what it makes is removed.
     let signal_mask = block_signals().map_err(|errno| fault("prepare the sandbox", errno))?;
     make_directories(plan)?;
     let mut placeholders = make_placeholders(plan)?;
-    let result = Sandbox::start(plan, signal_mask, &mut placeholders)
+    let result = Sandbox::start(plan, signal_mask, &mut placeholders, outside)
         .and_then(|sandbox| sandbox.supervise(plan.exec.new_session));
     if let Some(placeholders) = placeholders {
         remove_placeholders(placeholders);
@@ -106,7 +107,7 @@ impl Process {
 }
 
 /// A running sandbox, from outside.
-struct Sandbox {
+struct Sandbox<'a> {
     init: Process,
     broker: Process,
     reports: Reports,
@@ -115,8 +116,10 @@ struct Sandbox {
     /// Signals that came before the agent.
     waiting: Vec<i32>,
     terminal: Option<Terminal>,
-    /// When it is closed, however that comes about, the broker ends.
-    life: Option<OwnedFd>,
+    /// What the broker asks; when the connection is closed, however that comes about, the
+    /// broker ends.
+    confirm: Confirm<'a>,
+    presence: Option<Presence>,
 }
 
 /// What happened last.
@@ -126,19 +129,15 @@ enum Fate {
     Failed(Failure),
 }
 
-impl Sandbox {
+impl<'a> Sandbox<'a> {
     /// Forks init and broker, which let go of what `placeholders` has open.
     fn start(
-        plan: &Plan,
+        plan: &'a Plan,
         signal_mask: SigSet,
         placeholders: &mut Option<Placeholders>,
+        outside: &mut Outside,
     ) -> Result<Self, Failure> {
-        let prepare = || {
-            let flags = SocketFlags::CLOEXEC;
-            let life =
-                rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-            Ok((life, report::channel()?, Link::pair()?, Link::pair()?))
-        };
+        let prepare = || Ok((Link::pair()?, report::channel()?, Link::pair()?, Link::pair()?));
         let prepared = prepare().map_err(|errno| fault("prepare the sandbox", errno))?;
         let ((life, broker_life), (reporter, reports), to_init, shared) = prepared;
         let fork = enter::fork_into(&plan.namespaces).map_err(|error| error.failure())?;
@@ -152,13 +151,22 @@ impl Sandbox {
             Ok((init, process::fork()?))
         };
         let (init, fork) = fork_broker().map_err(|errno| fault("fork the broker", errno))?;
-        let Fork::Parent(pid) = fork else {
+        let Fork::Parent(broker) = fork else {
             drop((life, reports, init, placeholders.take()));
             let (from_init, shared) = (to_init.0, shared.0);
-            Broker { plan, life: broker_life, reporter, from_init, shared }.run()
+            let broker = Broker { plan, life: broker_life, reporter, init: pid, from_init, shared };
+            broker.run()
         };
-        let broker = Process::new(pid).map_err(|errno| fault("watch the broker", errno))?;
+        let broker = Process::new(broker).map_err(|errno| fault("watch the broker", errno))?;
         let terminal = Terminal::controlled();
+        // From here on others build the sandbox, and there is time.
+        let (handles, presence, warnings) = outside.appear();
+        for warning in warnings {
+            say(&format!("remount-run: warning: {warning}"));
+        }
+        let id = handles.id.clone();
+        // The listener is the broker's: where nobody listens, nobody may seem to.
+        handles.send(&life);
         Ok(Self {
             init,
             broker,
@@ -166,7 +174,8 @@ impl Sandbox {
             agent: None,
             waiting: Vec::new(),
             terminal,
-            life: Some(life),
+            confirm: Confirm::new(life, &plan.policy, id),
+            presence,
         })
     }
 
@@ -181,6 +190,7 @@ impl Sandbox {
                 reports_open.then(|| self.reports.as_fd()),
                 Some(signals.as_fd()),
                 Some(self.init.fd.as_fd()),
+                self.confirm.interest(),
             ])
             .map_err(|errno| fault("wait for the sandbox", errno))?;
             if ready[0] {
@@ -191,8 +201,14 @@ impl Sandbox {
                 }
                 continue;
             }
+            if ready[3] && !self.confirm.hear() {
+                // Init ends without a broker, unless the broker had stopped it for a moment
+                // just then. It fails only if init has ended.
+                process::send_signal(self.init.fd.as_fd(), libc::SIGCONT).unwrap_or(());
+            }
             if ready[1] {
                 while let Ok(Some(info)) = signals.read_signal() {
+                    self.confirm.reap();
                     self.pass_on(info.ssi_signo, info.ssi_code, new_session);
                 }
             }
@@ -200,7 +216,7 @@ impl Sandbox {
                 break;
             }
         }
-        self.life = None;
+        self.confirm.close();
         let joined = self.init.join().and_then(|()| self.broker.join());
         joined.map_err(|errno| fault("wait for the sandbox's end", errno))?;
         if let Some(terminal) = &self.terminal {
@@ -234,8 +250,9 @@ impl Sandbox {
             }
             Message::Stopped => self.stop_too(),
             Message::Exited(code) => {
-                // Init and broker end at the same time.
-                self.life = None;
+                // Init and broker end at the same time, and so does the place outside.
+                self.confirm.close();
+                self.presence = None;
                 if matches!(fate, Fate::Running) {
                     *fate = Fate::Exited(code);
                 }

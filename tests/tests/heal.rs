@@ -1,6 +1,6 @@
 //! Protections that a program outside takes away, and that come back.
 
-use remount_tests::{Inside, Sandbox, require, wait_until};
+use remount_tests::{Answer, Inside, Sandbox, require, wait_until};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,11 +17,18 @@ fn replace(path: &Path, contents: &str) {
     std::fs::rename(new, path).unwrap();
 }
 
+fn rofs() -> Answer {
+    Answer::Errno("EROFS".into())
+}
+
+fn done() -> Answer {
+    Answer::Ok(String::new())
+}
+
 /// Waits until nothing can be written to `path` inside.
 #[track_caller]
 fn protected(inside: &mut Inside, path: &str) {
-    let rofs = remount_tests::Answer::Errno("EROFS".into());
-    wait_until(path, SOON, || inside.act(["open-write", path]) == rofs);
+    wait_until(path, SOON, || inside.act(["open-write", path]) == rofs());
 }
 
 fn world() -> (Sandbox, PathBuf) {
@@ -65,22 +72,13 @@ fn what_is_moved_away_is_held_until_it_is_back() {
         let away = sandbox.outside().join("away");
         std::fs::rename(project.join(name), &away).unwrap();
         // Nothing can be created in its place, nor beside it.
-        wait_until("the project is closed", SOON, || {
-            inside.act(["create", "x"]) == remount_tests::Answer::Errno("EROFS".into()) || {
-                inside.act(["unlink", "x"]);
-                false
-            }
-        });
+        wait_until("the project is closed", SOON, || inside.act(["utime", "."]) == rofs());
+        inside.act(["create", "x"]).errno("EROFS");
         inside.act(["mkdir", name]).errno("EROFS");
         assert!(inside.ctl("status", 0).contains("stale"));
         inside.ctl("rw workspace", 6);
         std::fs::rename(&away, project.join(name)).unwrap();
-        wait_until("the project is open", SOON, || {
-            let created = inside.act(["create", "x"]);
-            let is_open = matches!(created, remount_tests::Answer::Ok(_));
-            inside.act(["unlink", "x"]);
-            is_open
-        });
+        wait_until("the project is open", SOON, || inside.act(["utime", "."]) == done());
         assert!(!inside.ctl("status", 0).contains("stale"));
         held(&mut inside, name);
     }
@@ -115,7 +113,7 @@ fn what_is_removed_and_made_again_is_protected() {
     sandbox.host(require("git")).command(["init", "-q"]).run().success();
     protected(&mut inside, ".git/config");
     wait_until("commits work", SOON, || {
-        matches!(inside.act(["create", ".git/index.lock"]), remount_tests::Answer::Ok(_))
+        matches!(inside.act(["create", ".git/index.lock"]), Answer::Ok(_))
     });
     inside.act(["unlink", ".git/index.lock"]).ok();
     inside.act(["create", ".git/hooks/pre-commit"]).errno("EROFS");
@@ -139,15 +137,12 @@ fn a_placeholder_that_is_removed_is_made_again() {
         [".idea", ".mcp.json", ".git/commondir"].iter().all(|name| project.join(name).exists())
     });
     for name in [".idea", ".mcp.json"] {
-        wait_until(name, SOON, || {
-            inside.act(["create", &format!("{name}/x")])
-                == remount_tests::Answer::Errno("EROFS".into())
-        });
+        wait_until(name, SOON, || inside.act(["create", &format!("{name}/x")]) == rofs());
         held(&mut inside, name);
     }
     protected(&mut inside, ".git/commondir");
     wait_until("the project is open", SOON, || {
-        matches!(inside.act(["create", "x"]), remount_tests::Answer::Ok(_))
+        matches!(inside.act(["create", "x"]), Answer::Ok(_))
     });
     inside.end().success();
     assert!(!project.join(".idea").exists() && !project.join(".git/commondir").exists());
@@ -178,8 +173,8 @@ fn what_is_put_back_has_the_mode_of_now() {
             let answer = inside.act(["create", ".git/x"]);
             inside.act(["unlink", ".git/x"]);
             match mode {
-                "ro" => answer == remount_tests::Answer::Errno("EROFS".into()),
-                _ => matches!(answer, remount_tests::Answer::Ok(_)),
+                "ro" => answer == rofs(),
+                _ => matches!(answer, Answer::Ok(_)),
             }
         });
         assert!(
@@ -205,7 +200,7 @@ fn masks_come_back_too() {
     std::fs::remove_dir_all(key.parent().unwrap()).unwrap();
     sandbox.file("home/.ssh/key", "another secret");
     wait_until("the directory is hidden", SOON, || {
-        inside.act(["read", text(&key)]) == remount_tests::Answer::Errno("ENOENT".into())
+        inside.act(["read", text(&key)]) == Answer::Errno("ENOENT".into())
     });
     assert_eq!(inside.act(["list", text(key.parent().unwrap())]).ok(), "");
     inside.end().success();
@@ -242,7 +237,7 @@ fn an_attacker_gets_moments_and_nothing_lasts() {
             let away = sandbox.outside().join("away");
             std::fs::rename(project.join(name), &away).unwrap();
             // Somebody inside may have made one meanwhile.
-            let _ = std::fs::remove_dir(project.join(name));
+            let _ = std::fs::remove_dir_all(project.join(name));
             std::fs::rename(&away, project.join(name)).unwrap();
         }
         let _ = std::fs::remove_dir_all(project.join(".husky"));
@@ -251,10 +246,10 @@ fn an_attacker_gets_moments_and_nothing_lasts() {
     }
     let outcome = attacker.wait();
     let stdout = outcome.success().stdout();
-    let report = stdout.trim().trim_start_matches("ok ").replace("\\n", "\n");
+    let report = stdout.trim().trim_start_matches("ok ");
     let mut all: Vec<u64> = Vec::new();
     println!("{rounds} rounds outside, each of them all acts");
-    for (path, line) in paths.iter().zip(report.lines()) {
+    for (path, line) in paths.iter().zip(report.split(';')) {
         let mut fields = line.split(' ');
         let (tries, changes) = (fields.next().unwrap(), fields.next().unwrap());
         let mut times: Vec<u64> =
@@ -276,10 +271,7 @@ fn an_attacker_gets_moments_and_nothing_lasts() {
         protected(&mut inside, path);
     }
     for path in [".vscode", ".idea", ".husky"] {
-        wait_until(path, SOON, || {
-            inside.act(["create", &format!("{path}/x")])
-                == remount_tests::Answer::Errno("EROFS".into())
-        });
+        wait_until(path, SOON, || inside.act(["create", &format!("{path}/x")]) == rofs());
         held(&mut inside, path);
     }
     held(&mut inside, ".git");

@@ -1,6 +1,7 @@
 //! The broker's own filter.
 
 use super::{Action, Arg, Condition, Filter, Group, Rule};
+use crate::sys::process::NS_GET_PARENT;
 
 /// What the broker may do once it is set up; everything else kills it.
 ///
@@ -67,12 +68,13 @@ const GROUPS: &[Group] = &[
             ],
         }],
     ),
-    // How the standard library makes a socket non-blocking; FIONBIO is in
-    // include/uapi/asm-generic/ioctls.h.
+    // How the standard library makes a socket non-blocking (FIONBIO,
+    // include/uapi/asm-generic/ioctls.h), and in which PID namespace another one lies: a
+    // process in one made inside the sandbox is a process of the sandbox.
     allow_if(
         "non-blocking",
         &[libc::SYS_ioctl],
-        &[Condition::LowIn { arg: Arg::A1, values: &[0x5421] }],
+        &[Condition::LowIn { arg: Arg::A1, values: &[0x5421, NS_GET_PARENT] }],
     ),
     allow(
         "event-loop",

@@ -10,7 +10,7 @@ fn request(line: &str) -> Result<Request, Malformed> {
 
 fn set(names: &[&str], wish: Wish) -> Request {
     let targets = Selection::Named(names.iter().map(|text| name(text)).collect());
-    Request::Set(SetRequest { targets, wish, path: None })
+    Request::Set(SetRequest::new(targets, wish))
 }
 
 /// Enough chance for tests, the same in every run.
@@ -27,13 +27,35 @@ impl Chance {
 
 #[test]
 fn requests_survive_the_round_trip() {
-    let all = SetRequest { targets: Selection::All, wish: Wish::Toggle, path: None };
+    let all = SetRequest::new(Selection::All, Wish::Toggle);
     for wanted in [
         set(&["a"], Wish::Ro),
         set(&["a", "b-c_9"], Wish::Rw),
-        Request::Set(all),
+        Request::Set(all.clone()),
+        Request::Set(SetRequest { busy: Some(OnBusy::Fail), ..all.clone() }),
+        Request::Set(SetRequest {
+            busy: Some(OnBusy::Wait(Duration::from_millis(7))),
+            ..all.clone()
+        }),
+        Request::Set(SetRequest {
+            busy: Some(OnBusy::Kill { grace: Duration::from_secs(1), force: true }),
+            ..all.clone()
+        }),
+        Request::Set(SetRequest {
+            lease: Some(Term::For(Duration::from_secs(60))),
+            ..SetRequest::new(Selection::All, Wish::Rw)
+        }),
+        Request::Set(SetRequest {
+            lease: Some(Term::Held),
+            ..SetRequest::new(Selection::All, Wish::Rw)
+        }),
         Request::List,
         Request::Status,
+        Request::Holders(Selection::Named(vec![name("a")])),
+        Request::Why("/a b".into()),
+        Request::Decide(Decision { id: 3, verdict: Answer::Deny }),
+        Request::Events { follow: true },
+        Request::Events { follow: false },
     ] {
         let line = wanted.to_line().unwrap();
         let (&newline, line) = line.split_last().unwrap();
@@ -65,6 +87,19 @@ fn json_is_taken_at_its_word_only() {
         r#"{"op":"set","targets":["a"],"mode":"ro","mode":"rw"}"#,
         r#"{"op":"list","all":true}"#,
         r#"{"op":"approve"}"#,
+        r#"{"op":"deny","id":-1}"#,
+        r#"{"op":"approve","id":1,"targets":["a"]}"#,
+        r#"{"op":"set","targets":["a"],"mode":"ro","id":1}"#,
+        r#"{"op":"set","targets":["a"],"mode":"ro","busy":"wait"}"#,
+        r#"{"op":"set","targets":["a"],"mode":"ro","wait-ms":5}"#,
+        r#"{"op":"set","targets":["a"],"mode":"ro","busy":"fail","force":true}"#,
+        r#"{"op":"set","targets":["a"],"mode":"ro","busy":"wait","wait-ms":18446744073709551615}"#,
+        r#"{"op":"set","targets":["a"],"mode":"ro","for-ms":5}"#,
+        r#"{"op":"set","targets":["a"],"mode":"rw","for-ms":5,"hold":true}"#,
+        r#"{"op":"set","targets":["a"],"mode":"rw","approved":true}"#,
+        r#"{"op":"why"}"#,
+        r#"{"op":"why","path":"a"}"#,
+        r#"{"op":"holders"}"#,
         r#"{"op":"list"} x"#,
     ] {
         assert!(matches!(request(bad), Err(Malformed::Form(_))), "{bad}");
@@ -160,12 +195,44 @@ fn replies_survive_the_round_trip() {
         mode: Mode::Ro,
         state: State::Stale,
         authority: Authority::Confirm,
+        lease: None,
     };
-    let refusal =
-        Refusal { error: ErrorCode::Busy, message: "m\u{1b}".to_owned(), hint: Some("h".into()) };
+    let holder = Holder {
+        target: name("workspace"),
+        pid: 7,
+        pid_inside: Some(3),
+        command: "c".to_owned(),
+        path: "/p".to_owned(),
+        kind: Hold::Mapped,
+        since: 5,
+    };
+    let holders = Holders { holders: vec![holder], more: true };
+    let refusal = Refusal {
+        error: ErrorCode::Busy,
+        message: "m\u{1b}".to_owned(),
+        hint: Some("h".into()),
+        holders: Some(holders.clone()),
+    };
+    let waiting =
+        Waiting { id: 1, targets: vec![name("x")], pid: None, command: "c".into(), left_ms: 9 };
+    let lease = Some(Lease { left_ms: Some(4), held: 1, closing: true });
+    let status = StatusReport {
+        origin: Origin::Inside,
+        sandbox: Some(SandboxInfo {
+            id: "a1".into(),
+            pid: 9,
+            profile: "default".into(),
+            cwd: "/p".into(),
+            started: 8,
+        }),
+        targets: vec![TargetReport { lease, ..report.clone() }],
+        pending: vec![waiting],
+    };
     for reply in [
         Reply::List(vec![report.clone()]),
-        Reply::Status(Origin::Inside, vec![report.clone()]),
+        Reply::Status(Box::new(status)),
+        Reply::Holders(holders),
+        Reply::Events(vec![serde_json::json!({"seq": 1})]),
         Reply::Refused(refusal),
         Reply::Bye,
     ] {
@@ -199,10 +266,72 @@ fn a_path_of_any_bytes_stays_on_its_line() {
         mode: Mode::Rw,
         state: State::Ok,
         authority: Authority::Inside,
+        lease: None,
     };
     let reply = Reply::List(vec![report]);
     let classic = String::from_utf8(reply.to_bytes(Dialect::Classic)).unwrap();
     assert_eq!(classic, "x rw /a\\nb\\u{1b}[2J\\xff\nOK\n");
     let json = String::from_utf8(reply.to_bytes(Dialect::Json)).unwrap();
     assert!(json.contains(r#""path":"/a\nb\u001b[2J�""#), "{json}");
+}
+
+/// Bytes near to requests, by chance: none panics, what is accepted means the same when it
+/// is said again, and what is refused is refused in clean words.
+#[test]
+fn whatever_comes_is_a_request_or_a_clean_refusal() {
+    let seeds: [&[u8]; 8] = [
+        br#"{"op":"set","targets":["a","b"],"mode":"ro","busy":"wait","wait-ms":2000}"#,
+        br#"{"op":"set","all":true,"mode":"rw","for-ms":1}"#,
+        br#"{"op":"set","targets":["a"],"mode":"ro","busy":"kill","grace-ms":1,"force":true}"#,
+        br#"{"op":"why","path":"/a"}"#,
+        br#"{"op":"approve","id":1}"#,
+        br#"{"op":"events","follow":true}"#,
+        b"ro workspace /a b 17",
+        b"list",
+    ];
+    let tokens: [&[u8]; 10] = [
+        b"\"",
+        b"{",
+        b"}",
+        b",",
+        b":",
+        b"\0",
+        b"\xff",
+        b"true",
+        b"18446744073709551616",
+        b"\\u0000",
+    ];
+    let mut chance = Chance(0x5eed);
+    for _ in 0..20_000 {
+        let mut line = seeds[chance.below(8) as usize].to_vec();
+        for _ in 0..chance.below(6) {
+            let at = chance.below(line.len() as u64 + 1) as usize;
+            match chance.below(4) {
+                0 => line.truncate(at),
+                1 if at < line.len() => line[at] = chance.below(256) as u8,
+                2 => {
+                    let token = tokens[chance.below(10) as usize];
+                    line.splice(at..at, token.iter().copied()).for_each(drop);
+                }
+                _ => {
+                    let from = chance.below(at as u64 + 1) as usize;
+                    line.drain(from..at).for_each(drop);
+                }
+            }
+        }
+        let (dialect, outcome) = parse(&line);
+        match outcome {
+            Ok(request) => {
+                if let (Dialect::Json, Some(again)) = (dialect, request.to_line()) {
+                    assert_eq!(parse(&again[..again.len() - 1]).1, Ok(request), "{line:?}");
+                }
+            }
+            Err(malformed) => {
+                let text = malformed.to_string();
+                assert!(!text.is_empty() && !text.contains(char::is_control), "{line:?}: {text:?}");
+            }
+        }
+        // A client has the same duty towards what a broker says.
+        drop(Reply::from_json(&line));
+    }
 }

@@ -1,12 +1,14 @@
 //! The protocol's bytes: parsing and printing, for both ends.
 
 use super::{
-    Dialect, ErrorCode, MAX_LINE, Malformed, Origin, PathClaim, Refusal, Reply, Request, Selection,
-    SetRequest, TargetReport, Wish, is_pid,
+    Answer, Decision, Dialect, ErrorCode, Event, Holder, Holders, MAX_LINE, Malformed, OnBusy,
+    Origin, PathClaim, Refusal, Reply, Request, SandboxInfo, Selection, SetRequest, StatusReport,
+    TargetReport, Term, Verdict, Waiting, Wish, is_pid,
 };
 use crate::escape::Escaped;
 use crate::name::TargetName;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// What a line (without its newline) asks for, and in which dialect to answer.
 ///
@@ -32,9 +34,9 @@ fn parse_as(dialect: Dialect, line: &[u8]) -> Result<Request, Malformed> {
 }
 
 /// A JSON request, all operations in one: which keys an operation takes is checked by
-/// [`parse_json`].
+/// [`WireRequest::only`].
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct WireRequest {
     op: Op,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -43,6 +45,24 @@ struct WireRequest {
     all: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mode: Option<Wish>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    busy: Option<WireBusy>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    wait_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    grace_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    force: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    for_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hold: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    id: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    follow: Option<bool>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,28 +71,147 @@ enum Op {
     Set,
     List,
     Status,
+    Holders,
+    Why,
+    Approve,
+    Deny,
+    Events,
 }
+
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum WireBusy {
+    Fail,
+    Wait,
+    Kill,
+}
+
+/// The longest time that a request may name: a year.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+/// Between SIGTERM and SIGKILL, if the request does not say.
+const GRACE: Duration = Duration::from_secs(2);
 
 fn form(text: &str) -> Malformed {
     Malformed::Form(text.to_owned())
 }
 
-fn parse_json(text: &str) -> Result<Request, Malformed> {
-    let wire: WireRequest =
-        serde_json::from_str(text).map_err(|error| Malformed::Form(error.to_string()))?;
-    if wire.op != Op::Set {
-        if wire.targets.is_some() || wire.all.is_some() || wire.mode.is_some() {
-            return Err(form("'list' and 'status' take nothing but 'op'"));
+fn time(key: &str, ms: u64) -> Result<Duration, Malformed> {
+    let time = Duration::from_millis(ms);
+    if time <= LONGEST { Ok(time) } else { Err(Malformed::Form(format!("'{key}' is too long"))) }
+}
+
+impl WireRequest {
+    fn new(op: Op) -> Self {
+        Self {
+            op,
+            targets: None,
+            all: None,
+            mode: None,
+            busy: None,
+            wait_ms: None,
+            grace_ms: None,
+            force: None,
+            for_ms: None,
+            hold: None,
+            path: None,
+            id: None,
+            follow: None,
         }
-        return Ok(if wire.op == Op::List { Request::List } else { Request::Status });
     }
-    let targets = match (wire.targets, wire.all.unwrap_or(false)) {
-        (None, true) => Selection::All,
-        (Some(names), false) if !names.is_empty() => Selection::Named(names),
-        _ => return Err(form("'set' takes either 'targets', not empty, or 'all'")),
-    };
-    let wish = wire.mode.ok_or_else(|| form("'set' takes 'mode'"))?;
-    Ok(Request::Set(SetRequest { targets, wish, path: None }))
+
+    /// Refuses keys that the operation does not take.
+    fn only(&self, taken: &[&str]) -> Result<(), Malformed> {
+        let there = [
+            ("targets", self.targets.is_some()),
+            ("all", self.all.is_some()),
+            ("mode", self.mode.is_some()),
+            ("busy", self.busy.is_some()),
+            ("wait-ms", self.wait_ms.is_some()),
+            ("grace-ms", self.grace_ms.is_some()),
+            ("force", self.force.is_some()),
+            ("for-ms", self.for_ms.is_some()),
+            ("hold", self.hold.is_some()),
+            ("path", self.path.is_some()),
+            ("id", self.id.is_some()),
+            ("follow", self.follow.is_some()),
+        ];
+        match there.iter().find(|(key, there)| *there && !taken.contains(key)) {
+            Some((key, _)) => Err(Malformed::Form(format!("this operation does not take '{key}'"))),
+            None => Ok(()),
+        }
+    }
+
+    fn selection(&mut self) -> Result<Selection, Malformed> {
+        match (self.targets.take(), self.all.unwrap_or(false)) {
+            (None, true) => Ok(Selection::All),
+            (Some(names), false) if !names.is_empty() => Ok(Selection::Named(names)),
+            _ => Err(form("expected either 'targets', not empty, or 'all'")),
+        }
+    }
+
+    fn on_busy(&self) -> Result<Option<OnBusy>, Malformed> {
+        let force = self.force.unwrap_or(false);
+        let kill_only = self.grace_ms.is_some() || self.force.is_some();
+        match (self.busy, self.wait_ms) {
+            (None, None) if !kill_only => Ok(None),
+            (Some(WireBusy::Fail), None) if !kill_only => Ok(Some(OnBusy::Fail)),
+            (Some(WireBusy::Wait), Some(ms)) if !kill_only => {
+                Ok(Some(OnBusy::Wait(time("wait-ms", ms)?)))
+            }
+            (Some(WireBusy::Kill), None) => {
+                let grace = self.grace_ms.map_or(Ok(GRACE), |ms| time("grace-ms", ms))?;
+                Ok(Some(OnBusy::Kill { grace, force }))
+            }
+            _ => Err(form("'wait-ms' goes with busy 'wait', 'grace-ms' and 'force' with 'kill'")),
+        }
+    }
+
+    fn lease(&self, wish: Wish) -> Result<Option<Term>, Malformed> {
+        let lease = match (self.for_ms, self.hold.unwrap_or(false)) {
+            (None, false) => return Ok(None),
+            (Some(ms), false) => Term::For(time("for-ms", ms)?),
+            (None, true) => Term::Held,
+            (Some(_), true) => return Err(form("either 'for-ms' or 'hold'")),
+        };
+        if wish == Wish::Rw { Ok(Some(lease)) } else { Err(form("only 'rw' can be a lease")) }
+    }
+}
+
+fn parse_json(text: &str) -> Result<Request, Malformed> {
+    let mut wire: WireRequest =
+        serde_json::from_str(text).map_err(|error| Malformed::Form(error.to_string()))?;
+    match wire.op {
+        Op::List => wire.only(&[]).map(|()| Request::List),
+        Op::Status => wire.only(&[]).map(|()| Request::Status),
+        Op::Holders => {
+            wire.only(&["targets", "all"])?;
+            wire.selection().map(Request::Holders)
+        }
+        Op::Why => {
+            wire.only(&["path"])?;
+            let path = wire.path.filter(|path| path.starts_with('/'));
+            path.map(|path| Request::Why(path.into())).ok_or_else(|| form("'why' takes 'path'"))
+        }
+        Op::Approve | Op::Deny => {
+            wire.only(&["id"])?;
+            let verdict = if wire.op == Op::Approve { Answer::Approve } else { Answer::Deny };
+            let id = wire.id.ok_or_else(|| form("'approve' and 'deny' take 'id'"))?;
+            Ok(Request::Decide(Decision { id, verdict }))
+        }
+        Op::Events => {
+            wire.only(&["follow"])?;
+            Ok(Request::Events { follow: wire.follow.unwrap_or(false) })
+        }
+        Op::Set => {
+            let busy = ["busy", "wait-ms", "grace-ms", "force"];
+            wire.only(&[&["targets", "all", "mode", "for-ms", "hold"], &busy[..]].concat())?;
+            let targets = wire.selection()?;
+            let wish = wire.mode.ok_or_else(|| form("'set' takes 'mode'"))?;
+            let (busy, lease) = (wire.on_busy()?, wire.lease(wish)?);
+            Ok(Request::Set(SetRequest { targets, wish, path: None, busy, lease }))
+        }
+    }
 }
 
 fn parse_classic(text: &str) -> Result<Request, Malformed> {
@@ -92,7 +231,8 @@ fn parse_classic(text: &str) -> Result<Request, Malformed> {
         pid if is_pid(pid) => None,
         _ => return Err(form("expected an absolute path or a pid after the name")),
     };
-    Ok(Request::Set(SetRequest { targets: Selection::Named(vec![name]), wish, path }))
+    let targets = Selection::Named(vec![name]);
+    Ok(Request::Set(SetRequest { path, ..SetRequest::new(targets, wish) }))
 }
 
 /// The first word, and what follows it without the blanks around.
@@ -107,18 +247,32 @@ impl Request {
     /// it ([`Request::Quit`]: just close) or it would be too long.
     #[must_use]
     pub fn to_line(&self) -> Option<Vec<u8>> {
-        let mut wire = WireRequest { op: Op::List, targets: None, all: None, mode: None };
+        let mut wire = WireRequest::new(Op::List);
         match self {
             Self::List => {}
             Self::Status => wire.op = Op::Status,
             Self::Quit => return None,
+            Self::Holders(targets) => {
+                wire.op = Op::Holders;
+                wire.select(targets);
+            }
+            Self::Why(path) => {
+                wire.op = Op::Why;
+                wire.path = Some(path.to_str()?.to_owned());
+            }
+            Self::Decide(Decision { id, verdict }) => {
+                wire.op = if *verdict == Answer::Approve { Op::Approve } else { Op::Deny };
+                wire.id = Some(*id);
+            }
+            Self::Events { follow } => {
+                wire.op = Op::Events;
+                wire.follow = follow.then_some(true);
+            }
             Self::Set(set) => {
                 wire.op = Op::Set;
                 wire.mode = Some(set.wish);
-                match &set.targets {
-                    Selection::All => wire.all = Some(true),
-                    Selection::Named(names) => wire.targets = Some(names.clone()),
-                }
+                wire.select(&set.targets);
+                wire.conditions(set);
             }
         }
         let line = json_line(&wire);
@@ -126,14 +280,62 @@ impl Request {
     }
 }
 
+impl WireRequest {
+    fn select(&mut self, targets: &Selection) {
+        match targets {
+            Selection::All => self.all = Some(true),
+            Selection::Named(names) => self.targets = Some(names.clone()),
+        }
+    }
+
+    fn conditions(&mut self, set: &SetRequest) {
+        match set.busy {
+            None => {}
+            Some(OnBusy::Fail) => self.busy = Some(WireBusy::Fail),
+            Some(OnBusy::Wait(time)) => {
+                self.busy = Some(WireBusy::Wait);
+                self.wait_ms = Some(milliseconds(time));
+            }
+            Some(OnBusy::Kill { grace, force }) => {
+                self.busy = Some(WireBusy::Kill);
+                self.grace_ms = Some(milliseconds(grace));
+                self.force = force.then_some(true);
+            }
+        }
+        match set.lease {
+            None => {}
+            Some(Term::For(time)) => self.for_ms = Some(milliseconds(time)),
+            Some(Term::Held) => self.hold = Some(true),
+        }
+    }
+}
+
+/// As the protocol counts time.
+pub(crate) fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// A JSON reply, all kinds in one.
 #[derive(Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 struct WireReply {
     ok: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     origin: Option<Origin>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    sandbox: Option<SandboxInfo>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     targets: Option<Vec<TargetReport>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pending: Vec<Waiting>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    holders: Option<Vec<Holder>>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    more: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    why: Option<Verdict>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    events: Option<Vec<Event>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     error: Option<ErrorCode>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -159,9 +361,16 @@ impl Reply {
 
     fn to_classic(&self) -> String {
         match self {
-            Self::Refused(refusal) => format!("ERROR: {}\n", refusal.message),
-            Self::Done(_) | Self::Bye => "OK\n".to_owned(),
-            Self::List(targets) | Self::Status(_, targets) => {
+            Self::Refused(refusal) => {
+                let mut text = format!("ERROR: {}", refusal.message);
+                let holders = refusal.holders.iter().flat_map(|found| &found.holders);
+                for (n, holder) in holders.enumerate() {
+                    let before = if n == 0 { ": held by" } else { "," };
+                    text.push_str(&format!("{before} {} ({})", holder.pid, holder.command));
+                }
+                text + "\n"
+            }
+            Self::List(targets) => {
                 let mut text = String::new();
                 for target in targets {
                     let path = Escaped::path(&target.path);
@@ -169,6 +378,8 @@ impl Reply {
                 }
                 text + "OK\n"
             }
+            // The dialect has no request that any other reply would answer.
+            _ => "OK\n".to_owned(),
         }
     }
 
@@ -179,14 +390,25 @@ impl Reply {
             Self::Done(targets) | Self::List(targets) => {
                 WireReply { targets: Some(targets.clone()), ..done }
             }
-            Self::Status(origin, targets) => {
-                WireReply { origin: Some(*origin), targets: Some(targets.clone()), ..done }
+            Self::Status(status) => WireReply {
+                origin: Some(status.origin),
+                sandbox: status.sandbox.clone(),
+                targets: Some(status.targets.clone()),
+                pending: status.pending.clone(),
+                ..done
+            },
+            Self::Holders(Holders { holders, more }) => {
+                WireReply { holders: Some(holders.clone()), more: *more, ..done }
             }
+            Self::Why(verdict) => WireReply { why: Some(verdict.clone()), ..done },
+            Self::Events(events) => WireReply { events: Some(events.clone()), ..done },
             Self::Refused(refusal) => WireReply {
                 ok: false,
                 error: Some(refusal.error),
                 message: Some(refusal.message.clone()),
                 hint: refusal.hint.clone(),
+                holders: refusal.holders.as_ref().map(|found| found.holders.clone()),
+                more: refusal.holders.as_ref().is_some_and(|found| found.more),
                 ..WireReply::default()
             },
         }
@@ -201,21 +423,30 @@ impl Reply {
     pub fn from_json(line: &[u8]) -> Result<Self, BadReply> {
         let wire: WireReply =
             serde_json::from_slice(line).map_err(|error| BadReply(error.to_string()))?;
+        let holders = wire.holders.map(|holders| Holders { holders, more: wire.more });
         if !wire.ok {
             let error = wire.error.ok_or_else(|| BadReply("no error code".to_owned()))?;
             let message = wire.message.unwrap_or_default();
-            return Ok(Self::Refused(Refusal { error, message, hint: wire.hint }));
+            return Ok(Self::Refused(Refusal { error, message, hint: wire.hint, holders }));
         }
         Ok(match (wire.origin, wire.targets) {
-            (Some(origin), Some(targets)) => Self::Status(origin, targets),
+            (Some(origin), Some(targets)) => {
+                let (sandbox, pending) = (wire.sandbox, wire.pending);
+                Self::Status(Box::new(StatusReport { origin, sandbox, targets, pending }))
+            }
             (None, Some(targets)) => Self::List(targets),
-            (_, None) => Self::Bye,
+            (_, None) => match (holders, wire.why, wire.events) {
+                (Some(holders), ..) => Self::Holders(holders),
+                (_, Some(verdict), _) => Self::Why(verdict),
+                (_, _, Some(events)) => Self::Events(events),
+                _ => Self::Bye,
+            },
         })
     }
 }
 
 /// `value` as a line of JSON.
-fn json_line(value: &impl Serialize) -> Vec<u8> {
+pub(crate) fn json_line(value: &impl Serialize) -> Vec<u8> {
     let mut line = Vec::with_capacity(256);
     // The types above hold no map with other keys than text and no foreign Serialize,
     // and a Vec takes every byte, so this cannot fail; should it ever, an empty line

@@ -64,7 +64,7 @@ fn a_toggle_is_judged_by_what_it_would_do() {
     let mounts = FakeMounts::default();
     let targets = vec![target("host", Authority::Host, &["/h", "/h/sub"])];
     let registry = Registry::with_mounts(targets, Box::new(mounts.clone())).unwrap();
-    let toggle = SetRequest { targets: Selection::All, wish: Wish::Toggle, path: None };
+    let toggle = SetRequest::new(Selection::All, Wish::Toggle);
     mounts.with("/h/sub", |mount| mount.mode = Mode::Rw);
     let right = registry.authorize(&toggle, Origin::Inside).unwrap();
     assert_eq!(right.into_changes(), [(0, Mode::Ro)], "one writable mount makes it writable");

@@ -3,47 +3,140 @@
 
 use super::sessions::SessionId;
 use crate::apply::{Operation, Progress};
-use crate::proto::{Dialect, Fault, Origin, SetRequest, TargetReport};
-use crate::sandbox::{Index, Registry};
+use crate::holders::{Inspector, pause};
+use crate::proto::{Dialect, Fault, SetRequest, TargetReport};
+use crate::sandbox::{Index, Registry, Standing};
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// What a request does that finds a target busy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// Refuse.
+    None,
+    /// Try again until then.
+    Until(Instant),
+    /// End the holders.
+    Kill { grace: Duration, force: bool, stage: Stage },
+    /// It is the end of a lease, tried so many times.
+    Lease { tries: u32 },
+}
+
+impl Patience {
+    /// Whether holders are being ended: that is carried through even if the one that
+    /// asked for it is gone, perhaps as one of them.
+    pub(super) fn is_ending(&self) -> bool {
+        matches!(self, Self::Kill { stage, .. } if *stage != Stage::Asked)
+    }
+}
+
+/// How far the end of the holders is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Nothing was done yet.
+    Asked,
+    /// They were asked to end, and have until then.
+    Terminated { until: Instant },
+    /// They were ended; by then their files are closed.
+    Killed { until: Instant },
+}
 
 /// A change that was asked for.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) session: SessionId,
     pub(super) dialect: Dialect,
-    pub(super) origin: Origin,
+    pub(super) standing: Standing,
     pub(super) request: SetRequest,
     pub(super) targets: Vec<Index>,
     /// Counted from arrival, so that a queue before a busy target does not add up.
     pub(super) deadline: Instant,
+    /// What happens when a target is busy at the deadline.
+    pub(super) patience: Patience,
+    /// How often the sandbox has been held still for it, and whether it is to be now.
+    pub(super) halts: u8,
+    halted: bool,
     /// Once it is this request's turn.
     operation: Option<Operation>,
 }
+
+/// How long an attempt takes at most for which the sandbox stands still: those who were in
+/// a system call need a processor to end it. Without other work that is well below 1 ms.
+const STANDSTILL: Duration = Duration::from_millis(250);
 
 impl Pending {
     pub(super) fn new(
         session: SessionId,
         dialect: Dialect,
-        origin: Origin,
+        standing: Standing,
         request: SetRequest,
         targets: Vec<Index>,
         deadline: Instant,
     ) -> Self {
-        Self { session, dialect, origin, request, targets, deadline, operation: None }
+        Self {
+            session,
+            dialect,
+            standing,
+            request,
+            targets,
+            deadline,
+            patience: Patience::None,
+            halts: 0,
+            halted: false,
+            operation: None,
+        }
+    }
+
+    pub(super) fn with_patience(self, patience: Patience) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// The same request, to be tried anew.
+    pub(super) fn renewed(self, deadline: Instant) -> Self {
+        Self { deadline, operation: None, ..self }
+    }
+
+    /// When its turn comes the sandbox is to be held still.
+    pub(super) fn halting(self) -> Self {
+        Self { halted: true, halts: self.halts.saturating_add(1), ..self }
     }
 
     /// Authorises at the last moment: what a toggle does depends on those before it.
-    fn advance(&mut self, registry: &Registry, now: Instant) -> Progress {
+    fn advance(
+        &mut self,
+        registry: &Registry,
+        inspector: Option<&Inspector>,
+        now: Instant,
+    ) -> Progress {
+        if self.halted
+            && let Some(inspector) = inspector
+        {
+            self.halted = false;
+            return self.at_standstill(registry, inspector);
+        }
         let operation = match &mut self.operation {
             Some(operation) => operation,
-            None => match registry.authorize(&self.request, self.origin) {
+            None => match registry.authorize(&self.request, self.standing) {
                 Ok(right) => self.operation.insert(Operation::new(right, registry, self.deadline)),
                 Err(fault) => return Progress::Done(Err(fault)),
             },
         };
         operation.advance(registry, now)
+    }
+
+    /// The whole change, while nothing in the sandbox moves.
+    fn at_standstill(&mut self, registry: &Registry, inspector: &Inspector) -> Progress {
+        let _halted = inspector.halt();
+        self.deadline = Instant::now() + STANDSTILL;
+        loop {
+            match self.advance(registry, None, Instant::now()) {
+                // Not beyond what it may take to take back what was changed.
+                Progress::Parked if Instant::now() < self.deadline + STANDSTILL => {
+                    pause(Duration::from_micros(100));
+                }
+                progress => return progress,
+            }
+        }
     }
 }
 
@@ -72,12 +165,18 @@ impl Queue {
     }
 
     /// Does what can be done now, and hands back what is over.
-    pub(super) fn advance(&mut self, registry: &Registry, now: Instant) -> Vec<Finished> {
+    pub(super) fn advance(
+        &mut self,
+        registry: &Registry,
+        inspector: Option<&Inspector>,
+        now: Instant,
+    ) -> Vec<Finished> {
         let mut finished = Vec::new();
         let mut taken = BTreeSet::new();
         for mut pending in std::mem::take(&mut self.pending) {
             let free = pending.targets.iter().all(|target| !taken.contains(target));
-            let progress = if free { pending.advance(registry, now) } else { Progress::Parked };
+            let progress =
+                if free { pending.advance(registry, inspector, now) } else { Progress::Parked };
             match progress {
                 Progress::Done(outcome) => {
                     let report = |()| registry.report(pending.targets.iter().copied());
@@ -113,7 +212,7 @@ mod tests {
     use crate::apply::{RETRY_EVERY, RETRY_FOR};
     use crate::name::{Authority, Mode};
     use crate::proto::tests::Chance;
-    use crate::proto::{Selection, Wish};
+    use crate::proto::{Origin, Selection, Wish};
     use rustix::io::Errno;
 
     const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -157,12 +256,12 @@ mod tests {
             let named = NAMES.iter().enumerate().filter(|(i, _)| mask >> i & 1 == 1);
             let targets = Selection::Named(named.map(|(_, name)| name.parse().unwrap()).collect());
             let wish = [Wish::Ro, Wish::Rw, Wish::Toggle][self.chance.below(3) as usize];
-            let request = SetRequest { targets, wish, path: None };
+            let request = SetRequest::new(targets, wish);
             let targets = self.registry.select(&request).unwrap();
             self.arrived += 1;
             let (id, until) = (self.arrived, self.now + RETRY_FOR);
-            let origin = Origin::Inside;
-            self.queue.push(Pending::new(id, Dialect::Json, origin, request, targets, until));
+            let standing = Standing::from(Origin::Inside);
+            self.queue.push(Pending::new(id, Dialect::Json, standing, request, targets, until));
         }
 
         fn check(&mut self, finished: Finished) {
@@ -202,7 +301,7 @@ mod tests {
 
         fn step(&mut self) {
             self.now += RETRY_EVERY;
-            for finished in self.queue.advance(&self.registry, self.now) {
+            for finished in self.queue.advance(&self.registry, None, self.now) {
                 self.check(finished);
             }
             self.compare();

@@ -6,6 +6,7 @@ use crate::sandbox::Caller;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
+use std::cell::OnceCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A connected client.
@@ -21,6 +22,14 @@ pub(super) struct Session {
     output: Vec<u8>,
     /// Whether a request of this client is being carried out.
     pub(super) busy: bool,
+    /// Whether that will take a while, so that the client's end has to be looked for.
+    pub(super) parked: bool,
+    /// Whether a lease lasts as long as this connection.
+    pub(super) holds: bool,
+    /// Whether it is told what happens.
+    pub(super) follows: bool,
+    /// The peer's command line, once it was asked for.
+    pub(super) command: OnceCell<String>,
     /// Nothing more comes in.
     ended: bool,
     /// Nobody reads our replies; requests that came all the same are carried out.
@@ -38,6 +47,10 @@ impl Session {
             input,
             output,
             busy: false,
+            parked: false,
+            holds: false,
+            follows: false,
+            command: OnceCell::new(),
             ended: false,
             deaf: false,
             closing: false,
@@ -49,6 +62,9 @@ impl Session {
     pub(super) fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         let flags = if !self.output.is_empty() {
             PollFlags::OUT
+        } else if self.parked {
+            // No flag but the hang-up, which is always reported.
+            PollFlags::empty()
         } else if self.busy || self.ended || self.has_line() {
             return None;
         } else {
@@ -57,12 +73,27 @@ impl Session {
         Some((self.stream.as_fd(), flags))
     }
 
-    /// Reads or writes, whichever it waited for.
-    pub(super) fn ready(&mut self) {
-        if self.output.is_empty() {
-            self.read();
-        } else {
+    /// Reads or writes, whichever it waited for. `false` if the client is gone, and what
+    /// it waits for is not worth going on with.
+    pub(super) fn ready(&mut self) -> bool {
+        if !self.output.is_empty() {
             self.flush();
+        } else if self.parked {
+            (self.ended, self.deaf, self.closing) = (true, true, true);
+            (self.busy, self.parked) = (false, false);
+            return false;
+        } else {
+            self.read();
+        }
+        true
+    }
+
+    /// Says what happened, unless the client is behind: then it is sent away.
+    pub(super) fn tell(&mut self, event: &[u8]) {
+        if self.output.is_empty() {
+            self.reply(event);
+        } else {
+            self.closing = true;
         }
     }
 

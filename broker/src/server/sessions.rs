@@ -27,8 +27,8 @@ struct Entry {
 
 impl Sessions {
     /// Takes in a client. If that is one too many, the longest idle of its origin has to
-    /// go: one without a request under way, unless all have one. Returns it if it had, for
-    /// the request to be given up.
+    /// go: one without a request under way or a lease, unless all have one. Returns it if
+    /// it had a request, for that to be given up.
     pub(super) fn admit(&mut self, session: Session) -> Option<SessionId> {
         let origin = session.caller.origin;
         let evicted = self.room_for(origin);
@@ -42,13 +42,30 @@ impl Sessions {
         if of_origin().count() < MAX_CLIENTS {
             return None;
         }
-        let (&id, _) = of_origin().min_by_key(|(_, e)| (e.session.busy, e.active))?;
+        let (&id, _) =
+            of_origin().min_by_key(|(_, e)| (e.session.busy || e.session.holds, e.active))?;
         let entry = self.by_id.remove(&id)?;
         entry.session.busy.then_some(id)
     }
 
     pub(super) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
         self.by_id.get_mut(&id).map(|entry| &mut entry.session)
+    }
+
+    pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
+        self.by_id.get(&id).map(|entry| &entry.session)
+    }
+
+    pub(super) fn has(&self, id: SessionId) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
+    /// Tells an event to those who follow.
+    pub(super) fn tell_followers(&mut self, event: &[u8]) {
+        let sessions = self.by_id.values_mut().map(|entry| &mut entry.session);
+        for session in sessions.filter(|session| session.follows) {
+            session.tell(event);
+        }
     }
 
     /// Notes that the client made a request.

@@ -1,12 +1,13 @@
 //! The event loop from outside: real sockets, mounts that are a table.
 
 use super::*;
+use crate::apply::RETRY_FOR;
 use crate::apply::tests::{FakeMounts, target};
 use crate::channel::{Connection, listen, pair};
 use crate::client::{Client, ClientError};
 use crate::name::{Authority, Mode, TargetName};
-use crate::proto::Wish;
 use crate::proto::tests::Chance;
+use crate::proto::{self, ErrorCode, Wish};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -51,8 +52,10 @@ impl Broker {
         ];
         let registry = Registry::with_mounts(targets, Box::new(mounts.clone())).unwrap();
         let shared = Some(channel.broker);
+        let context = Context::default();
         let server =
-            Server::new(their_life.into(), their_init.into(), shared, listeners, registry).unwrap();
+            Server::new(their_life.into(), their_init.into(), shared, listeners, registry, context)
+                .unwrap();
         let thread = Some(std::thread::spawn(move || server.run()));
         let (life, init) = (Some(life), Some(init));
         Self { mounts, inside: channel.inside, socket, outside, life, init, thread }

@@ -4,6 +4,7 @@ use super::mount::last_errno;
 use rustix::io::{Errno, Result};
 use rustix::process::Pid;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 /// Which side of a [`fork`] this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,11 +173,41 @@ pub fn close_inherited() -> Result<()> {
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
+/// The PID namespace in which the one that `namespace` is open on lies
+/// (`NS_GET_PARENT`, ioctl_ns(2)).
+///
+/// # Errors
+/// `EPERM` if that is none that this process can see.
+pub fn parent_pid_namespace(namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
+    // SAFETY: the request takes no argument and touches no memory of this process.
+    let parent = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_PARENT as _) };
+    if parent < 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: the kernel just made this descriptor; nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(parent) })
+}
+
+/// `_IO(NSIO, 0x2)`, include/uapi/linux/nsfs.h.
+pub const NS_GET_PARENT: u32 = 0xb702;
+
 /// Ends this process at once: nothing of the program it was forked from is flushed,
 /// closed or run at exit.
 pub fn exit(code: i32) -> ! {
     // SAFETY: the call touches no memory and does not return.
     unsafe { libc::_exit(code) }
+}
+
+/// The processor time that this thread has had (`CLOCK_THREAD_CPUTIME_ID`): what others
+/// took of the processor does not count.
+#[must_use]
+pub fn thread_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes to `time` only, which outlives it. It cannot fail for this
+    // clock; if it did, the time would be zero.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    let seconds = Duration::from_secs(time.tv_sec.try_into().unwrap_or(0));
+    seconds + Duration::from_nanos(time.tv_nsec.try_into().unwrap_or(0))
 }
 
 /// Sends a signal, by number, so that real-time signals can be sent too.
@@ -190,6 +221,20 @@ pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
     let result =
         unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0) };
     if result == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// From now on, what the terminal sends (SIGINT, SIGQUIT) is for the program that this
+/// process runs: one that is waiting for it must not end first. Blocked rather than
+/// ignored: an ignored signal would stay so across exec, the mask is reset by whoever
+/// starts a program with the standard library.
+///
+/// # Errors
+/// As `sigprocmask(2)`.
+pub fn leave_terminal_signals_to_the_command() -> Result<()> {
+    use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGQUIT].into_iter().collect();
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&signals), None)
+        .map_err(|errno| Errno::from_raw_os_error(errno as i32))
 }
 
 /// Dies of SIGPIPE again, which the Rust runtime ignores, and which exec would pass on.

@@ -4,30 +4,37 @@
 use super::{EnterError, Handover, Step, die_with_parent, end};
 use crate::confine;
 use crate::mount::{Handles, MemberHandle};
+use crate::outside;
 use crate::plan::Plan;
 use crate::report::{Link, Reporter};
+use remount_broker::escape::Escaped;
 use remount_broker::filter::broker_filter;
 use remount_broker::heal::Healer;
-use remount_broker::proto::Origin;
-use remount_broker::server::{self, Setup};
+use remount_broker::holders::Inspector;
+use remount_broker::proto::{Origin, SandboxInfo};
+use remount_broker::server::{self, Context, Explain, Setup};
 use remount_broker::sys::seccomp;
 use remount_broker::target::{Member, Target};
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, Pid, set_dumpable_behavior};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What the broker's process inherits from the launcher.
 #[derive(Debug)]
 pub struct Broker<'a> {
     /// What is to be done.
     pub plan: &'a Plan,
-    /// A connection whose end means that the launcher is gone, or wants the end.
-    pub life: OwnedFd,
+    /// A connection to the launcher: what leads outside comes on it, and its end means that
+    /// the launcher is gone, or wants the end.
+    pub life: Link,
     /// Where a failure is told.
     pub reporter: Reporter,
+    /// Init's process id.
+    pub init: Pid,
     /// The connection to init; its end means that init is gone, or wants the end.
     pub from_init: Link,
     /// The broker's end of the connection that all processes inside inherit.
@@ -37,22 +44,37 @@ pub struct Broker<'a> {
 impl Broker<'_> {
     /// Serves until the sandbox or the launcher has ended; does not return.
     pub fn run(self) -> ! {
-        let Self { plan, life, reporter, from_init, shared } = self;
+        let Self { plan, life, reporter, init, from_init, shared } = self;
         let serve = || {
             let proc = open_proc()?;
-            let handover = join_sandbox(&from_init)?;
+            let (processes, handover) = join_sandbox(&from_init)?;
             // From here on the agent may start: until the broker is confined it hears nobody.
             from_init.send(b"go", None).step("start the agent")?;
             let healer = healer(plan, proc.as_fd())?;
             confine(plan)?;
+            let inspector = Inspector::new(proc, processes, init).step("look at /proc")?;
+            let Some(outside) = outside::receive(&life).step("hear from the launcher")? else {
+                return Ok(());
+            };
+            let listeners = [(Some(handover.listener), Origin::Inside)]
+                .into_iter()
+                .chain([(outside.listener, Origin::Outside)]);
             let setup = Setup {
-                life,
+                life: life.into_fd(),
                 // Its end also tells init that there is no broker.
                 init: from_init.into_fd(),
                 shared: Some(shared.into_fd()),
-                listeners: vec![(handover.listener, Origin::Inside)],
+                listeners: listeners.filter_map(|(fd, origin)| Some((fd?, origin))).collect(),
                 targets: targets(plan, handover.members),
-                healer: Some(healer),
+                context: Context {
+                    inspector: Some(inspector),
+                    sandbox: Some(info(plan, outside.id)),
+                    log: outside.log,
+                    on_busy: plan.policy.on_busy,
+                    approval_timeout: plan.policy.confirm_timeout,
+                    explain: Some(Explain::new(|path| plan.mounts.verdict(path))),
+                    healer: Some(healer),
+                },
             };
             server::serve(setup).map(drop).map_err(|_| EnterError::NoBroker)
         };
@@ -60,10 +82,10 @@ impl Broker<'_> {
     }
 }
 
-/// The process file system outside, in which this process is: the sandbox's has only those
-/// inside.
+/// The process file system outside, for the broker alone: it finds there who holds a
+/// mount, and who is no process of the sandbox.
 fn open_proc() -> Result<OwnedFd, EnterError> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(c"/proc", flags, Mode::empty()).step("open /proc")
 }
 
@@ -81,11 +103,21 @@ fn healer(plan: &Plan, proc: BorrowedFd<'_>) -> Result<Healer, EnterError> {
     Ok(Healer::new(plan.mounts.kept(), table, limit))
 }
 
+fn info(plan: &Plan, id: String) -> SandboxInfo {
+    SandboxInfo {
+        id,
+        pid: rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get()),
+        profile: plan.policy.profile.clone(),
+        cwd: Escaped::path(&plan.policy.cwd).to_string(),
+        started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+    }
+}
+
 /// Takes what init made and joins its namespaces; from then on nobody can inspect this
-/// process.
-fn join_sandbox(from_init: &Link) -> Result<Handles, EnterError> {
+/// process. Also gives device and inode of the PID namespace, which it does not join.
+fn join_sandbox(from_init: &Link) -> Result<((u64, u64), Handles), EnterError> {
     die_with_parent()?;
-    let Handover { user, mount, handles } = receive(from_init)?;
+    let Handover { user, mount, processes, handles } = receive(from_init)?;
     if let Some(user) = &user {
         move_into_link_name_space(user.as_fd(), Some(LinkNameSpaceType::User))
             .step("join the user namespace")?;
@@ -96,7 +128,7 @@ fn join_sandbox(from_init: &Link) -> Result<Handles, EnterError> {
     // Another user namespace may have reset both (prctl(2)).
     die_with_parent()?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("make the broker unreadable")?;
-    Ok(handles)
+    Ok((processes, handles))
 }
 
 /// Gives up everything that the broker will not need: capabilities but three, new
@@ -121,7 +153,7 @@ fn receive(from_init: &Link) -> Result<Handover, EnterError> {
         let (bytes, fd) = from_init.receive().step("receive the mounts")?;
         match (bytes.as_slice(), fd) {
             ([b'U'], Some(fd)) => user = Some(fd),
-            ([b'N'], Some(fd)) => mount = Some(fd),
+            ([b'N', ids @ ..], Some(fd)) => mount = Some((fd, parse_processes(ids)?)),
             ([b'L'], Some(fd)) => listener = Some(fd),
             ([b'M', message @ ..], Some(fd)) => {
                 members.push(parse_member(message, fd).ok_or(EnterError::NoInit)?);
@@ -130,8 +162,17 @@ fn receive(from_init: &Link) -> Result<Handover, EnterError> {
             _ => return Err(EnterError::NoInit),
         }
     }
-    let (Some(mount), Some(listener)) = (mount, listener) else { return Err(EnterError::NoInit) };
-    Ok(Handover { user, mount, handles: Handles { listener, members } })
+    let (Some((mount, processes)), Some(listener)) = (mount, listener) else {
+        return Err(EnterError::NoInit);
+    };
+    Ok(Handover { user, mount, processes, handles: Handles { listener, members } })
+}
+
+/// Device and inode, eight bytes each.
+fn parse_processes(bytes: &[u8]) -> Result<(u64, u64), EnterError> {
+    let (device, inode) = bytes.split_first_chunk().ok_or(EnterError::NoInit)?;
+    let inode = inode.try_into().map_err(|_| EnterError::NoInit)?;
+    Ok((u64::from_le_bytes(*device), u64::from_le_bytes(inode)))
 }
 
 /// A target's number, four bytes, and the path of one of its mounts.
@@ -150,6 +191,7 @@ fn targets(plan: &Plan, members: Vec<MemberHandle>) -> Vec<Target> {
             name: target.name.clone(),
             path: target.dest.clone(),
             authority: target.authority,
+            max_lease: target.max_lease,
             members: Vec::new(),
         })
         .collect();

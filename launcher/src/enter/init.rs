@@ -58,11 +58,13 @@ fn build(plan: &Plan, broker: &Link) -> Result<EmptyBoundingSet, EnterError> {
     }
     let user = plan.namespaces.user.map(|_| namespace("/proc/self/ns/user")).transpose()?;
     let mount = namespace("/proc/self/ns/mnt")?;
+    let processes = rustix::fs::stat("/proc/self/ns/pid").step("look at the new namespaces")?;
+    let processes = (processes.st_dev, processes.st_ino);
     // The modes of what is made are those that are asked for.
     let umask = rustix::process::umask(Mode::empty());
     let handles = mount::build(&plan.mounts, plan.namespaces.user.is_some())?;
     rustix::process::umask(umask);
-    hand_over(broker, Handover { user, mount, handles })?;
+    hand_over(broker, Handover { user, mount, processes, handles })?;
     if let Some(hostname) = &plan.namespaces.hostname {
         nix::unistd::sethostname(hostname).step("set the host name")?;
     }
@@ -85,7 +87,8 @@ fn hand_over(broker: &Link, handover: Handover) -> Result<(), EnterError> {
     if let Some(user) = &handover.user {
         send(b"U", user)?;
     }
-    send(b"N", &handover.mount)?;
+    let (device, inode) = handover.processes;
+    send(&[&b"N"[..], &device.to_le_bytes(), &inode.to_le_bytes()].concat(), &handover.mount)?;
     send(b"L", &handover.handles.listener)?;
     for member in &handover.handles.members {
         let target = u32::try_from(member.target).map_err(|_| EnterError::NoBroker)?.to_le_bytes();

@@ -50,6 +50,7 @@ impl Plan {
             landlock,
             filter: spec.seccomp.then(|| agent_filter().compile()),
             exec: spec.exec,
+            policy: spec.policy,
             warnings: spec.warnings,
         }
     }
@@ -140,6 +141,7 @@ fn target_of(entry: &Entry, targets: &mut Vec<TargetPlan>) -> Option<usize> {
         dest: entry.dest.clone(),
         mode: *mode,
         authority: toggle.authority,
+        max_lease: toggle.max_lease,
     });
     Some(targets.len() - 1)
 }

@@ -1,8 +1,10 @@
 //! A plan as text for a person and as JSON for a program.
 
-use super::{MountOp, OpKind, Plan, Shape};
+use super::{MountOp, MountPlan, OpKind, Plan, Shape};
 use remount_broker::escape::Escaped;
+use remount_broker::name::Mode;
 use remount_broker::placeholder::{Kind, Wanted};
+use remount_broker::proto::Verdict;
 use serde_json::{Value, json};
 use std::fmt;
 use std::path::Path;
@@ -58,6 +60,23 @@ impl fmt::Display for Plan {
     }
 }
 
+impl MountPlan {
+    /// What decides about a path inside, as the sandbox was planned.
+    pub fn verdict(&self, of: &Path) -> Option<Verdict> {
+        let on = |op: &&MountOp| of.starts_with(&op.dest);
+        let op = self.ops.iter().filter(on).max_by_key(|op| op.dest.components().count())?;
+        let mode = if op.kind.is_writable() { Mode::Rw } else { Mode::Ro };
+        let target = op.member_of.and_then(|index| self.targets.get(index));
+        Some(Verdict {
+            mount: path(&op.dest),
+            kind: op.verb().to_owned(),
+            rule: op.origin.to_string(),
+            mode: (!matches!(op.kind, OpKind::Mask(_))).then_some(mode),
+            target: target.map(|target| target.name.clone()),
+        })
+    }
+}
+
 impl Plan {
     /// The plan as JSON. Bytes that are not UTF-8 are shown as U+FFFD.
     pub fn to_json(&self) -> Value {
@@ -87,6 +106,7 @@ impl Plan {
                 "path": target.dest.to_string_lossy(),
                 "mode": target.mode,
                 "authority": target.authority,
+                "max-lease": target.max_lease.map(|max| max.as_secs_f64()),
             })).collect::<Vec<_>>(),
             "landlock": self.landlock.as_ref().map(|landlock| json!({
                 "abi": landlock.abi,

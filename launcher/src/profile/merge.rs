@@ -237,6 +237,10 @@ impl Merge {
         set(&mut mine.new_session, sandbox.new_session, source);
         set(&mut mine.user_namespace, sandbox.user_namespace, source);
         set_some(&mut mine.hostname, sandbox.hostname, source);
+        set(&mut mine.on_busy, sandbox.on_busy, source);
+        set_some(&mut mine.max_lease, sandbox.max_lease, source);
+        set(&mut mine.confirm_command, sandbox.confirm_command, source);
+        set(&mut mine.confirm_timeout, sandbox.confirm_timeout, source);
         let mine = &mut self.workspace;
         if let Some(path) = &workspace.path
             && path.get_ref().mentions("workspace")
@@ -249,6 +253,7 @@ impl Merge {
         set(&mut mine.mode, workspace.mode, source);
         set(&mut mine.git, workspace.git, source);
         set_some(&mut mine.authority, workspace.authority, source);
+        set_some(&mut mine.max_lease, workspace.max_lease, source);
         Ok(())
     }
 
@@ -371,13 +376,21 @@ fn checked_bind(bind: schema::Bind, source: &Arc<Source>) -> Result<Located<Bind
         }
         (_, authority) => authority.map(Spanned::into_inner),
     };
+    let max_lease = match (&bind.toggle, bind.max_lease) {
+        (None, Some(lease)) => {
+            let hint = "add `toggle = \"name\"`, or leave `max-lease` out".to_owned();
+            let reason = "`max-lease` without `toggle`: only a target can be opened";
+            return Err(ProfileError::invalid(source, &lease.span(), reason, Some(hint)));
+        }
+        (_, lease) => lease.map(Spanned::into_inner),
+    };
     let bind = Bind {
         path: bind.path.into_inner(),
         dest: bind.dest,
         mode: bind.mode.unwrap_or(Mode::Ro),
         devices: bind.devices,
         missing: bind.missing,
-        toggle: bind.toggle.map(|name| Toggle { name, authority }),
+        toggle: bind.toggle.map(|name| Toggle { name, authority, max_lease }),
     };
     Ok(Located::new(bind, origin))
 }

@@ -3,10 +3,12 @@
 use super::expand::{PathText, ValueText};
 use super::source::Located;
 use super::types::{
-    EnvironmentPattern, FileMode, GitPolicy, Hostname, Missing, MissingProtect, Need, Network,
-    Size, UserNamespace, VariableName,
+    Busy, EnvironmentPattern, FileMode, GitPolicy, Hostname, Missing, MissingProtect, Need,
+    Network, Size, Span, UserNamespace, VariableName,
 };
 use remount_broker::name::{Authority, Mode, TargetName};
+use remount_broker::proto::OnBusy;
+use remount_broker::server::PATIENCE;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 
@@ -51,6 +53,10 @@ impl Profile {
                 seccomp: Located::default(Need::default()),
                 new_session: Located::default(false),
                 user_namespace: Located::default(UserNamespace::default()),
+                on_busy: Located::default(Busy(OnBusy::Fail)),
+                max_lease: None,
+                confirm_command: Located::default(Vec::new()),
+                confirm_timeout: Located::default(Span(PATIENCE)),
             },
             workspace: Workspace {
                 path: Located::default(PathText::project()),
@@ -58,6 +64,7 @@ impl Profile {
                 mode: Located::default(Mode::Rw),
                 authority: None,
                 git: Located::default(GitPolicy::default()),
+                max_lease: None,
             },
             binds: Vec::new(),
             tmpfs: Vec::new(),
@@ -91,6 +98,14 @@ pub struct Sandbox {
     pub new_session: Located<bool>,
     /// When there is a user namespace.
     pub user_namespace: Located<UserNamespace>,
+    /// What a request does that finds its target busy and does not say.
+    pub on_busy: Located<Busy>,
+    /// The longest that a target stays writable, where a target does not say.
+    pub max_lease: Option<Located<Span>>,
+    /// What is run outside when a request waits for a person; nothing if empty.
+    pub confirm_command: Located<Vec<String>>,
+    /// How long such a request waits.
+    pub confirm_timeout: Located<Span>,
 }
 
 /// The project.
@@ -106,6 +121,8 @@ pub struct Workspace {
     pub authority: Option<Located<Authority>>,
     /// How much of its git directory can be written.
     pub git: Located<GitPolicy>,
+    /// The longest that it stays writable, if not what the sandbox says.
+    pub max_lease: Option<Located<Span>>,
 }
 
 /// A directory or file of the host, seen inside.
@@ -152,6 +169,8 @@ pub struct Toggle {
     pub name: TargetName,
     /// Who may open it, if not whom the sandbox says.
     pub authority: Option<Authority>,
+    /// The longest that it stays writable, if not what the sandbox says.
+    pub max_lease: Option<Span>,
 }
 
 /// An empty file system in memory.

@@ -4,8 +4,8 @@ use super::error::ProfileError;
 use super::expand::{ExpandError, PathText, ValueText};
 use super::source::{Located, Origin, Source};
 use super::types::{
-    EnvironmentPattern, FileMode, GitPolicy, Hostname, Missing, MissingProtect, Need, Network,
-    Size, UserNamespace, VariableName,
+    Busy, EnvironmentPattern, FileMode, GitPolicy, Hostname, Missing, MissingProtect, Need,
+    Network, Size, Span, UserNamespace, VariableName,
 };
 use remount_broker::name::{Authority, Mode, TargetName};
 use serde::Deserialize;
@@ -44,6 +44,10 @@ pub(super) struct Sandbox {
     pub seccomp: Option<Spanned<Need>>,
     pub new_session: Option<Spanned<bool>>,
     pub user_namespace: Option<Spanned<UserNamespace>>,
+    pub on_busy: Option<Spanned<Busy>>,
+    pub max_lease: Option<Spanned<Span>>,
+    pub confirm_command: Option<Spanned<Vec<String>>>,
+    pub confirm_timeout: Option<Spanned<Span>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -54,6 +58,7 @@ pub(super) struct Workspace {
     pub mode: Option<Spanned<Mode>>,
     pub authority: Option<Spanned<Authority>>,
     pub git: Option<Spanned<GitPolicy>>,
+    pub max_lease: Option<Spanned<Span>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -68,6 +73,7 @@ pub(super) struct Bind {
     pub missing: Missing,
     pub toggle: Option<TargetName>,
     pub authority: Option<Spanned<Authority>>,
+    pub max_lease: Option<Spanned<Span>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -10,11 +10,13 @@ use super::expand::{PathText, ValueText};
 use super::model::{Bind, Cache, Environment, Profile, Protect, Sandbox, Tmpfs, Toggle, Workspace};
 use super::source::{Located, Origin};
 use super::types::{
-    EnvironmentPattern, FileMode, GitPolicy, Hostname, Missing, MissingProtect, Need, Network,
-    Size, UserNamespace, VariableName,
+    Busy, EnvironmentPattern, FileMode, GitPolicy, Hostname, Missing, MissingProtect, Need,
+    Network, Size, Span, UserNamespace, VariableName,
 };
 use remount_broker::name::{Authority, Mode, TargetName};
+use remount_broker::proto::OnBusy;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Writes a merged profile: all its texts, one after the other, and everything else.
 pub(super) fn write(profile: &Profile) -> (String, Vec<u32>) {
@@ -95,10 +97,13 @@ structs! {
         description, sources, sandbox, workspace, binds, tmpfs, caches, masks, protects,
         environment, notes
     }
-    Sandbox { network, hostname, authority, landlock, seccomp, new_session, user_namespace }
-    Workspace { path, name, mode, authority, git }
+    Sandbox {
+        network, hostname, authority, landlock, seccomp, new_session, user_namespace, on_busy,
+        max_lease, confirm_command, confirm_timeout
+    }
+    Workspace { path, name, mode, authority, git, max_lease }
     Bind { path, dest, mode, devices, missing, toggle }
-    Toggle { name, authority }
+    Toggle { name, authority, max_lease }
     Tmpfs { path, size, mode }
     Cache { path, env }
     Protect { path, missing }
@@ -190,6 +195,41 @@ impl Stored for Size {
 
     fn read(from: &mut Reader) -> Option<Self> {
         from.text()?.parse().ok().map(Self)
+    }
+}
+
+/// Seconds, of which a year has few enough, and milliseconds: no more can be written.
+impl Stored for Span {
+    fn write(&self, to: &mut Writer) {
+        to.number(usize::try_from(self.0.as_secs()).unwrap_or(usize::MAX));
+        to.numbers.push(self.0.subsec_millis());
+    }
+
+    fn read(from: &mut Reader) -> Option<Self> {
+        let seconds = Duration::from_secs(from.number()?.try_into().ok()?);
+        Some(Self(seconds + Duration::from_millis(from.number()?.try_into().ok()?)))
+    }
+}
+
+impl Stored for Busy {
+    fn write(&self, to: &mut Writer) {
+        match self.0 {
+            OnBusy::Fail => to.number(0),
+            OnBusy::Kill { .. } => to.number(1),
+            OnBusy::Wait(time) => {
+                to.number(2);
+                Span(time).write(to);
+            }
+        }
+    }
+
+    fn read(from: &mut Reader) -> Option<Self> {
+        match from.number()? {
+            0 => Some(Self(OnBusy::Fail)),
+            1 => Some(Self::KILL),
+            2 => Span::read(from).map(|time| Self(OnBusy::Wait(time.0))),
+            _ => None,
+        }
     }
 }
 

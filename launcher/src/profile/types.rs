@@ -1,9 +1,11 @@
 //! The words and numbers of profiles, each checked as it is read.
 
+use remount_broker::proto::OnBusy;
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 /// Which network the sandbox has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -101,6 +103,45 @@ impl TryFrom<String> for Size {
         .ok_or_else(|| {
             format!("size {text:?}: must be bytes, such as \"65536\", \"64M\" or \"2G\"")
         })
+    }
+}
+
+/// A length of time, such as `500ms`, `30s`, `2h` or `1h30m`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Span(pub Duration);
+
+impl TryFrom<String> for Span {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        remount_broker::time::parse(&text).map(Self)
+    }
+}
+
+/// What a request does that finds its target busy and does not say: `fail`, `kill`, or
+/// `wait` and a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Busy(pub OnBusy);
+
+impl Busy {
+    /// `kill`, as a profile says it.
+    pub const KILL: Self = Self(OnBusy::Kill { grace: Duration::from_secs(2), force: false });
+}
+
+impl TryFrom<String> for Busy {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.split_once(' ') {
+            None if text == "fail" => Ok(Self(OnBusy::Fail)),
+            None if text == "kill" => Ok(Self::KILL),
+            Some(("wait", time)) => {
+                remount_broker::time::parse(time).map(|time| Self(OnBusy::Wait(time)))
+            }
+            _ => Err("must be \"fail\", \"kill\", or such as \"wait 10s\"".to_owned()),
+        }
     }
 }
 

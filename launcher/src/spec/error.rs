@@ -84,6 +84,14 @@ pub enum SpecError {
         /// Who gave it.
         origin: String,
     },
+    /// A source where the control sockets or event logs of sandboxes are.
+    #[error("{origin}: bind {path:?}: sandboxes are controlled from there")]
+    OutsideOnly {
+        /// The source.
+        path: PathBuf,
+        /// Who gave it.
+        origin: String,
+    },
     /// A source on a process file system.
     #[error("{origin}: bind {}: it would show the host's processes", show(path))]
     ProcSource {
@@ -281,6 +289,7 @@ impl SpecError {
             Self::Reserved { .. } => {
                 "choose another destination; /, /dev, /proc, /run and /run/remount are taken"
             }
+            Self::OutsideOnly { .. } => "leave it out: an agent must not reach it",
             Self::ProcSource { .. } => "the sandbox has a /proc of its own",
             Self::PlantedLink { .. } => {
                 "name the file the link leads to, if it is the one you mean"

@@ -15,6 +15,7 @@ use remount_broker::placeholder::Wanted;
 use rustix::io::Errno;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 /// What is mounted where, symlinks followed; not yet in order.
 pub(super) struct Layout<'h> {
@@ -88,6 +89,15 @@ impl<'h> Layout<'h> {
         Ok(layout)
     }
 
+    /// Sets what a target's profile entry leaves open.
+    pub fn limit_leases(&mut self, max: Option<Duration>) {
+        for entry in &mut self.entries {
+            if let What::Bind { target: Some(target), .. } = &mut entry.what {
+                target.max_lease = target.max_lease.or(max);
+            }
+        }
+    }
+
     /// The entries, and the directories and placeholders to make. The views are left to the end of the
     /// process: taking hundreds of remembered places apart helps nobody.
     pub fn into_parts(self) -> (Vec<Entry>, Vec<PathBuf>, Vec<Wanted>) {
@@ -129,6 +139,7 @@ impl<'h> Layout<'h> {
             let target = value.toggle.as_ref().map(|toggle| Toggle {
                 name: toggle.name.clone(),
                 authority: toggle.authority.unwrap_or(self.default_authority),
+                max_lease: toggle.max_lease.map(|lease| lease.0),
             });
             let what = WishKind::Bind {
                 source,
@@ -156,6 +167,7 @@ impl<'h> Layout<'h> {
         self.refuse_unsuitable(&root, profile, variables)?;
         let workspace = &profile.workspace;
         let authority = workspace.authority.as_ref().map_or(self.default_authority, |it| it.value);
+        let max_lease = workspace.max_lease.as_ref().map(|lease| lease.value.0);
         let bind = |path: PathBuf, name: TargetName, mode| Wish {
             dest: path.clone(),
             origin: origin.clone(),
@@ -164,7 +176,7 @@ impl<'h> Layout<'h> {
                 mode,
                 devices: false,
                 missing: Missing::Error,
-                target: Some(Toggle { name, authority }),
+                target: Some(Toggle { name, authority, max_lease }),
             },
         };
         let mut wishes =
@@ -315,7 +327,8 @@ impl<'h> Layout<'h> {
     fn toggle(&mut self, name: &TargetName, dest: &Path) -> Result<(), SpecError> {
         let origin = Asker::Option("--toggle");
         let place = self.locate(dest, &origin)?;
-        let toggle = Toggle { name: name.clone(), authority: self.default_authority };
+        let authority = self.default_authority;
+        let toggle = Toggle { name: name.clone(), authority, max_lease: None };
         let not_toggleable = |why| SpecError::NotToggleable {
             path: dest.to_owned(),
             why,

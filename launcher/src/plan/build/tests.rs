@@ -26,7 +26,8 @@ fn plan_on(files: FakeFiles, table: &str, words: &[&str]) -> Plan {
     let words = ["remount-run"].iter().chain(words).chain(&["sh"]).map(OsString::from);
     let args = Args::parse_from_os(words).unwrap();
     let loader = Loader { config_dirs: Vec::new(), uid: 7 };
-    let spec = Spec::resolve(&args, &host, &loader).unwrap();
+    let places = [PathBuf::from("/run/user/7/remount"), "/home/u/.local/state/remount".into()];
+    let spec = Spec::resolve(&args, &host, &loader, &places).unwrap();
     Plan::build(spec, &host.mounts)
 }
 
@@ -174,7 +175,7 @@ fn a_target_that_the_host_has_read_only_is_refused() {
         host.mounts = MountTable::parse(table.as_bytes());
         let args = Args::parse_from_os(["remount-run", "sh"].map(OsString::from)).unwrap();
         let loader = Loader { config_dirs: Vec::new(), uid: 7 };
-        Spec::resolve(&args, &host, &loader).map(drop)
+        Spec::resolve(&args, &host, &loader, &[]).map(drop)
     };
     let root = "27 1 254:0 / / rw - ext4 /dev/vda rw\n";
     let project = format!("{root}28 27 254:1 / /home/u/p ro - ext4 /dev/vdb rw\n");
@@ -185,4 +186,35 @@ fn a_target_that_the_host_has_read_only_is_refused() {
     // The git directory is a target too, and read-only all the same.
     let error = resolve(&inner).unwrap_err().to_string();
     assert!(error.contains("the target git:"), "{error}");
+}
+
+#[test]
+fn where_sandboxes_are_controlled_from_is_hidden_everywhere() {
+    let files = || files().dir("/run/user/7/remount").dir("/home/u/.local/state/remount/log");
+    let plain = lines(&plan_on(files(), "", &[]));
+    assert!(plain.contains(&"mask /home/u/.local/state/remount ro -".to_owned()), "{plain:#?}");
+    assert!(!plain.iter().any(|line| line.contains("/run/user/7/remount")), "{plain:#?}");
+    for (option, source, mask) in [
+        ("--ro-bind", "/run/user", "/data/7/remount"),
+        ("--bind", "/home/u/.local", "/data/state/remount"),
+        ("--bind", "/home/u/.local", "/home/u/.local/state/remount"),
+    ] {
+        let bound = lines(&plan_on(files(), "", &[option, source, "/data"]));
+        assert!(bound.contains(&format!("mask {mask} ro -")), "{mask}: {bound:#?}");
+    }
+}
+
+#[test]
+fn nothing_in_there_can_be_bound() {
+    let files = files().dir("/run/user/7/remount").dir("/home/u/.local/state/remount/log");
+    let mut host = host(files);
+    host.mounts = MountTable::parse(b"");
+    for source in ["/run/user/7/remount", "/home/u/.local/state/remount/log"] {
+        let words = ["remount-run", "--ro-bind", source, "/data", "sh"].map(OsString::from);
+        let args = Args::parse_from_os(words).unwrap();
+        let loader = Loader { config_dirs: Vec::new(), uid: 7 };
+        let places = ["/run/user/7/remount".into(), "/home/u/.local/state/remount".into()];
+        let error = Spec::resolve(&args, &host, &loader, &places).unwrap_err();
+        assert!(error.to_string().contains("controlled from there"), "{error}");
+    }
 }

@@ -9,7 +9,7 @@ use crate::plan::Shape;
 use crate::profile::{GitPolicy, MissingProtect, PathText, Profile, Variables};
 use remount_broker::placeholder::{self, Kind, Wanted};
 use rustix::io::Errno;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 /// What to do where nothing is to protect.
@@ -268,6 +268,39 @@ impl Layout<'_> {
         self.view.cover(&place.path, Area::Fresh);
         let what = What::Mask(shape_of(&found));
         self.put(Entry { dest: place.path.clone(), what, origin });
+        Ok(())
+    }
+
+    /// Hides directories of ours wherever they would be seen: in their place, and through
+    /// each bind of a directory above.
+    pub fn hide_outside(&mut self, places: &[PathBuf]) -> Result<(), SpecError> {
+        for hidden in places {
+            let mut seen_at = vec![hidden.clone()];
+            for entry in &self.entries {
+                let (What::Bind { path: source, .. }
+                | What::Overlay { lower: Found { path: source, .. } }) = &entry.what
+                else {
+                    continue;
+                };
+                if source.starts_with(hidden) {
+                    let (path, origin) = (source.clone(), entry.origin.to_string());
+                    return Err(SpecError::OutsideOnly { path, origin });
+                }
+                if let Ok(below) = hidden.strip_prefix(source) {
+                    seen_at.push(entry.dest.join(below));
+                }
+            }
+            for path in seen_at {
+                // What cannot be found through the view is hidden already.
+                let Ok(place) = self.view.locate(&path) else { continue };
+                if place.path.starts_with(crate::plan::CONTROL_DIR) {
+                    continue;
+                }
+                if place.found().is_some_and(|found| found.path == *hidden) {
+                    self.mask_everywhere(&place, &Asker::Sandbox)?;
+                }
+            }
+        }
         Ok(())
     }
 

@@ -287,7 +287,7 @@ fn hammer(dir: &OsStr, name: &OsStr, counter: &OsStr) -> Answer {
 
 /// Tries to change each of the paths, round after round, for so long: writes to what is a
 /// file, creates a file in what is a directory, makes what does not exist. Prints `attacking`
-/// when it begins. Answers a line for each path: rounds, changes that succeeded, and how
+/// when it begins. Answers for each path, with `;` between them: rounds, changes that succeeded, and how
 /// long each time lasted in which they did, in microseconds.
 fn attack(seconds: i64, paths: &[std::ffi::OsString]) -> String {
     let change = |path: &std::path::Path| match std::fs::symlink_metadata(path) {
@@ -320,7 +320,7 @@ fn attack(seconds: i64, paths: &[std::ffi::OsString]) -> String {
         let last = if open.is_some() { " open" } else { "" };
         format!("{rounds} {changes} {}{last}", times.join(","))
     });
-    lines.collect::<Vec<_>>().join("\n")
+    lines.collect::<Vec<_>>().join(";")
 }
 
 /// Makes and removes directories as fast as it can, answering how many rounds.

@@ -1,0 +1,126 @@
+//! What replies carry besides modes: who holds a mount, leases, waiting requests, the
+//! sandbox itself.
+
+use super::{Mode, Origin};
+use crate::name::TargetName;
+use serde::{Deserialize, Serialize};
+
+/// What of a mount a process keeps open for writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hold {
+    /// A file, by a descriptor.
+    Open,
+    /// A file, mapped into memory.
+    Mapped,
+}
+
+/// A process because of which a target cannot become read-only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Holder {
+    /// The target.
+    pub target: TargetName,
+    /// Its process id where the broker runs, outside.
+    pub pid: i32,
+    /// Its process id in the sandbox; none if it is no process of the sandbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid_inside: Option<i32>,
+    /// Its command line, shortened, as printable text.
+    pub command: String,
+    /// The file, as printable text; empty if the kernel does not tell.
+    pub path: String,
+    /// How it holds the file.
+    pub kind: Hold,
+    /// When the process started, in seconds since 1970.
+    pub since: u64,
+}
+
+/// Those found, which are all there are if the search was not cut short.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Holders {
+    /// One for each process and file.
+    pub holders: Vec<Holder>,
+    /// The search was cut short: there were too many processes or files.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
+}
+
+/// An `rw` that ends by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Lease {
+    /// Milliseconds until it ends; none if only a client's end does that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_ms: Option<u64>,
+    /// Clients that hold it open.
+    pub held: usize,
+    /// It has ended, but the target is busy: the broker keeps trying.
+    pub closing: bool,
+}
+
+/// A request that waits for a person outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Waiting {
+    /// What `approve` and `deny` call it.
+    pub id: u64,
+    /// What it would make writable.
+    pub targets: Vec<TargetName>,
+    /// The process that asks, outside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// Its command line, shortened, as printable text.
+    pub command: String,
+    /// Milliseconds until it is refused.
+    pub left_ms: u64,
+}
+
+/// The sandbox that a broker serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SandboxInfo {
+    /// Its id, `[a-z0-9]+`.
+    pub id: String,
+    /// The launcher's process id.
+    pub pid: i32,
+    /// The profile, the most special one.
+    pub profile: String,
+    /// The directory that it was started in, as printable text.
+    pub cwd: String,
+    /// When it started, in seconds since 1970.
+    pub started: u64,
+}
+
+/// All of a sandbox at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusReport {
+    /// The side of the wall that the broker takes the peer to be on.
+    pub origin: Origin,
+    /// The sandbox, if the broker was told.
+    pub sandbox: Option<SandboxInfo>,
+    /// Every target.
+    pub targets: Vec<super::TargetReport>,
+    /// Requests that wait for a person.
+    pub pending: Vec<Waiting>,
+}
+
+/// What decides whether a path can be written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Verdict {
+    /// Where the mount is that the path is on, as printable text.
+    pub mount: String,
+    /// What is mounted there: `bind`, `tmpfs`, `mask`, …
+    pub kind: String,
+    /// Who asked for it: a profile's line, an option.
+    pub rule: String,
+    /// Whether the path can be written now, as far as mounts decide; none if nothing of
+    /// the host can be seen there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// The target that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetName>,
+}

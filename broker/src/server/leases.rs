@@ -1,0 +1,186 @@
+//! Leases: `rw` that ends by itself.
+//!
+//! A lease ends at its time, or when the last client that holds it is gone. Then the
+//! target becomes `ro`, as soon as nothing is open for writing; until that succeeds the
+//! broker tries again and again, in its turn among all requests.
+
+use super::queue::{Patience, Pending};
+use super::sessions::SessionId;
+use super::{Server, journal::Entry};
+use crate::apply::RETRY_FOR;
+use crate::name::Mode;
+use crate::proto::{
+    Dialect, Fault, Lease, Selection, SetRequest, TargetReport, Term, Wish, milliseconds,
+};
+use crate::sandbox::{Index, Standing};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// Between two attempts to end a lease of a busy target.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// One of so many attempts is made while the sandbox stands still, if nobody is found who
+/// holds the target.
+const HALTED: u32 = 10;
+
+/// The session of what the broker asks itself; no client has this number.
+pub(super) const OWN: SessionId = 0;
+
+#[derive(Debug, Default)]
+pub(super) struct Leases {
+    by_target: BTreeMap<Index, Running>,
+}
+
+#[derive(Debug, Default)]
+struct Running {
+    until: Option<Instant>,
+    /// Clients that hold it, and the latest end of each.
+    held: Vec<(SessionId, Option<Instant>)>,
+    closing: Option<Closing>,
+}
+
+#[derive(Debug)]
+struct Closing {
+    /// When to try next; none while an attempt is under way.
+    next: Option<Instant>,
+    tries: u32,
+}
+
+impl Leases {
+    /// What there is to say of a target's lease.
+    pub(super) fn report(&self, target: Index, now: Instant) -> Option<Lease> {
+        let running = self.by_target.get(&target)?;
+        let ends = running.held.iter().map(|(_, end)| *end).chain([running.until]);
+        let ends = ends.flatten().max();
+        // A client without an end holds it longer than any time.
+        let open_end = running.held.iter().any(|(_, end)| end.is_none());
+        let left = ends.filter(|_| !open_end).map(|end| end.saturating_duration_since(now));
+        Some(Lease {
+            left_ms: left.map(milliseconds),
+            held: running.held.len(),
+            closing: running.closing.is_some(),
+        })
+    }
+
+    /// Takes note that a request made `target` `mode`.
+    pub(super) fn changed(
+        &mut self,
+        target: Index,
+        mode: Mode,
+        session: SessionId,
+        lease: Option<Term>,
+        most: Option<Duration>,
+    ) {
+        let now = Instant::now();
+        let most = most.map(|most| now + most);
+        let end = |time: Duration| Some(most.map_or(now + time, |most| most.min(now + time)));
+        match (mode, lease, most) {
+            (Mode::Ro, ..) | (Mode::Rw, None, None) => {
+                self.by_target.remove(&target);
+                return;
+            }
+            (Mode::Rw, None, Some(_)) => self.entry(target).until = most,
+            (Mode::Rw, Some(Term::For(time)), _) => self.entry(target).until = end(time),
+            (Mode::Rw, Some(Term::Held), _) => self.entry(target).held.push((session, most)),
+        }
+        self.entry(target).closing = None;
+    }
+
+    fn entry(&mut self, target: Index) -> &mut Running {
+        self.by_target.entry(target).or_default()
+    }
+
+    /// Drops what has ended, and gives the targets whose turn to be closed it is.
+    fn due(&mut self, now: Instant, lives: impl Fn(SessionId) -> bool) -> Vec<(Index, u32)> {
+        let mut due = Vec::new();
+        for (&target, running) in &mut self.by_target {
+            let ended = |end: Option<Instant>| end.is_some_and(|end| end <= now);
+            running.held.retain(|(session, end)| lives(*session) && !ended(*end));
+            if ended(running.until) {
+                running.until = None;
+            }
+            if running.until.is_some() || !running.held.is_empty() {
+                continue;
+            }
+            let closing = running.closing.get_or_insert(Closing { next: Some(now), tries: 0 });
+            if closing.next.is_some_and(|next| next <= now) {
+                closing.next = None;
+                closing.tries = closing.tries.saturating_add(1);
+                due.push((target, closing.tries));
+            }
+        }
+        due
+    }
+
+    /// When something is due next.
+    pub(super) fn next(&self) -> Option<Instant> {
+        let next = |running: &Running| {
+            let ends = running.held.iter().filter_map(|(_, end)| *end).chain(running.until);
+            let closing = running.closing.as_ref().and_then(|closing| closing.next);
+            ends.chain(closing).min()
+        };
+        self.by_target.values().filter_map(next).min()
+    }
+
+    /// Whether a lease has lost its last client, and nobody has looked yet.
+    pub(super) fn is_unheld(&self, lives: impl Fn(SessionId) -> bool) -> bool {
+        let gone = |running: &Running| running.held.iter().any(|(session, _)| !lives(*session));
+        self.by_target.values().any(gone)
+    }
+
+    pub(super) fn holds(&self, session: SessionId) -> bool {
+        let held = self.by_target.values().flat_map(|running| &running.held);
+        held.into_iter().any(|(holder, _)| *holder == session)
+    }
+
+    fn retry(&mut self, target: Index, at: Instant) {
+        if let Some(closing) = self.by_target.get_mut(&target).and_then(|it| it.closing.as_mut()) {
+            closing.next = Some(at);
+        }
+    }
+}
+
+impl Server<'_> {
+    /// Begins to close the targets whose lease has ended.
+    pub(super) fn end_leases(&mut self, now: Instant) {
+        let sessions = &self.sessions;
+        let due = self.leases.due(now, |id| sessions.has(id));
+        for (target, tries) in due {
+            let name = self.registry.target(target).name.clone();
+            let request = SetRequest::new(Selection::Named(vec![name]), Wish::Ro);
+            // Only the first attempt waits for writers that come and go: later ones must
+            // not keep others from the target.
+            let deadline = if tries == 1 { now + RETRY_FOR } else { now };
+            let (dialect, standing) = (Dialect::Json, Standing::Broker);
+            let pending = Pending::new(OWN, dialect, standing, request, vec![target], deadline)
+                .with_patience(Patience::Lease { tries });
+            // Not each time: whoever holds it would stand still ten times a second.
+            let halts = tries % HALTED == 2 && self.seems_to_pass(&pending.targets);
+            self.queue.push(if halts { pending.halting() } else { pending });
+        }
+    }
+
+    /// Takes note of how an attempt to close went.
+    pub(super) fn lease_closed(
+        &mut self,
+        pending: &Pending,
+        tries: u32,
+        outcome: &Result<Vec<TargetReport>, Fault>,
+    ) {
+        for &target in &pending.targets {
+            let names = [self.registry.target(target).name.clone()];
+            let closed = self.registry.mode(target) == Mode::Ro;
+            let message = outcome.as_ref().err().map(ToString::to_string);
+            let entry = Entry { targets: &names, message: message.as_deref(), ..Entry::default() };
+            if closed {
+                self.leases.by_target.remove(&target);
+                self.record(&Entry { event: "lease-ended", mode: Some("ro"), ..entry });
+            } else {
+                self.leases.retry(target, Instant::now() + AGAIN);
+                if tries == 1 {
+                    self.record(&Entry { event: "lease-busy", ..entry });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The event log: every request is a line, outside, before it is answered.
+
+use remount_tests::{Inside, Sandbox, wait_until};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const CTL: &str = "/run/remount/bin/remountctl";
+const LIMIT: Duration = Duration::from_secs(10);
+
+fn logs(sandbox: &Sandbox) -> Vec<PathBuf> {
+    let dir = sandbox.state().join("remount/log");
+    std::fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path()).collect()
+}
+
+fn events(sandbox: &Sandbox) -> Vec<serde_json::Value> {
+    let outcome = sandbox.ctl().command(["log", "--json"]).run();
+    let text = outcome.success().stdout();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn serve(sandbox: &Sandbox, options: &[&str]) -> Inside {
+    let inside = sandbox.remount().options(options).serve();
+    wait_until("the sandbox is there", LIMIT, || {
+        sandbox.ctl().command(["list"]).run().code() == Some(0)
+    });
+    inside
+}
+
+#[test]
+fn every_request_is_a_line_with_who_and_what() {
+    let sandbox = Sandbox::new();
+    sandbox.remount().command(["true"]).run().success();
+    assert_eq!(logs(&sandbox), Vec::<PathBuf>::new(), "nobody asked for anything");
+    let script = format!("{CTL} ro workspace; {CTL} rw workspace; {CTL} ro none; true");
+    sandbox.remount().options(["--authority", "host"]).sh(&script).run().success();
+    let file = logs(&sandbox).remove(0);
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let events = events(&sandbox);
+    let words: Vec<_> = events.iter().map(|it| it["event"].as_str().unwrap()).collect();
+    assert_eq!(words, ["start", "granted", "refused", "refused", "exit"]);
+    assert_eq!(events[2]["error"], "not-authorised");
+    assert_eq!(events[2]["origin"], "inside");
+    assert_eq!(events[2]["uid"], remount_tests::uid());
+    assert!(events[2]["command"].as_str().unwrap().contains("remountctl rw workspace"));
+    assert_eq!(events[3]["error"], "unknown-target");
+    assert!(events.iter().enumerate().all(|(n, it)| it["seq"] == n as u64 + 1));
+}
+
+#[test]
+fn no_answered_request_is_lost_with_the_launcher() {
+    let sandbox = Sandbox::new();
+    let inside = serve(&sandbox, &[]);
+    sandbox.ctl().command(["ro", "workspace"]).run().success();
+    // Kills the launcher at once.
+    drop(inside);
+    let events = events(&sandbox);
+    let ro = events.iter().find(|it| it["event"] == "granted").expect("the line is there");
+    assert_eq!((ro["mode"].as_str(), ro["origin"].as_str()), (Some("ro"), Some("outside")));
+}
+
+#[test]
+fn it_cannot_be_reached_from_inside() {
+    let sandbox = Sandbox::new();
+    let mut inside = serve(&sandbox, &[]);
+    sandbox.ctl().command(["ro", "workspace"]).run().success();
+    let file = logs(&sandbox).remove(0);
+    let file = file.to_str().unwrap();
+    sandbox.host(remount_tests::bin("probe")).command(["append", file]).run().answer().ok();
+    for act in ["open-read", "append", "unlink", "truncate"] {
+        inside.act([act, file]).errno("ENOENT");
+    }
+    inside.end();
+}
+
+#[test]
+fn events_are_followed_as_they_happen() {
+    let sandbox = Sandbox::new();
+    let inside = serve(&sandbox, &[]);
+    sandbox.ctl().command(["ro", "workspace"]).run().success();
+    let mut follower = sandbox.ctl().command(["events", "--follow"]).start();
+    follower.line_with("granted ro workspace");
+    sandbox.ctl().command(["rw", "workspace", "--for", "100ms"]).run().success();
+    follower.line_with("granted rw workspace");
+    follower.line_with("lease-ended ro workspace");
+    inside.end();
+    follower.wait().success();
+}
