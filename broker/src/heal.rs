@@ -141,7 +141,7 @@ impl Healer {
             let above = |slot: &&mut Slot| {
                 kept.path != slot.kept.path && kept.path.starts_with(&slot.kept.path)
             };
-            let nearest = slots.iter_mut().enumerate().rev().find(|(_, slot)| above(&slot));
+            let nearest = slots.iter_mut().enumerate().rev().find(|(_, slot)| above(slot));
             // In what is read-only nothing can be created.
             let holder = nearest.filter(|(_, slot)| slot.kept.kind.is_changeable()).map(|(i, _)| i);
             slots.push(Slot { kept, holder, mount: None, lost_since: None });
@@ -244,7 +244,7 @@ impl Healer {
             Err(errno) => return Err(errno),
         }
         let mut last = Errno::NOENT;
-        for _ in 0..TRIES {
+        for turn in 1..=TRIES {
             let slot = &self.slots[index];
             let at = mount::open_exact_or_link(CWD, &slot.kept.path)?;
             let stat = mount::stat(at.as_fd())?;
@@ -264,7 +264,7 @@ impl Healer {
                 // The rename is not complete yet; or the one slot that there is was taken.
                 Err(errno @ (Errno::NOENT | Errno::NOSPC)) => {
                     last = errno;
-                    std::thread::yield_now();
+                    pause(turn);
                 }
                 Err(errno) => return Err(errno),
             }
@@ -414,12 +414,12 @@ impl Healer {
             }
         };
         let mut result = Err(Errno::BUSY);
-        for _ in 0..64 {
+        for turn in 1..=64 {
             result = mount::set_attributes(fd, Attributes::mode(mode), Reach::This);
             if result != Err(Errno::BUSY) {
                 break;
             }
-            std::thread::yield_now();
+            pause(turn);
         }
         result
     }
@@ -435,13 +435,16 @@ impl Healer {
             | WatchFlags::ONLYDIR
             | WatchFlags::DONT_FOLLOW;
         watches.names.clear();
+        let mut ids: BTreeMap<&Path, Option<i32>> = BTreeMap::new();
         for Slot { kept, .. } in &self.slots {
             let (Some(parent), Some(name)) = (kept.path.parent(), kept.path.file_name()) else {
                 continue;
             };
+            let watch = || inotify::add_watch(&watches.fd, parent, flags).ok();
             // What cannot be watched is looked at by the clock.
-            let Ok(id) = inotify::add_watch(&watches.fd, parent, flags) else { continue };
-            watches.names.entry(id).or_default().insert(name.to_owned());
+            if let Some(id) = *ids.entry(parent).or_insert_with(watch) {
+                watches.names.entry(id).or_default().insert(name.to_owned());
+            }
         }
     }
 }
@@ -469,5 +472,15 @@ impl Slot {
             }
             _ => true,
         }
+    }
+}
+
+/// Between two tries. Whoever is waited for is running elsewhere and done in a moment;
+/// if not, he needs this processor, and gives it back late if others want it too.
+fn pause(turn: u32) {
+    if turn % 32 == 0 {
+        std::thread::yield_now();
+    } else {
+        std::hint::spin_loop();
     }
 }

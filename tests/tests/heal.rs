@@ -236,9 +236,10 @@ fn an_attacker_gets_moments_and_nothing_lasts() {
         for name in [".vscode", ".idea", ".git"] {
             let away = sandbox.outside().join("away");
             std::fs::rename(project.join(name), &away).unwrap();
-            // Somebody inside may have made one meanwhile.
-            let _ = std::fs::remove_dir_all(project.join(name));
-            std::fs::rename(&away, project.join(name)).unwrap();
+            // Somebody inside may have made one meanwhile, and put something in it.
+            while std::fs::rename(&away, project.join(name)).is_err() {
+                let _ = std::fs::remove_dir_all(project.join(name));
+            }
         }
         let _ = std::fs::remove_dir_all(project.join(".husky"));
         let _ = std::fs::create_dir(project.join(".husky"));
@@ -246,7 +247,7 @@ fn an_attacker_gets_moments_and_nothing_lasts() {
     }
     let outcome = attacker.wait();
     let stdout = outcome.success().stdout();
-    let report = stdout.trim().trim_start_matches("ok ");
+    let report = stdout.trim().rsplit_once("ok ").expect("an answer").1;
     let mut all: Vec<u64> = Vec::new();
     println!("{rounds} rounds outside, each of them all acts");
     for (path, line) in paths.iter().zip(report.split(';')) {

@@ -13,7 +13,7 @@ use remount_broker::heal::Healer;
 use remount_broker::holders::Inspector;
 use remount_broker::proto::{Origin, SandboxInfo};
 use remount_broker::server::{self, Context, Explain, Setup};
-use remount_broker::sys::seccomp;
+use remount_broker::sys::{process, seccomp};
 use remount_broker::target::{Member, Target};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{DumpableBehavior, Pid, set_dumpable_behavior};
@@ -51,6 +51,8 @@ impl Broker<'_> {
             // From here on the agent may start: until the broker is confined it hears nobody.
             from_init.send(b"go", None).step("start the agent")?;
             let healer = healer(plan, proc.as_fd())?;
+            // Without it, all is the same but later.
+            process::ask_for_short_turns().unwrap_or(());
             confine(plan)?;
             let inspector = Inspector::new(proc, processes, init).step("look at /proc")?;
             let Some(outside) = outside::receive(&life).step("hear from the launcher")? else {
