@@ -478,7 +478,7 @@ impl Slot {
 /// Between two tries. Whoever is waited for is running elsewhere and done in a moment;
 /// if not, he needs this processor, and gives it back late if others want it too.
 fn pause(turn: u32) {
-    if turn % 32 == 0 {
+    if turn.is_multiple_of(32) {
         std::thread::yield_now();
     } else {
         std::hint::spin_loop();
