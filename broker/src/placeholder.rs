@@ -22,6 +22,7 @@ mod record;
 mod spare;
 
 pub use one::is_one;
+pub(crate) use one::make as make_one;
 
 use crate::escape::Escaped;
 use crate::reason::Reason;
@@ -353,7 +354,11 @@ fn make(entries: &[Entry], bases: &[OwnedFd], spares: &mut Spares) -> Result<(),
     for entry in entries {
         let mut make = || {
             let parent = entry.parent(bases[entry.index].as_fd())?;
-            one::make(parent.as_fd(), entry, spares).map(|()| parent)
+            let is_directory = entry.kind == Kind::Directory;
+            if !(is_directory && spares.take(parent.as_fd(), entry.name())?) {
+                one::make(parent.as_fd(), entry.name(), &entry.kind)?;
+            }
+            Ok(parent)
         };
         let parent = match make() {
             Ok(parent) => parent,
