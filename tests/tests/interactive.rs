@@ -3,7 +3,8 @@
 
 use remount_tests::agent::{Tools, World};
 use remount_tests::model::{Model, say};
-use remount_tests::{Snapshot, Tmux};
+use remount_tests::{Snapshot, Tmux, wait_until};
+use std::time::Duration;
 
 /// A shell outside, in which the agent runs in its sandbox, as at home.
 fn on_a_screen<'a>(world: &'a World, model: &Model, arguments: &[&str]) -> Tmux<'a> {
@@ -18,7 +19,7 @@ fn on_a_screen<'a>(world: &'a World, model: &Model, arguments: &[&str]) -> Tmux<
 }
 
 #[track_caller]
-fn can_be_used_with_keys(agent: &'static str, ready: &str, arguments: &[&str], plan: &[&str]) {
+fn can_be_used_with_keys(agent: &'static str, ready: &str, arguments: &[&str]) {
     let model = Model::start();
     let world = World::new(agent, &model);
     let project = world.sandbox.project();
@@ -32,7 +33,7 @@ fn can_be_used_with_keys(agent: &'static str, ready: &str, arguments: &[&str], p
             say("planning is done"),
             tools.shell("echo three >after"),
             say("all is done"),
-            tools.shell("sleep 60; echo four >interrupted"),
+            tools.shell("touch begun; sleep 60"),
         ],
     );
     let screen = on_a_screen(&world, &model, arguments);
@@ -49,37 +50,43 @@ fn can_be_used_with_keys(agent: &'static str, ready: &str, arguments: &[&str], p
     screen.press(["fg", "Enter"]);
     screen.resize(120, 40);
     screen.wait("drawn again", |shown| shown.contains("work is done"));
-    for keys in plan {
-        screen.press([keys]);
-    }
+    // The key for planning, and again.
+    screen.press(["BTab"]);
     let before = Snapshot::of(&project);
     screen.press(["think about it"]);
     screen.press(["Enter"]);
     screen.expect("planning is done");
     assert!(before.differences(&Snapshot::of(&project)).is_empty());
-    assert!(
-        model.results("main").concat().contains("Read-only file system"),
-        "{}",
-        screen.screen()
-    );
+    let results = model.results("main").concat();
+    assert!(results.contains("Read-only file system"), "{}", screen.screen());
+    screen.press(["BTab"]);
+    screen.press(["go on"]);
+    screen.press(["Enter"]);
+    screen.expect("all is done");
+    assert_eq!(std::fs::read_to_string(project.join("after")).unwrap(), "three\n");
+    // A tool is interrupted, then the agent ends, and the shell outside is as it was.
+    screen.press(["once more"]);
+    screen.press(["Enter"]);
+    wait_until("the tool runs", Duration::from_secs(60), || project.join("begun").exists());
+    screen.press(["C-c"]);
+    screen.expect("nterrupted");
+    screen.wait("ended", |shown| {
+        let ended = shown.trim_end().ends_with("outside>");
+        if !ended {
+            screen.press(["C-c"]);
+        }
+        ended
+    });
+    screen.press(["echo so $((40 + 2)); stty -a | grep -c ' icanon'", "Enter"]);
+    screen.expect("so 42\n1");
 }
 
 #[test]
 fn heavy_claude_on_a_screen() {
-    can_be_used_with_keys(
-        "claude",
-        "accept edits on",
-        &["--permission-mode", "acceptEdits"],
-        &["BTab"],
-    );
+    can_be_used_with_keys("claude", "accept edits on", &["--permission-mode", "acceptEdits"]);
 }
 
 #[test]
 fn heavy_codex_on_a_screen() {
-    can_be_used_with_keys(
-        "codex",
-        "script",
-        &["--dangerously-bypass-hook-trust", "-m", "script"],
-        &["BTab"],
-    );
+    can_be_used_with_keys("codex", "script", &["--dangerously-bypass-hook-trust", "-m", "script"]);
 }
