@@ -69,7 +69,8 @@ fn an_agent_that_is_killed_or_stopped_in_planning_mode_leaves_all_as_it_was() {
     for signal in [Signal::KILL, Signal::TERM, Signal::HUP] {
         let sandbox = Sandbox::git();
         let project = Snapshot::of(sandbox.project());
-        let script = "hook plan; echo planning; while :; do : >new; sleep 0.01; done 2>/dev/null";
+        let script =
+            "hook plan; echo planning; while :; do echo x >new; sleep 0.01; done 2>/dev/null";
         let mut agent = inside(&sandbox, script).start();
         agent.line_with("planning");
         // A machine that is suspended and wakes up.
@@ -81,7 +82,9 @@ fn an_agent_that_is_killed_or_stopped_in_planning_mode_leaves_all_as_it_was() {
         std::thread::sleep(Duration::from_millis(50));
         group(Signal::CONT);
         std::thread::sleep(Duration::from_millis(50));
-        assert!(agent.runs());
+        if !agent.runs() {
+            panic!("ended: {}", agent.wait());
+        }
         agent.kill(signal);
         agent.wait();
         // The next one begins anew, and puts away what one that was killed could not.
@@ -94,7 +97,7 @@ fn an_agent_that_is_killed_or_stopped_in_planning_mode_leaves_all_as_it_was() {
 fn a_terminal_that_is_closed_in_planning_mode_ends_the_sandbox() {
     let sandbox = Sandbox::git();
     let project = Snapshot::of(sandbox.project());
-    let script = "hook plan; echo planning; while :; do : >new; sleep 0.01; done 2>/dev/null";
+    let script = "hook plan; echo planning; while :; do echo x >new; sleep 0.01; done 2>/dev/null";
     let mut terminal = inside(&sandbox, script).pty(80, 24);
     terminal.expect("planning");
     // As when the window is closed.

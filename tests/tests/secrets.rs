@@ -69,11 +69,15 @@ fn no_profile_shows_a_secret_but_an_agents_own_login() {
 
 /// ssh and its server want a user with a name; in a sandbox this one has one.
 fn named(sandbox: &Sandbox, run: Cmd) -> Cmd {
+    run.option("--ro-bind").option(passwd(sandbox)).option("/etc/passwd")
+}
+
+/// A table of users with this one in it.
+fn passwd(sandbox: &Sandbox) -> PathBuf {
     let name = if as_root() { "root" } else { "tester" };
     let home = sandbox.home();
     let entry = format!("{name}:x:{0}:{0}::{1}:/bin/sh\n", uid(), home.display());
-    let passwd = sandbox.file("outside/passwd", entry);
-    run.option("--ro-bind").option(passwd).option("/etc/passwd")
+    sandbox.file("outside/passwd", entry)
 }
 
 /// A key in `~/.ssh`, an agent that holds it, and a server that lets it in. The user
@@ -93,7 +97,10 @@ const SERVER: &str = r#"
 fn serve(sandbox: &Sandbox, port: u16, agent: &Path) -> Running {
     let words = |run: Cmd| run.command(["-ec", SERVER, "sh", &port.to_string()]).arg(agent).start();
     let mut server = if as_root() {
-        words(sandbox.host("/bin/sh"))
+        // Its keys are where the system says that root's home is: here, for this server.
+        let mount = "mount --bind \"$PASSWD\" /etc/passwd; exec \"$@\"";
+        let run = sandbox.host(require("unshare")).env("PASSWD", passwd(sandbox));
+        words(run.command(["-m", "sh", "-ec", mount, "sh", "/bin/sh"]))
     } else {
         let profile = sandbox.file("outside/server.toml", "description = \"all is visible\"\n");
         std::fs::set_permissions(&profile, PermissionsExt::from_mode(0o644)).unwrap();
@@ -138,7 +145,7 @@ fn git_pushes_with_the_agent_for_keys_and_no_key_is_seen() {
     assert!(!printed.contains("PRIVATE"), "{outcome}");
     let head = sandbox.host(require("git")).command(["rev-parse", "HEAD"]).run().stdout();
     let remote = sandbox.home().join("remote.git/refs/heads/pushed");
-    assert_eq!(std::fs::read_to_string(remote).expect(&outcome.to_string()), head);
+    assert_eq!(std::fs::read_to_string(remote).ok(), Some(head), "{outcome}");
     // Where no agent for keys runs it says so.
     let run = sandbox.remount().options(["--profile", "ssh-agent"]).sh("true").run();
     run.exits(125).says("SSH_AUTH_SOCK is not set");
