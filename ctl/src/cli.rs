@@ -80,7 +80,8 @@ enum TypedCommand {
         #[arg(long)]
         watch: bool,
         /// For each target a line of this form, with {name}, {mode}, {state}, {authority},
-        /// {path}, {left} (time left), {sandbox} and {pending} (requests that wait)
+        /// {path}, {left} (time left), {sandbox} and {pending} (requests that wait);
+        /// 'statusline': all of them in a few words, and nothing outside of a sandbox
         #[arg(long, value_name = "TEXT", conflicts_with = "json", value_parser = format)]
         format: Option<String>,
     },
@@ -207,6 +208,9 @@ impl BusyArgs {
     }
 }
 
+/// The format that is not a text with fields.
+const STATUSLINE: &str = "statusline";
+
 /// Refuses a field that there is not.
 fn format(text: &str) -> Result<String, String> {
     for part in text.split('{').skip(1) {
@@ -276,6 +280,8 @@ pub(crate) enum Show {
     Table,
     Json,
     Format(String),
+    /// A few words for the status line of an agent.
+    Statusline,
 }
 
 /// What a command line comes to.
@@ -341,6 +347,7 @@ impl Typed {
             }
             Some(TypedCommand::Status { json, watch, format }) => {
                 let show = match format {
+                    Some(format) if format == STATUSLINE => Show::Statusline,
                     Some(format) => Show::Format(format),
                     None if json => Show::Json,
                     None => Show::Table,
