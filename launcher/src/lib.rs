@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bwrap;
 pub mod cli;
 pub mod confine;
 mod confirm;
@@ -23,5 +24,6 @@ pub mod supervise;
 
 mod front;
 
+pub use bwrap::bwrap;
 pub use front::{is_called, run, say};
 pub use report::Failure;

@@ -130,6 +130,51 @@ pub fn adopt(number: RawFd) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// As [`adopt`], for a number that the command line names: a standard descriptor too.
+/// The caller must keep a number from being adopted twice.
+///
+/// # Errors
+/// `EBADF` if `number` is not an open descriptor, or was none when this process started.
+pub fn adopt_named(number: RawFd) -> Result<OwnedFd> {
+    if super::start::was_closed(number) {
+        return Err(Errno::BADF);
+    }
+    // SAFETY: fcntl reads no memory; it fails with EBADF on a closed descriptor.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: the descriptor is open (checked above) and was inherited across exec: the
+    // caller names numbers from its command line before it has opened anything itself,
+    // and each once. The standard library's handles of 0, 1 and 2 own nothing.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Closes every descriptor above the standard three but those of `keep`, for a process
+/// that from here on uses nothing else: what others hand from one to another must not
+/// be held open by a process that only waits.
+///
+/// # Errors
+/// As `close_range(2)`.
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut kept: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for fd in kept.into_iter().filter(|fd| *fd >= 3).chain([u32::MAX]) {
+        if fd > first {
+            let last = if fd == u32::MAX { fd } else { fd - 1 };
+            // SAFETY: the call touches no memory. The process ends with `exit`, which
+            // drops nothing, and uses no descriptor that is not in `keep`: no owner of
+            // what is closed acts again.
+            let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+            if result != 0 {
+                return Err(last_errno());
+            }
+        }
+        first = fd.saturating_add(1);
+    }
+    Ok(())
+}
+
 /// A descriptor of our own for what the descriptor numbered `number` refers to,
 /// close-on-exec. Unlike [`adopt`] it takes nothing away from whoever owns the number,
 /// so that a library may call it; whether it refers to what the caller hopes for is to
@@ -170,6 +215,20 @@ pub fn close_inherited() -> Result<()> {
     // SAFETY: the call touches no memory, and `main` calls this before the program has
     // opened anything of its own: no value owns what is closed.
     let result = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, 0) };
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// Locks a whole file for reading, as long as this process has it open (fcntl(2)).
+///
+/// # Errors
+/// `EAGAIN` or `EACCES` if another process has it locked for writing.
+pub fn lock_shared(file: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: `flock` is plain data for which all zeroes is a valid value: the whole file.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_RDLCK as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    // SAFETY: the descriptor is open for the whole call, which only reads `lock`.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &raw const lock) };
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 

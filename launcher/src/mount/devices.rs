@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// The devices every program may use, with the numbers they must have
 /// (Documentation/admin-guide/devices.txt): a file put in a device's place is refused.
-const DEVICES: &[(&str, (u32, u32))] = &[
+pub(crate) const DEVICES: &[(&str, (u32, u32))] = &[
     ("null", (1, 3)),
     ("zero", (1, 5)),
     ("full", (1, 7)),
@@ -19,7 +19,7 @@ const DEVICES: &[(&str, (u32, u32))] = &[
     ("tty", (5, 0)),
 ];
 
-const LINKS: &[(&str, &str)] = &[
+pub(crate) const LINKS: &[(&str, &str)] = &[
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),
