@@ -494,7 +494,9 @@ pub enum Reply {
 
 mod report;
 mod wire;
-pub use report::{Hold, Holder, Holders, Lease, SandboxInfo, StatusReport, Verdict, Waiting};
+pub use report::{
+    Grant, Hold, Holder, Holders, Lease, SandboxInfo, StatusReport, Verdict, Waiting,
+};
 pub use wire::{BadReply, parse};
 pub(crate) use wire::{json_line, milliseconds};
 

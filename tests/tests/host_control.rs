@@ -189,3 +189,31 @@ fn a_process_in_a_namespace_of_its_own_is_inside() {
     sandbox.ctl().command(["rw", "workspace"]).run().success();
     inside.end();
 }
+
+#[test]
+fn why_names_mount_rule_target_and_the_way_to_change_it() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.file("project/file", "").display().to_string();
+    let kept = sandbox.file("project/.vscode/tasks.json", "").display().to_string();
+    let inside = serve(&sandbox, &["--authority", "host"]);
+    let why = |path: &str| sandbox.ctl().command(["why", path]).run().success().stdout();
+    let project = sandbox.project().display().to_string();
+    let said = why(&file);
+    for part in [
+        "can be read and written\n",
+        &format!("mount: {project} "),
+        "target: workspace\n",
+        &format!("Landlock: grants reading and writing beneath {project}\n"),
+        "remountctl ro workspace\n",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    sandbox.ctl().command(["ro", "workspace"]).run().success();
+    let said = why(&file);
+    assert!(said.contains("not written\n") && said.contains("remountctl rw workspace"), "{said}");
+    let said = why(&kept);
+    assert!(said.contains("default:") && said.contains("not written"), "{said}");
+    let said = why("/etc/passwd");
+    assert!(said.contains("Landlock: grants reading beneath /\n"), "{said}");
+    inside.end();
+}
