@@ -52,9 +52,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-/// How long a broker may take to answer, if nothing else is said. It gives a mount that
-/// somebody holds up after a quarter of a second, and one that is busy without anybody to
-/// be found after some six seconds.
+/// How long a broker may take to answer, if nothing else is said. It gives up a mount that
+/// somebody holds after a quarter of a second, and one that is busy without anybody to be
+/// found after two seconds at most.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// No reply is longer: a broker that says more is none.

@@ -162,13 +162,13 @@ pub enum Wish {
 }
 
 impl Wish {
-    /// The mode that a target in mode `now` is to have.
+    /// The mode that a target is to have whose mode `now` tells: asked only if it matters.
     #[must_use]
-    pub fn from(self, now: Mode) -> Mode {
+    pub fn from(self, now: impl FnOnce() -> Mode) -> Mode {
         match self {
             Self::Ro => Mode::Ro,
             Self::Rw => Mode::Rw,
-            Self::Toggle => now.flipped(),
+            Self::Toggle => now().flipped(),
         }
     }
 }
@@ -494,7 +494,9 @@ pub enum Reply {
 
 mod report;
 mod wire;
-pub use report::{Hold, Holder, Holders, Lease, SandboxInfo, StatusReport, Verdict, Waiting};
+pub use report::{
+    Grant, Hold, Holder, Holders, Lease, SandboxInfo, StatusReport, Verdict, Waiting,
+};
 pub use wire::{BadReply, parse};
 pub(crate) use wire::{json_line, milliseconds};
 

@@ -189,7 +189,7 @@ impl Registry {
         let standing = standing.into();
         let mut changes = Vec::new();
         for index in self.select(request)? {
-            let mode = request.wish.from(self.mode(index));
+            let mode = request.wish.from(|| self.mode(index));
             let target = self.target(index);
             if !permitted(target.authority, standing, mode) {
                 let (name, authority) = (target.name.clone(), target.authority);

@@ -204,8 +204,10 @@ pub(crate) fn statusline(status: &Status) -> String {
 /// What decides about a path.
 pub(crate) fn verdict(of: &Path, verdict: &Verdict) -> String {
     let path = path(of);
+    let granted = verdict.landlock.as_ref().is_none_or(|grant| grant.write);
     let can = match verdict.mode {
-        Some(Mode::Rw) => "can be read and written",
+        Some(Mode::Rw) if granted => "can be read and written",
+        Some(Mode::Rw) => "can be read, not written, since Landlock forbids it",
         Some(Mode::Ro) => "can be read, not written",
         None => "hides what the host has there",
     };
@@ -213,6 +215,13 @@ pub(crate) fn verdict(of: &Path, verdict: &Verdict) -> String {
     let mut text = format!("{path}: {can}\nmount: {mount} ({kind})\nrule: {rule}\n");
     if let Some(target) = &verdict.target {
         text.push_str(&format!("target: {target}\n"));
+    }
+    if let Some(grant) = &verdict.landlock {
+        let what = if grant.write { "reading and writing" } else { "reading" };
+        text.push_str(&match line(&grant.beneath).as_str() {
+            "" => "Landlock: grants nothing here\n".to_owned(),
+            beneath => format!("Landlock: grants {what} beneath {beneath}\n"),
+        });
     }
     text
 }

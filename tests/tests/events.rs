@@ -86,3 +86,22 @@ fn events_are_followed_as_they_happen() {
     inside.end();
     follower.wait().success();
 }
+
+#[test]
+fn a_target_that_was_moved_away_is_an_event() {
+    let sandbox = Sandbox::new();
+    let dir = sandbox.dir("project/dir");
+    let inside = serve(&sandbox, &["--toggle", "dir", dir.to_str().unwrap()]);
+    sandbox.ctl().command(["ro", "dir"]).run().success();
+    let moved = dir.with_file_name("moved");
+    std::fs::rename(&dir, &moved).unwrap();
+    for _ in 0..2 {
+        sandbox.ctl().command(["rw", "dir"]).run().exits(6);
+    }
+    sandbox.ctl().command(["ro", "dir"]).run().exits(6);
+    inside.end();
+    let events = events(&sandbox);
+    let stale: Vec<_> = events.iter().filter(|it| it["event"] == "stale").collect();
+    assert_eq!(stale.len(), 1, "{events:?}");
+    assert_eq!(stale[0]["targets"][0], "dir");
+}

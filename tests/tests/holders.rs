@@ -1,6 +1,6 @@
 //! A busy target: who holds it is named, can be waited for, and can be ended.
 
-use remount_tests::{Cmd, Sandbox, bin, wait_until};
+use remount_tests::{Cmd, Inside, Sandbox, bin, wait_until};
 use std::time::{Duration, Instant};
 
 const CTL: &str = "/run/remount/bin/remountctl";
@@ -182,4 +182,54 @@ fn heavy_churn_is_no_holder_and_nobody_is_left_standing() {
     assert_eq!(shell.line().trim(), dirs.len().to_string());
     shell.close_stdin();
     shell.wait();
+}
+
+/// One mount of several is busy: all stay as they are, and each has its own mode after
+/// every step, by the kernel's word and by writing.
+#[test]
+fn a_busy_mount_below_a_target_keeps_all_of_it_as_it_was() {
+    let sandbox = Sandbox::new();
+    let [below, plans, kept] =
+        ["below", "plans", "kept"].map(|name| sandbox.dir(format!("project/{name}")));
+    let path = |dir: &std::path::Path| dir.to_str().unwrap().to_owned();
+    let mut inside = sandbox
+        .host(bin("probe"))
+        .options(["--userns", "--tmpfs", &path(&below), "exec"])
+        .option(bin("remount-run"))
+        .options(["--toggle", "plans", &path(&plans), "--protect", &path(&kept)])
+        .separated()
+        .serve();
+    let ctl = |inside: &mut Inside, words: &[&str]| inside.act([&["ask", CTL], words].concat());
+    let modes = |inside: &mut Inside, expected: [&str; 4]| {
+        let table = inside.act(["read", "/proc/self/mountinfo"]).ok();
+        let project = sandbox.project();
+        for (dir, mode) in [&project, &below, &plans, &kept].into_iter().zip(expected) {
+            let line = table.lines().rfind(|line| line.split(' ').nth(4) == dir.to_str()).unwrap();
+            let flags = line.split(' ').nth(5).unwrap();
+            assert!(flags.starts_with(mode), "{mode}: {line}");
+            let file = path(&dir.join("new"));
+            let made = inside.act(["create", &file]);
+            if mode == "rw" {
+                made.ok();
+                inside.act(["unlink", &file]).ok();
+            } else {
+                made.errno("EROFS");
+            }
+        }
+    };
+    modes(&mut inside, ["rw", "rw", "rw", "ro"]);
+    inside.act(["create", &path(&below.join("log"))]).ok();
+    let log = inside.act(["hold", "write", &path(&below.join("log"))]).ok();
+    ctl(&mut inside, &["ro", "workspace"]).errno("EBUSY");
+    modes(&mut inside, ["rw", "rw", "rw", "ro"]);
+    inside.act(["close", &log]).ok();
+    ctl(&mut inside, &["ro", "workspace"]).ok();
+    modes(&mut inside, ["ro", "ro", "rw", "ro"]);
+    ctl(&mut inside, &["ro", "plans"]).ok();
+    modes(&mut inside, ["ro", "ro", "ro", "ro"]);
+    ctl(&mut inside, &["rw", "workspace"]).ok();
+    modes(&mut inside, ["rw", "rw", "ro", "ro"]);
+    ctl(&mut inside, &["rw", "--all"]).ok();
+    modes(&mut inside, ["rw", "rw", "rw", "ro"]);
+    inside.end().success();
 }

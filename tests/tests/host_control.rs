@@ -163,87 +163,57 @@ fn nothing_inside_reaches_the_control_socket() {
     refused.exits(125).says("controlled from there");
 }
 
-/// Clients by chance for a while, some of which vanish in the middle of a request or say
-/// one byte a second: every answer is true, nobody waits for another, and the broker has
-/// in the end what it had before.
+/// Whoever gets at the control socket from a PID namespace below has the rights of one
+/// inside, whatever its user id: the kernel's word decides.
 #[test]
-fn a_crowd_of_clients_gets_true_answers_and_costs_nothing() {
+fn a_process_in_a_namespace_of_its_own_is_inside() {
     let sandbox = Sandbox::new();
-    let dirs: Vec<_> = (0..4).map(|n| sandbox.dir(format!("project/t{n}"))).collect();
-    let mut options = Vec::new();
-    for (n, dir) in dirs.iter().enumerate() {
-        options.extend(["--toggle".to_owned(), format!("t{n}"), dir.to_str().unwrap().to_owned()]);
-    }
-    let options: Vec<&str> = options.iter().map(String::as_str).collect();
-    let inside = serve(&sandbox, &options);
-    let socket = sockets(&sandbox).remove(0);
-    let descriptors = || {
-        let status = sandbox.ctl().command(["status", "--json"]).run().success().stdout();
-        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-        let launcher = status["sandbox"]["pid"].to_string();
-        let children =
-            std::fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children"));
-        let broker = children.unwrap().split_whitespace().next().unwrap().to_owned();
-        // Only the number: what they are is hidden from an ordinary user.
-        let fds = std::fs::read_to_string(format!("/proc/{broker}/status")).unwrap();
-        fds.lines().find(|line| line.starts_with("FDSize")).unwrap().to_owned()
+    let inside = serve(&sandbox, &["--authority", "host"]);
+    let ctl = remount_tests::bin("remountctl").display().to_string();
+    sandbox.ctl().command(["ro", "workspace"]).run().success();
+    let apart = |words: &[&str]| {
+        let unshare = sandbox.host(remount_tests::require("unshare"));
+        let namespaces = ["--user", "--map-current-user", "--pid", "--fork"];
+        unshare.command(namespaces).command([&ctl]).command(words).run()
     };
-    let before = descriptors();
-    let end = std::time::Instant::now() + Duration::from_secs(5);
-    let clients: Vec<_> = (0..60)
-        .map(|n| {
-            let socket = socket.clone();
-            std::thread::spawn(move || client(n, &socket, end))
-        })
-        .collect();
-    let done: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
-    assert!(done > 500, "{done}");
-    assert_eq!(descriptors(), before);
+    let origin = |status: String| {
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        status["origin"].as_str().unwrap().to_owned()
+    };
+    let outside = sandbox.ctl().command(["status", "--json"]).run();
+    assert_eq!(origin(outside.success().stdout()), "outside");
+    assert_eq!(origin(apart(&["status", "--json"]).success().stdout()), "inside");
+    apart(&["rw", "workspace"]).exits(5).says("authority is host");
+    apart(&["ro", "workspace"]).success();
+    apart(&["approve", "1"]).exits(5);
+    sandbox.ctl().command(["rw", "workspace"]).run().success();
     inside.end();
 }
 
-/// The number of answers, each of which said what was asked for.
-fn client(number: u64, socket: &std::path::Path, end: std::time::Instant) -> usize {
-    use std::io::{BufRead, BufReader, Write};
-    let mut chance = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(number + 1) | 1;
-    let mut below = |bound: u64| {
-        chance ^= chance << 13;
-        chance ^= chance >> 7;
-        chance ^= chance << 17;
-        chance % bound
-    };
-    let mut done = 0;
-    while std::time::Instant::now() < end {
-        let Ok(mut stream) = std::os::unix::net::UnixStream::connect(socket) else { continue };
-        stream.set_read_timeout(Some(LIMIT)).unwrap();
-        let mut reader = BufReader::new(stream.try_clone().unwrap());
-        for _ in 0..below(20) {
-            let mode = ["ro", "rw"][below(2) as usize];
-            let line =
-                format!("{{\"op\":\"set\",\"targets\":[\"t{}\"],\"mode\":\"{mode}\"}}\n", below(4));
-            let cut = if below(10) == 0 { below(line.len() as u64) as usize } else { line.len() };
-            if stream.write_all(&line.as_bytes()[..cut]).is_err() || cut < line.len() {
-                break;
-            }
-            if number == 0 {
-                // A slow one: it must hold up nobody but itself.
-                std::thread::sleep(Duration::from_secs(1));
-            }
-            if below(20) == 0 {
-                break;
-            }
-            let started = std::time::Instant::now();
-            let mut answer = String::new();
-            // One that was the longest idle may have been sent away.
-            if reader.read_line(&mut answer).unwrap_or(0) == 0 {
-                break;
-            }
-            assert!(started.elapsed() < Duration::from_secs(2), "somebody was waited for");
-            let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
-            assert_eq!(answer["ok"], true, "{answer}");
-            assert_eq!(answer["targets"][0]["mode"], mode, "{answer}");
-            done += 1;
-        }
+#[test]
+fn why_names_mount_rule_target_and_the_way_to_change_it() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.file("project/file", "").display().to_string();
+    let kept = sandbox.file("project/.vscode/tasks.json", "").display().to_string();
+    let inside = serve(&sandbox, &["--authority", "host"]);
+    let why = |path: &str| sandbox.ctl().command(["why", path]).run().success().stdout();
+    let project = sandbox.project().display().to_string();
+    let said = why(&file);
+    for part in [
+        "can be read and written\n",
+        &format!("mount: {project} "),
+        "target: workspace\n",
+        &format!("Landlock: grants reading and writing beneath {project}\n"),
+        "remountctl ro workspace\n",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
     }
-    done
+    sandbox.ctl().command(["ro", "workspace"]).run().success();
+    let said = why(&file);
+    assert!(said.contains("not written\n") && said.contains("remountctl rw workspace"), "{said}");
+    let said = why(&kept);
+    assert!(said.contains("default:") && said.contains("not written"), "{said}");
+    let said = why("/etc/passwd");
+    assert!(said.contains("Landlock: grants reading beneath /\n"), "{said}");
+    inside.end();
 }

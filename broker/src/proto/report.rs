@@ -123,4 +123,17 @@ pub struct Verdict {
     /// The target that it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<TargetName>,
+    /// What Landlock grants there, whatever the mount says; none in a sandbox without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub landlock: Option<Grant>,
+}
+
+/// What Landlock rules grant for a path.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Grant {
+    /// Below which directory, as printable text; empty if nothing is granted.
+    pub beneath: String,
+    /// Whether what is there can be written.
+    pub write: bool,
 }

@@ -276,7 +276,8 @@ fn a_path_of_any_bytes_stays_on_its_line() {
 }
 
 /// Bytes near to requests, by chance: none panics, what is accepted means the same when it
-/// is said again, and what is refused is refused in clean words.
+/// is said again, and what is refused is refused in clean words. For `REMOUNT_FUZZ` seconds,
+/// as `.ci/run` does it, or some thousand times.
 #[test]
 fn whatever_comes_is_a_request_or_a_clean_refusal() {
     let seeds: [&[u8]; 8] = [
@@ -301,8 +302,14 @@ fn whatever_comes_is_a_request_or_a_clean_refusal() {
         b"18446744073709551616",
         b"\\u0000",
     ];
-    let mut chance = Chance(0x5eed);
-    for _ in 0..20_000 {
+    let seconds = std::env::var("REMOUNT_FUZZ").ok().map(|text| text.parse().unwrap());
+    let end = std::time::Instant::now() + Duration::from_secs(seconds.unwrap_or(0));
+    let seed = end.elapsed().subsec_nanos().max(std::process::id());
+    let mut chance = Chance(seconds.map_or(0x5eed, |_| u64::from(seed)));
+    println!("seed {}", chance.0);
+    let mut rounds = 0_u64;
+    while rounds < 20_000 || std::time::Instant::now() < end {
+        rounds += 1;
         let mut line = seeds[chance.below(8) as usize].to_vec();
         for _ in 0..chance.below(6) {
             let at = chance.below(line.len() as u64 + 1) as usize;

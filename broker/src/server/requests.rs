@@ -156,7 +156,10 @@ impl Server<'_> {
             }
             Err(fault) => {
                 let mut refusal = Refusal::from(&fault);
-                if refusal.error == ErrorCode::Busy {
+                if refusal.error == ErrorCode::Stale {
+                    let reports = self.registry.report(pending.targets.iter().copied());
+                    self.note_stale(&reports);
+                } else if refusal.error == ErrorCode::Busy {
                     refusal.holders = self.holders(&pending.targets);
                 }
                 self.log_outcome(&pending, Some(&refusal));
@@ -220,14 +223,19 @@ impl Server<'_> {
     fn status(&mut self, origin: Origin) -> StatusReport {
         let all: Vec<_> = self.registry.all().collect();
         let targets = self.report(&all);
-        for report in targets.iter().filter(|report| report.state == proto::State::Stale) {
+        self.note_stale(&targets);
+        let (sandbox, pending) = (self.context.sandbox.clone(), self.waiting(Instant::now()));
+        StatusReport { origin, sandbox, targets, pending }
+    }
+
+    /// Writes down, once for each, which targets have become stale.
+    fn note_stale(&mut self, reports: &[TargetReport]) {
+        for report in reports.iter().filter(|report| report.state == proto::State::Stale) {
             if self.known_stale.insert(report.name.clone()) {
                 let targets = [report.name.clone()];
                 self.record(&Entry { event: "stale", targets: &targets, ..Entry::default() });
             }
         }
-        let (sandbox, pending) = (self.context.sandbox.clone(), self.waiting(Instant::now()));
-        StatusReport { origin, sandbox, targets, pending }
     }
 
     fn why(&self, path: &Path) -> Verdict {
@@ -238,6 +246,7 @@ impl Server<'_> {
             rule: String::new(),
             mode: None,
             target: None,
+            landlock: None,
         });
         // What a target's mount allows is its mode now, not the one it began with.
         let index = verdict.target.as_ref().and_then(|name| self.registry.by_name(name));

@@ -74,7 +74,7 @@ impl Broker<'_> {
                     log: outside.log,
                     on_busy: plan.policy.on_busy,
                     approval_timeout: plan.policy.confirm_timeout,
-                    explain: Some(Explain::new(|path| plan.mounts.verdict(path))),
+                    explain: Some(Explain::new(|path| plan.verdict(path))),
                     healer: Some(healer),
                 },
             };

@@ -1,10 +1,11 @@
 //! A plan as text for a person and as JSON for a program.
 
-use super::{MountOp, MountPlan, OpKind, Plan, Shape};
+use super::{LandlockPlan, MountOp, MountPlan, OpKind, Plan, Shape};
+use crate::confine::landlock::Access;
 use remount_broker::escape::Escaped;
 use remount_broker::name::Mode;
 use remount_broker::placeholder::{Kind, Wanted};
-use remount_broker::proto::Verdict;
+use remount_broker::proto::{Grant, Verdict};
 use serde_json::{Value, json};
 use std::fmt;
 use std::path::Path;
@@ -60,9 +61,29 @@ impl fmt::Display for Plan {
     }
 }
 
-impl MountPlan {
+impl Plan {
     /// What decides about a path inside, as the sandbox was planned.
     pub fn verdict(&self, of: &Path) -> Option<Verdict> {
+        let landlock = self.landlock.as_ref().map(|plan| plan.grant(of));
+        Some(Verdict { landlock, ..self.mounts.verdict(of)? })
+    }
+}
+
+impl LandlockPlan {
+    /// Rules add up: one that grants writing decides, else the nearest.
+    fn grant(&self, path: &Path) -> Grant {
+        let on = self.rules.iter().filter(|(beneath, _)| path.starts_with(beneath));
+        let writes = |access: Access| !matches!(access, Access::ReadExecute | Access::Socket);
+        let best = on.max_by_key(|(beneath, access)| (writes(*access), beneath.as_os_str().len()));
+        best.map_or(Grant { beneath: String::new(), write: false }, |(beneath, access)| Grant {
+            beneath: Escaped::path(beneath).to_string(),
+            write: writes(*access),
+        })
+    }
+}
+
+impl MountPlan {
+    fn verdict(&self, of: &Path) -> Option<Verdict> {
         let on = |op: &&MountOp| of.starts_with(&op.dest);
         let op = self.ops.iter().filter(on).max_by_key(|op| op.dest.components().count())?;
         let mode = if op.kind.is_writable() { Mode::Rw } else { Mode::Ro };
@@ -73,6 +94,7 @@ impl MountPlan {
             rule: op.origin.to_string(),
             mode: (!matches!(op.kind, OpKind::Mask(_))).then_some(mode),
             target: target.map(|target| target.name.clone()),
+            landlock: None,
         })
     }
 }

@@ -1,0 +1,210 @@
+//! Many clients at once, some of them rude: every answer is true, nobody waits for another's
+//! slowness, and the broker has in the end what it had before.
+
+use remount_tests::{Sandbox, wait_until};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, RwLock};
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// As many as a broker keeps of one origin; with the slow one and those that look, now and
+/// then the longest idle is sent away.
+const CLIENTS: u64 = 64;
+
+/// How long: 5 seconds, or `REMOUNT_CROWD` seconds.
+fn duration() -> Duration {
+    let seconds = std::env::var("REMOUNT_CROWD").map_or(5, |text| text.parse().expect("a number"));
+    Duration::from_secs(seconds)
+}
+
+/// What the modes have to be.
+struct Model {
+    socket: PathBuf,
+    dirs: Vec<PathBuf>,
+    /// One at a time asks for a target, so that its mode is known after each answer; `None`
+    /// before the first.
+    modes: Vec<Mutex<Option<String>>>,
+    /// Held by each request; who has it alone sees a broker at rest.
+    rest: RwLock<()>,
+    end: Instant,
+}
+
+fn ask(stream: &mut UnixStream, line: &str) -> Option<serde_json::Value> {
+    stream.write_all(line.as_bytes()).ok()?;
+    let mut answer = String::new();
+    // One that was the longest idle may have been sent away.
+    match BufReader::new(&*stream).read_line(&mut answer) {
+        Ok(0) => None,
+        Ok(_) => Some(serde_json::from_str(&answer).unwrap()),
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => None,
+        Err(error) => panic!("no answer within {LIMIT:?}: {error}"),
+    }
+}
+
+fn connect(socket: &Path) -> UnixStream {
+    let stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream
+}
+
+impl Model {
+    /// One client after the other, each for some requests. The number of true answers.
+    fn client(&self, number: u64) -> usize {
+        let mut chance = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(number + 1) | 1;
+        let mut below = |bound: u64| {
+            chance ^= chance << 13;
+            chance ^= chance >> 7;
+            chance ^= chance << 17;
+            chance % bound
+        };
+        let mut done = 0;
+        while Instant::now() < self.end {
+            let mut stream = connect(&self.socket);
+            for _ in 0..below(20) {
+                let (target, wish) = (below(4), ["ro", "rw"][below(2) as usize]);
+                let line =
+                    format!("{{\"op\":\"set\",\"targets\":[\"t{target}\"],\"mode\":\"{wish}\"}}\n");
+                if below(10) == 0 {
+                    // Killed in the middle of a request: it never was one.
+                    let cut = below(line.len() as u64) as usize;
+                    stream.write_all(&line.as_bytes()[..cut]).unwrap_or(());
+                    break;
+                }
+                let _working = self.rest.read().unwrap();
+                let mut mode = self.modes[target as usize].lock().unwrap();
+                if below(20) == 0 {
+                    // Killed before the answer: it may be carried out or not, but by the time
+                    // that somebody who came later is heard, that is decided.
+                    stream.write_all(line.as_bytes()).unwrap_or(());
+                    drop(stream);
+                    *mode = self.told(target as usize);
+                    break;
+                }
+                let Some(answer) = ask(&mut stream, &line) else {
+                    // Sent away as the longest idle: the same holds.
+                    drop(stream);
+                    *mode = self.told(target as usize);
+                    break;
+                };
+                assert_eq!(answer["ok"], true, "{answer}");
+                assert_eq!(answer["targets"][0]["mode"], wish, "{answer}");
+                *mode = Some(wish.to_owned());
+                done += 1;
+            }
+        }
+        done
+    }
+
+    /// One byte a second, all the while; whatever becomes of it.
+    fn slow(&self) {
+        let mut stream = connect(&self.socket);
+        for byte in b"{\"op\":\"list\"}\n".iter().cycle() {
+            if Instant::now() >= self.end {
+                return;
+            }
+            if stream.write_all(&[*byte]).is_err() {
+                stream = connect(&self.socket);
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    }
+
+    fn mode_in(&self, list: &serde_json::Value, number: usize) -> String {
+        let targets = list["targets"].as_array().unwrap();
+        let dir = self.dirs[number].to_str().unwrap();
+        let told = targets.iter().find(|target| target["path"] == dir).unwrap();
+        told["mode"].as_str().unwrap().to_owned()
+    }
+
+    fn told(&self, number: usize) -> Option<String> {
+        let list = ask(&mut connect(&self.socket), "{\"op\":\"list\"}\n")?;
+        Some(self.mode_in(&list, number))
+    }
+
+    /// Whenever all are between two requests: broker, kernel and model say the same.
+    fn compare(&self) -> usize {
+        let mut compared = 0;
+        while Instant::now() < self.end {
+            std::thread::sleep(Duration::from_millis(20));
+            let _alone = self.rest.write().unwrap();
+            let Some(list) = ask(&mut connect(&self.socket), "{\"op\":\"list\"}\n") else {
+                continue;
+            };
+            for (number, mode) in self.modes.iter().enumerate() {
+                let Some(mode) = mode.lock().unwrap().clone() else { continue };
+                assert_eq!(self.mode_in(&list, number), mode, "{list}");
+                compared += 1;
+            }
+        }
+        compared
+    }
+}
+
+/// A line of the broker's status.
+fn status_of(pid: &str, key: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// The broker's process id: of the launcher's two children the one that is in no PID
+/// namespace of its own.
+fn broker(launcher: &str) -> String {
+    let children = std::fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children"));
+    let depth = |pid: &&str| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let ids = status.lines().find(|line| line.starts_with("NSpid")).unwrap().to_owned();
+        ids.split_whitespace().count()
+    };
+    children.unwrap().split_whitespace().min_by_key(depth).unwrap().to_owned()
+}
+
+#[test]
+fn a_crowd_of_clients_gets_true_answers_and_costs_nothing() {
+    let sandbox = Sandbox::new();
+    let dirs: Vec<_> = (0..4).map(|n| sandbox.dir(format!("project/t{n}"))).collect();
+    let mut options = Vec::new();
+    for (n, dir) in dirs.iter().enumerate() {
+        options.extend(["--toggle".to_owned(), format!("t{n}"), dir.to_str().unwrap().to_owned()]);
+    }
+    let inside = sandbox.remount().options(&options).serve();
+    let run = sandbox.state().join("remount/run");
+    wait_until("the sandbox is there", LIMIT, || {
+        std::fs::read_dir(&run).is_ok_and(|mut entries| entries.next().is_some())
+    });
+    let socket = std::fs::read_dir(&run).unwrap().next().unwrap().unwrap().path();
+    let status = ask(&mut connect(&socket), "{\"op\":\"status\"}\n").unwrap();
+    let broker = broker(&status["sandbox"]["pid"].to_string());
+    let model = Model {
+        socket,
+        dirs,
+        modes: (0..4).map(|_| Mutex::new(None)).collect(),
+        rest: RwLock::new(()),
+        end: Instant::now() + duration(),
+    };
+    let descriptors = status_of(&broker, "FDSize");
+    let (done, compared, memory) = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|n| {
+                let model = &model;
+                scope.spawn(move || model.client(n))
+            })
+            .collect();
+        scope.spawn(|| model.slow());
+        let comparing = scope.spawn(|| model.compare());
+        // All that it ever needs it has after a while.
+        std::thread::sleep(duration() / 4);
+        let memory = status_of(&broker, "VmRSS");
+        let done: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
+        (done, comparing.join().unwrap(), memory)
+    });
+    println!("{done} true answers, {compared} comparisons");
+    assert!(done > 100 && compared > 4, "{done} answers, {compared} comparisons");
+    assert!(status_of(&broker, "FDSize") <= descriptors.max(128), "descriptors are kept");
+    let grown = status_of(&broker, "VmRSS").saturating_sub(memory);
+    assert!(grown < 256, "the broker has grown by {grown} KiB");
+    inside.end();
+}
