@@ -8,6 +8,7 @@ pub mod channel;
 pub mod client;
 pub mod escape;
 pub mod filter;
+pub mod held;
 pub mod holders;
 pub mod host;
 pub mod name;

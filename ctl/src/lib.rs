@@ -5,6 +5,7 @@
 
 mod cli;
 mod doctor;
+mod hold;
 mod outside;
 mod render;
 mod run;
@@ -100,6 +101,7 @@ fn run(args: Args, quiet: bool) -> Result<Exit, Failure> {
         }
         Command::While(targets, command) => run::while_writable(wanted, targets, &command)?,
         Command::RoEverywhere(busy) => outside::ro_everywhere(busy, quiet),
+        Command::Hold { path, wish } => hold::run(&path, wish, quiet)?,
         Command::Doctor { clean } => doctor::run(clean, quiet),
         Command::List => print(&render::table(&connect(wanted)?.list()?)),
         Command::Status { show, watch: false } => print(&status(&mut connect(wanted)?, &show)?),

@@ -87,3 +87,53 @@ fn heavy_codex_runs_commands_on_ours_as_on_debians() {
 fn heavy_sandbox_runtime_runs_commands_on_ours_as_on_debians() {
     World::new().same(&["srt", "-c", LOOK]);
 }
+
+/// What `remountctl ro --path` says of the project is so for the next command.
+#[track_caller]
+fn holds_the_next_command(command: &[&str]) {
+    let world = World::new();
+    let wrote = world.run(&world.ours, command);
+    assert_eq!((wrote.code(), wrote.stdout().trim()), (Some(0), "made"), "{wrote}");
+    let hold = world.sandbox.ctl().arg("ro").arg("--path").arg(world.sandbox.project()).run();
+    assert!(hold.stdout().contains("held read-only"), "{hold}");
+    let held = world.run(&world.ours, command);
+    assert_ne!(held.code(), Some(0), "{held}");
+    assert!(held.stderr().contains("Read-only file system"), "{held}");
+    world.sandbox.ctl().arg("rw").arg("--path").arg(world.sandbox.project()).run().success();
+    assert_eq!(world.run(&world.ours, command).code(), Some(0));
+}
+
+#[test]
+fn heavy_what_is_held_codex_cannot_write() {
+    let mode = "sandbox_mode=\"workspace-write\"";
+    let write = "echo made >made && cat made";
+    holds_the_next_command(&["codex", "sandbox", "-c", mode, "--", "sh", "-c", write]);
+}
+
+#[test]
+fn heavy_what_is_held_sandbox_runtime_cannot_write() {
+    holds_the_next_command(&["srt", "-c", "echo made >made && cat made"]);
+}
+
+#[test]
+fn heavy_what_runs_in_sandbox_runtime_stops_writing() {
+    let world = World::new();
+    let path = format!("{}:{PATH}", world.ours.display());
+    let inside = "echo ready; while read -r line; do if echo x >made; then echo wrote; else echo refused; fi; done";
+    let run = world.sandbox.host(installed("srt")).env("PATH", path).arg("-c").arg(inside);
+    let mut running = run.timeout(Duration::from_secs(100)).start_interactive();
+    running.line_with("ready");
+    let project = world.sandbox.project();
+    for (mode, said, answer) in [
+        ("rw", "no longer held", "wrote"),
+        ("ro", "held read-only", "refused"),
+        ("rw", "no longer held", "wrote"),
+    ] {
+        let outcome = world.sandbox.ctl().arg(mode).arg("--path").arg(&project).run();
+        assert!(outcome.stdout().contains(said), "{outcome}");
+        running.send("again\n");
+        running.line_with(answer);
+    }
+    running.close_stdin();
+    running.wait();
+}
