@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::hook::Agent;
 use crate::render;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
@@ -136,6 +137,28 @@ enum TypedCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Let an agent's planning mode make the targets read-only
+    ///
+    /// Agents call it, with an event on standard input. Exit code 2: the tool must not run.
+    Hook(TypedHook),
+}
+
+#[derive(Debug, clap::Args)]
+struct TypedHook {
+    /// claude, codex, gemini, generic, opencode or qwen
+    agent: Agent,
+    /// The agent is in this mode; nothing is read
+    #[arg(long)]
+    mode: Option<String>,
+    /// Show what to add to the agent's configuration, and where
+    #[arg(long, conflicts_with_all = ["mode", "install", "uninstall"])]
+    print: bool,
+    /// Add it; a copy of the file before is kept beside it
+    #[arg(long, conflicts_with_all = ["mode", "uninstall"])]
+    install: bool,
+    /// Take it out again
+    #[arg(long, conflicts_with = "mode")]
+    uninstall: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -256,6 +279,17 @@ pub(crate) enum Command {
     Doctor {
         clean: bool,
     },
+    Hook(Agent, HookAction),
+}
+
+/// What is to be done about an agent's hooks.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum HookAction {
+    /// Be one; in the mode that is named, else the event says it.
+    Run(Option<String>),
+    Print,
+    Install,
+    Uninstall,
 }
 
 /// How a status is printed.
@@ -354,6 +388,15 @@ impl Typed {
             Some(TypedCommand::Ps { json }) => Command::Ps { json },
             Some(TypedCommand::Events { follow, json }) => Command::Events { follow, json },
             Some(TypedCommand::Log { id, json }) => Command::Log { id, json },
+            Some(TypedCommand::Hook(hook)) => {
+                let action = match hook {
+                    TypedHook { print: true, .. } => HookAction::Print,
+                    TypedHook { install: true, .. } => HookAction::Install,
+                    TypedHook { uninstall: true, .. } => HookAction::Uninstall,
+                    TypedHook { mode, .. } => HookAction::Run(mode),
+                };
+                Command::Hook(hook.agent, action)
+            }
             Some(TypedCommand::Doctor { clean }) => Command::Doctor { clean },
             Some(TypedCommand::List) | None => Command::List,
         };
