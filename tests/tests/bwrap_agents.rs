@@ -3,7 +3,7 @@
 
 use remount_tests::{Outcome, PATH, Sandbox, bin, require};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What a command inside sees, and what it can do.
@@ -48,7 +48,7 @@ impl World {
         World { sandbox, theirs, ours, noted }
     }
 
-    fn run(&self, name: &PathBuf, command: &[&str]) -> Outcome {
+    fn run(&self, name: &Path, command: &[&str]) -> Outcome {
         let program = installed(command[0]);
         let path = format!("{}:{PATH}", name.display());
         let run = self.sandbox.host(program).env("PATH", path);
