@@ -8,6 +8,7 @@ pub mod channel;
 pub mod client;
 pub mod escape;
 pub mod filter;
+pub mod heal;
 pub mod held;
 pub mod holders;
 pub mod host;
