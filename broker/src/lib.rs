@@ -9,6 +9,7 @@ pub mod client;
 pub mod escape;
 pub mod filter;
 pub mod heal;
+pub mod held;
 pub mod holders;
 pub mod host;
 pub mod name;

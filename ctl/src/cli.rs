@@ -42,13 +42,20 @@ enum TypedCommand {
     Ro {
         #[command(flatten)]
         which: WhichToClose,
+        /// Outside: hold DIR read-only in every sandbox of yours, now and later, until 'rw
+        /// --path'; of those that run, in all that bwrap or remount-run started
+        #[arg(long, value_name = "DIR", conflicts_with_all = ["names", "all", "everywhere", "sandbox"])]
+        path: Option<PathBuf>,
         #[command(flatten)]
         busy: BusyArgs,
     },
     /// Make targets writable
     Rw {
         #[command(flatten)]
-        which: Which,
+        which: WhichToOpen,
+        /// Outside: hold DIR no longer
+        #[arg(long, value_name = "DIR", conflicts_with_all = ["names", "all", "sandbox", "lease", "run"])]
+        path: Option<PathBuf>,
         /// Until this time has passed
         #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
         lease: Option<Duration>,
@@ -166,9 +173,19 @@ struct Which {
 }
 
 #[derive(Debug, clap::Args)]
+struct WhichToOpen {
+    /// A target's name
+    #[arg(value_name = "NAME", required_unless_present_any = ["all", "path"])]
+    names: Vec<TargetName>,
+    /// Every target of the sandbox
+    #[arg(long, conflicts_with = "names")]
+    all: bool,
+}
+
+#[derive(Debug, clap::Args)]
 struct WhichToClose {
     /// A target's name
-    #[arg(value_name = "NAME", required_unless_present_any = ["all", "everywhere"])]
+    #[arg(value_name = "NAME", required_unless_present_any = ["all", "everywhere", "path"])]
     names: Vec<TargetName>,
     /// Every target of the sandbox
     #[arg(long, conflicts_with = "names")]
@@ -236,6 +253,11 @@ pub(crate) enum Command {
     /// `rw … -- CMD`.
     While(Selection, Vec<OsString>),
     RoEverywhere(Option<OnBusy>),
+    /// `ro --path` and `rw --path`.
+    Hold {
+        path: PathBuf,
+        wish: Wish,
+    },
     List,
     Status {
         show: Show,
@@ -332,16 +354,26 @@ impl Typed {
         };
         let decide = |id, verdict| Command::Decide(Decision { id, verdict });
         let command = match self.command {
-            Some(TypedCommand::Ro { which: WhichToClose { everywhere: true, .. }, busy }) => {
-                Command::RoEverywhere(busy.resolve())
+            Some(TypedCommand::Ro { path: Some(path), .. }) => {
+                Command::Hold { path, wish: Wish::Ro }
             }
-            Some(TypedCommand::Ro { which: WhichToClose { names, all, .. }, busy }) => {
+            Some(TypedCommand::Rw { path: Some(path), .. }) => {
+                Command::Hold { path, wish: Wish::Rw }
+            }
+            Some(TypedCommand::Ro {
+                which: WhichToClose { everywhere: true, .. }, busy, ..
+            }) => Command::RoEverywhere(busy.resolve()),
+            Some(TypedCommand::Ro { which: WhichToClose { names, all, .. }, busy, .. }) => {
                 set(Wish::Ro, Which { names, all }, busy.resolve(), None)
             }
-            Some(TypedCommand::Rw { which, run, .. }) if !run.is_empty() => {
-                Command::While(which.resolve(), run)
+            Some(TypedCommand::Rw { which: WhichToOpen { names, all }, lease, run, .. }) => {
+                let which = Which { names, all };
+                if run.is_empty() {
+                    set(Wish::Rw, which, None, lease)
+                } else {
+                    Command::While(which.resolve(), run)
+                }
             }
-            Some(TypedCommand::Rw { which, lease, .. }) => set(Wish::Rw, which, None, lease),
             Some(TypedCommand::Toggle { which, busy }) => {
                 set(Wish::Toggle, which, busy.resolve(), None)
             }

@@ -5,6 +5,7 @@
 
 mod cli;
 mod doctor;
+mod hold;
 mod hook;
 mod outside;
 mod render;
@@ -102,6 +103,7 @@ fn run(args: Args, quiet: bool) -> Result<Exit, Failure> {
         }
         Command::While(targets, command) => run::while_writable(wanted, targets, &command)?,
         Command::RoEverywhere(busy) => outside::ro_everywhere(busy, quiet),
+        Command::Hold { path, wish } => hold::run(&path, wish, quiet)?,
         Command::Hook(agent, action) => hook(agent, &action),
         Command::Doctor { clean } => doctor::run(clean, quiet),
         Command::List => print(&render::table(&connect(wanted)?.list()?)),

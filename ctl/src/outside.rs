@@ -68,7 +68,7 @@ pub(super) fn ps(json: bool) -> Result<String, serde_json::Error> {
     if json {
         return all.iter().map(|it| render::status_json(&it.status)).collect();
     }
-    Ok(render::sandboxes(&all))
+    Ok(render::sandboxes(&all) + &super::hold::list())
 }
 
 /// What happened in a running sandbox.

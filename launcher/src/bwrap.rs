@@ -14,6 +14,7 @@ mod command;
 mod environment;
 mod error;
 mod fds;
+mod hold;
 mod labels;
 mod monitor;
 mod options;
@@ -85,6 +86,7 @@ fn front(mut words: Vec<OsString>) -> Result<ExitCode> {
         return Err(Die::new(text));
     }
     unshare.cgroup = unshare.cgroup || (unshare.cgroup_try && has_cgroups());
+    request.hold = hold::Hold::read()?;
     monitor::start(&request)
 }
 

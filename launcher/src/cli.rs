@@ -16,6 +16,8 @@ use std::path::PathBuf;
     after_help = "Options with SRC, DEST, PATH, NAME or VAR can be repeated. Without COMMAND, your\n\
                   shell is started. Inside, `remountctl ro workspace` makes the project read-only\n\
                   and `remountctl rw workspace` writable again.\n\
+                  Under the name `bwrap`, or with --bwrap as the first word, it takes all of bubblewrap's\n\
+                  options (--args, --argv0, --as-pid-1, --perms, --seccomp, ...): 'remount-run --bwrap --help'.\n\
                   Exit status: the command's own; 128+N if signal N ended it; 125 if remount-run\n\
                   failed, 126 if COMMAND cannot be executed, 127 if it is not found."
 )]

@@ -247,6 +247,23 @@ pub fn parent_pid_namespace(namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(parent) })
 }
 
+/// The user namespace that owns the one `namespace` is open on (`NS_GET_USERNS`,
+/// ioctl_ns(2)).
+///
+/// # Errors
+/// `EPERM` if that is none that this process can see.
+pub fn owner_of(namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
+    /// `_IO(NSIO, 0x1)`, include/uapi/linux/nsfs.h.
+    const NS_GET_USERNS: u32 = 0xb701;
+    // SAFETY: the request takes no argument and touches no memory of this process.
+    let owner = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS as _) };
+    if owner < 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: the kernel just made this descriptor; nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(owner) })
+}
+
 /// `_IO(NSIO, 0x2)`, include/uapi/linux/nsfs.h.
 pub const NS_GET_PARENT: u32 = 0xb702;
 

@@ -89,6 +89,7 @@ fn set_up(inside: Inside<'_>) -> Result<u8> {
         own_pids: request.unshare.pid || request.pidns.is_some(),
         terminal: terminal.as_deref(),
         label: request.file_label.as_deref(),
+        hold: &request.hold,
     };
     tree::build(&request.ops, &around)?;
     identities.settle(request, &proc)?;

@@ -4,6 +4,7 @@ use super::caps::Requested;
 use super::environment::Environment;
 use super::error::{self, Die, OrDie, Result, bytes};
 use super::fds::{Named, Registry};
+use super::hold::Hold;
 use super::options::{self, Name, OptionRow};
 use super::request::{Access, Kind, Op, Request, Source, Store, Unshare};
 use super::seccomp::Program;
@@ -115,6 +116,7 @@ impl Parser {
             as_pid_1: false,
             capabilities: Requested::of_caller(caller.uid == 0)?,
             ops: Vec::new(),
+            hold: Hold::default(),
             command: Vec::new(),
         };
         Ok(Self { request, count, permissions: None, size: None, layers: Vec::new() })

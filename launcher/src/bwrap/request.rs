@@ -4,6 +4,7 @@
 use super::caps::Requested;
 use super::environment::Environment;
 use super::fds::{Named, Registry};
+use super::hold::Hold;
 use crate::plan::Identity;
 use std::ffi::OsString;
 
@@ -44,6 +45,8 @@ pub(super) struct Request {
     pub(super) capabilities: Requested,
     /// What is done to the file system, in order.
     pub(super) ops: Vec<Op>,
+    /// What may not be shown writable.
+    pub(super) hold: Hold,
     /// The command and its arguments.
     pub(super) command: Vec<OsString>,
 }

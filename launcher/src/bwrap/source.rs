@@ -53,7 +53,7 @@ impl OldRoot {
 }
 
 /// The path that the kernel has for a location.
-fn real_path(fd: BorrowedFd<'_>) -> std::result::Result<PathBuf, Errno> {
+pub(super) fn real_path(fd: BorrowedFd<'_>) -> std::result::Result<PathBuf, Errno> {
     let path = rustix::fs::readlink(link(fd), Vec::new())?;
     Ok(OsString::from_vec(path.into_bytes()).into())
 }

@@ -6,9 +6,10 @@
 
 use super::error::{Die, OrDie, Result, bytes};
 use super::fds::{Named, link, write_all};
+use super::hold::{self, Hold, Shown};
 use super::place::{Base, Place, below_new_root};
 use super::request::{Access, Kind, Op, Source, Store};
-use super::source::{HostFile, OldRoot, Sources, host_path, open_source};
+use super::source::{HostFile, OldRoot, Sources, host_path, open_source, real_path};
 use crate::mount::{devices, files};
 use remount_broker::sys::mount::{self, Attributes, Reach};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
@@ -31,6 +32,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) terminal: Option<&'a Path>,
     /// The SELinux label of files in memory.
     pub(super) label: Option<&'a OsStr>,
+    /// What may not be shown writable.
+    pub(super) hold: &'a Hold,
 }
 
 /// Builds the tree and makes it the root of this process's mount namespace.
@@ -46,6 +49,7 @@ pub(super) fn build(ops: &[Op], around: &Surroundings<'_>) -> Result<()> {
     for (op, sources) in ops.iter().zip(sources.0) {
         tree.perform(op, sources)?;
     }
+    around.hold.check()?;
     tree.enter()
 }
 
@@ -232,7 +236,20 @@ impl Tree<'_> {
             }
             named.close();
         }
-        self.mount_bind(source.as_fd(), &place, at.path, access).map(drop)
+        let text = || bind_text(&host_path(source.as_fd()), at.path);
+        let shown = match self.around.hold {
+            hold if hold.is_empty() || access == Access::ReadOnly => Shown::Writable,
+            hold => hold.shown(&real_path(source.as_fd()).or_die(text)?),
+        };
+        let tree = self.mount_bind(source.as_fd(), &place, at.path, access)?;
+        match shown {
+            Shown::Writable => Ok(()),
+            Shown::ReadOnly => {
+                mount::set_attributes(tree.as_fd(), Attributes::READ_ONLY, Reach::Tree)
+                    .or_die_mounting(text)
+            }
+            Shown::Except(held) => held.iter().try_for_each(|path| hold::cover(tree.as_fd(), path)),
+        }
     }
 
     fn remount(&self, at: At<'_>) -> Result<()> {
@@ -445,7 +462,10 @@ impl Tree<'_> {
         let place = self.directory(at, 0o755)?;
         let memory;
         let (store, layers) = match (store, found) {
-            (Store::Host { .. }, [upper, work, layers @ ..]) => (Some((upper, work)), layers),
+            (Store::Host { .. }, [upper, work, layers @ ..]) => {
+                self.refuse_held(upper)?;
+                (Some((upper, work)), layers)
+            }
             (Store::Memory, layers) => {
                 memory = self.memory_store()?;
                 (Some((&memory.0, &memory.1)), layers)
@@ -465,6 +485,15 @@ impl Tree<'_> {
             }
             Die::mount(text, errno)
         })
+    }
+
+    /// An overlay writes below its mount, where no flag holds it back.
+    fn refuse_held(&self, upper: &OwnedFd) -> Result<()> {
+        let path = real_path(upper.as_fd()).or_die(|| "Can't make overlay mount")?;
+        match self.around.hold.shown(&path) {
+            Shown::Writable => Ok(()),
+            _ => Err(Die::new(bytes!("Can't write to ", &path, ": it is held read-only"))),
+        }
     }
 
     /// A name for something new outside of the new root.
