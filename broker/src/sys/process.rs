@@ -172,6 +172,32 @@ pub fn close_inherited() -> Result<()> {
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
+/// Closes every descriptor above the standard three but `keep`: a forked child has no
+/// business with its parent's. For a child that ends with [`exit`], so that no owner of
+/// what was closed is dropped.
+///
+/// # Errors
+/// As `close_range(2)`.
+pub fn close_all_but(keep: &mut [RawFd]) -> Result<()> {
+    keep.sort_unstable();
+    let mut first = 3;
+    let ends = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).chain([u32::MAX]);
+    for end in ends {
+        // The one before `end`; beyond the last there is nothing to keep.
+        let last = if end == u32::MAX { end } else { end.saturating_sub(1) };
+        if last >= first {
+            // SAFETY: the call touches no memory. What is closed belongs to values of the
+            // parent's, which this child has copies of but neither uses nor drops.
+            let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+            if result != 0 {
+                return Err(last_errno());
+            }
+        }
+        first = first.max(end.saturating_add(1));
+    }
+    Ok(())
+}
+
 /// The PID namespace in which the one that `namespace` is open on lies
 /// (`NS_GET_PARENT`, ioctl_ns(2)).
 ///
