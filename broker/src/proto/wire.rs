@@ -222,7 +222,9 @@ fn parse_operation(mut wire: WireRequest) -> Result<Request, Malformed> {
         }
         Op::Set => {
             let busy = ["busy", "wait-ms", "grace-ms", "force"];
-            wire.only(&[&["targets", "all", "mode", "for-ms", "hold", "path"], &busy[..]].concat())?;
+            wire.only(
+                &[&["targets", "all", "mode", "for-ms", "hold", "path"], &busy[..]].concat(),
+            )?;
             let targets = wire.selection()?;
             let wish = wire.mode.ok_or_else(|| form("'set' takes 'mode'"))?;
             let (busy, lease) = (wire.on_busy()?, wire.lease(wish)?);
@@ -249,9 +251,7 @@ fn parse_classic(text: &str) -> Result<Request, Malformed> {
     let name: TargetName = name.parse()?;
     let path = match rest {
         "" => None,
-        path if path.starts_with('/') => {
-            Some(PathClaim { text: path.to_owned(), classic: true })
-        }
+        path if path.starts_with('/') => Some(PathClaim { text: path.to_owned(), classic: true }),
         pid if is_pid(pid) => None,
         _ => return Err(form("expected an absolute path or a pid after the name")),
     };

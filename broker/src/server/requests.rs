@@ -294,7 +294,7 @@ impl ErrorCode {
 }
 
 impl proto::Wish {
-    fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Ro => "ro",
             Self::Rw => "rw",
