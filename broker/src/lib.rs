@@ -13,6 +13,7 @@ pub mod filter;
 pub mod holders;
 pub mod host;
 pub mod name;
+pub mod placeholder;
 pub mod proto;
 pub mod reason;
 pub mod sandbox;

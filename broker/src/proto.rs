@@ -194,6 +194,12 @@ impl PathClaim {
         Self { text: path.to_owned(), classic: false }
     }
 
+    /// The path as it was given.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
     /// Whether the peer named `path`.
     pub fn names(&self, path: &Path) -> bool {
         let path = path.as_os_str().as_bytes();

@@ -64,7 +64,7 @@ mod tests;
 pub struct Setup<'a> {
     /// A socket to the launcher: when the launcher is gone, so is the broker.
     pub life: OwnedFd,
-    /// A pidfd of the sandbox's PID 1.
+    /// What is readable when the sandbox's PID 1 ends: a socket to it, or a pidfd.
     pub init: OwnedFd,
     /// The broker's end of the inherited channel ([`channel::pair`]).
     pub shared: Option<OwnedFd>,

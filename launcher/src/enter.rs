@@ -10,7 +10,7 @@
 //! has said that it is. Each dies with the launcher, and init with the broker.
 
 mod broker;
-mod identity;
+pub(crate) mod identity;
 mod init;
 
 pub use broker::Broker;
@@ -43,7 +43,7 @@ pub enum EnterError {
     #[error("write {file}: {:#}", Reason::from(*errno))]
     IdMap {
         /// Which file.
-        file: &'static str,
+        file: String,
         /// Why.
         errno: Errno,
     },

@@ -15,6 +15,7 @@ use remount_broker::sys::process;
 use rustix::io::Errno;
 use std::ffi::OsString;
 use std::io::Write;
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
 /// Whether this program was called by `name`.
@@ -36,11 +37,12 @@ pub fn run(args: Vec<OsString>) -> Result<u8, Failure> {
         Ok(args) => args,
         Err(error) => return usage(&error),
     };
-    let host = Host::read().map_err(|error| Failure {
+    // This process ends with the sandbox: taking apart what it knew would only delay that.
+    let host = ManuallyDrop::new(Host::read().map_err(|error| Failure {
         code: 125,
         message: error.to_string(),
         hint: Some("mount the proc file system on /proc".to_owned()),
-    })?;
+    })?);
     let loader = loader(&host);
     if args.list_profiles {
         return list_profiles(&loader);
@@ -51,7 +53,7 @@ pub fn run(args: Vec<OsString>) -> Result<u8, Failure> {
         outside = outside.found_again(&host);
         spec = Spec::resolve(&args, &host, &loader, &outside.hidden).map_err(failure)?;
     }
-    let plan = Plan::build(spec, &host.mounts);
+    let plan = ManuallyDrop::new(Plan::build(spec, &host.mounts));
     match args.dry_run {
         Some(Format::Text) => return print(&plan.to_string()),
         Some(Format::Json) => return print(&format!("{:#}\n", plan.to_json())),

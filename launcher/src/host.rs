@@ -11,6 +11,7 @@ use remount_broker::reason::Reason;
 use remount_broker::sys::mount::{self, FileStat};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -67,16 +68,21 @@ pub trait Files {
     /// # Errors
     /// As `open(2)` and `read(2)`; `EINVAL` if it is not a regular file.
     fn read(&self, path: &Path) -> Result<Vec<u8>, Errno>;
-    /// The names in a directory, in no order.
+    /// Calls `each` for the names in a directory, in no order.
     ///
     /// # Errors
     /// As `open(2)` and `getdents64(2)`; `EOVERFLOW` if there are more than `most`.
-    fn names(&self, path: &Path, most: usize) -> Result<Vec<OsString>, Errno>;
+    fn names(&self, path: &Path, most: usize, each: &mut dyn FnMut(&OsStr)) -> Result<(), Errno>;
     /// Whether this user may execute the file at `path`.
     ///
     /// # Errors
     /// As `access(2)`.
     fn executable(&self, path: &Path) -> Result<(), Errno>;
+    /// Whether this user may create files in the directory at `path`.
+    ///
+    /// # Errors
+    /// As `access(2)`.
+    fn writable(&self, path: &Path) -> Result<(), Errno>;
     /// Whether this user may read, enter or execute the file at `path`.
     fn reachable(&self, path: &Path) -> bool;
 }
@@ -127,26 +133,37 @@ impl Files for RealFiles {
         read_up_to(fd.as_fd(), 64 << 10)
     }
 
-    fn names(&self, path: &Path, most: usize) -> Result<Vec<OsString>, Errno> {
-        use rustix::fs::{Dir, Mode, OFlags};
+    fn names(&self, path: &Path, most: usize, each: &mut dyn FnMut(&OsStr)) -> Result<(), Errno> {
+        use rustix::fs::{Mode, OFlags, RawDir};
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::DIRECTORY;
         let fd = rustix::fs::open(path, flags, Mode::empty())?;
-        let mut names = Vec::new();
-        for entry in Dir::read_from(fd)? {
-            let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
-            if name != "." && name != ".." {
-                names.push(name);
+        let mut buffer = [MaybeUninit::uninit(); 8192];
+        let mut entries = RawDir::new(fd, &mut buffer);
+        let mut count = 0;
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name == "." || name == ".." {
+                continue;
             }
-            if names.len() > most {
+            count += 1;
+            if count > most {
                 return Err(Errno::OVERFLOW);
             }
+            each(name);
         }
-        Ok(names)
+        Ok(())
     }
 
     fn executable(&self, path: &Path) -> Result<(), Errno> {
         use rustix::fs::{Access, AtFlags, CWD};
         rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS)
+    }
+
+    fn writable(&self, path: &Path) -> Result<(), Errno> {
+        use rustix::fs::{Access, AtFlags, CWD};
+        let access = Access::WRITE_OK | Access::EXEC_OK;
+        rustix::fs::accessat(CWD, path, access, AtFlags::EACCESS)
     }
 
     fn reachable(&self, path: &Path) -> bool {
@@ -200,6 +217,11 @@ impl Host {
     /// The value of an environment variable.
     pub fn variable(&self, name: &str) -> Option<&OsStr> {
         self.environment.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
+    }
+
+    /// Where programs keep what they must remember from one run to the next.
+    pub fn state_home(&self) -> PathBuf {
+        self.path_variable("XDG_STATE_HOME").unwrap_or_else(|| self.home.join(".local/state"))
     }
 
     /// The value of an environment variable that is an absolute path.

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bwrap;
 pub mod cli;
 pub mod confine;
 mod confirm;
@@ -14,6 +15,7 @@ mod exec;
 pub mod host;
 mod mount;
 pub mod outside;
+mod paths;
 pub mod plan;
 pub mod profile;
 pub mod report;
@@ -22,5 +24,6 @@ pub mod supervise;
 
 mod front;
 
+pub use bwrap::bwrap;
 pub use front::{is_called, run, say};
 pub use report::Failure;

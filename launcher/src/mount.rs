@@ -5,8 +5,8 @@
 //! a symlink; what is found must be the file that the plan was made for.
 
 mod control;
-mod devices;
-mod files;
+pub(crate) mod devices;
+pub(crate) mod files;
 
 use crate::plan::{MountOp, MountPlan, OpKind, Shape, Source};
 use crate::spec::Asker;

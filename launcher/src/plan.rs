@@ -9,6 +9,7 @@ mod print;
 use crate::confine::landlock::Access;
 use crate::spec::Asker;
 use remount_broker::name::{Authority, Mode, TargetName};
+use remount_broker::placeholder::Wanted;
 use remount_broker::proto::OnBusy;
 use remount_broker::sys::mount::FileId;
 use remount_broker::sys::seccomp::Instruction;
@@ -26,6 +27,11 @@ pub struct Plan {
     pub profiles: Vec<String>,
     /// Directories made on the host first, mode 0700: an agent's own state.
     pub host_directories: Vec<PathBuf>,
+    /// What is made on the host for protected paths that do not exist, and removed at the
+    /// end.
+    pub placeholders: Vec<Wanted>,
+    /// Where it is recorded what was made.
+    pub records: PathBuf,
     /// Namespaces and identity.
     pub namespaces: Namespaces,
     /// What is mounted, in order.

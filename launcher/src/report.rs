@@ -77,6 +77,14 @@ impl Link {
         Ok((bytes, fd))
     }
 
+    /// Ends the connection, whoever else has this end of it.
+    ///
+    /// # Errors
+    /// As `shutdown(2)`.
+    pub fn hang_up(&self) -> Result<(), Errno> {
+        rustix::net::shutdown(&self.0, rustix::net::Shutdown::Both)
+    }
+
     /// The socket itself.
     pub fn into_fd(self) -> OwnedFd {
         self.0

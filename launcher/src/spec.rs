@@ -13,10 +13,11 @@ pub use error::SpecError;
 
 use crate::cli::Args;
 use crate::host::{Found, Host};
-use crate::plan::{Exec, Identity, Policy};
+use crate::plan::{Exec, Identity, Policy, Shape};
 use crate::profile::{self, Hostname, Loader, Need, Network, Profile, UserNamespace, Variables};
 use remount_broker::escape::Escaped;
 use remount_broker::name::{Authority, Mode, TargetName};
+use remount_broker::placeholder::{self, Wanted};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -32,6 +33,8 @@ pub struct Spec {
     pub(crate) profiles: Vec<String>,
     pub(crate) entries: Vec<Entry>,
     pub(crate) host_directories: Vec<PathBuf>,
+    pub(crate) placeholders: Vec<Wanted>,
+    pub(crate) records: PathBuf,
     pub(crate) exec: Exec,
     pub(crate) identity: Identity,
     pub(crate) user_namespace: bool,
@@ -96,9 +99,11 @@ pub(crate) enum What {
     /// A directory of the host, writes thrown away.
     Overlay { lower: Found },
     /// Nothing to see.
-    Mask(Found),
+    Mask(Shape),
     /// Read-only under a writable mount.
     Protect(Found),
+    /// The same, where nothing is: a placeholder will stand there.
+    Guard,
 }
 
 /// What makes a mount a target.
@@ -135,6 +140,7 @@ impl Spec {
         variables.workspace = workspace(&profile, &variables, host)?;
         let settings = &profile.sandbox;
         let authority = args.authority.unwrap_or(settings.authority.value);
+        let records = host.state_home().join(placeholder::STORE);
         let mut layout = layout::Layout::build(args, &profile, host, &variables, authority)?;
         layout.hide_outside(places)?;
         let max_lease = settings.max_lease.as_ref().map(|lease| lease.value.0);
@@ -149,7 +155,7 @@ impl Spec {
         let environment = environment::resolve(args, &profile, host, &variables, &layout)?;
         let new_session = args.new_session || settings.new_session.value;
         let exec = command::resolve(args, &words, host, &layout, environment, new_session)?;
-        let (entries, host_directories) = layout.into_parts();
+        let (entries, host_directories, placeholders) = layout.into_parts();
         let landlock = match (host.landlock, settings.landlock.value) {
             (Ok(abi), _) => Some(abi),
             (Err(_), Need::Optional) => None,
@@ -169,6 +175,8 @@ impl Spec {
             profiles: profile.sources,
             entries,
             host_directories,
+            placeholders,
+            records,
             exec,
             identity: Identity { uid: host.uid, gid: host.gid },
             user_namespace: host.uid != 0 || settings.user_namespace.value == UserNamespace::Always,

@@ -10,6 +10,7 @@ use crate::report::{self, Failure, Link, Message, Reports};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use remount_broker::escape::Escaped;
+use remount_broker::placeholder::{Placeholders, Store};
 use remount_broker::reason::{IoReason, Reason};
 use remount_broker::sys::process::{self, Fork};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -22,8 +23,41 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 /// # Errors
 /// If the sandbox could not be made, or ended without a word.
 pub fn run(plan: &Plan, outside: &mut Outside) -> Result<u8, Failure> {
+    // From here on no signal ends this process before what it makes is removed.
+    let signal_mask = block_signals().map_err(|errno| fault("prepare the sandbox", errno))?;
     make_directories(plan)?;
-    Sandbox::start(plan, outside)?.supervise(plan.exec.new_session)
+    let mut placeholders = make_placeholders(plan)?;
+    let result = Sandbox::start(plan, signal_mask, &mut placeholders, outside)
+        .and_then(|sandbox| sandbox.supervise(plan.exec.new_session));
+    if let Some(placeholders) = placeholders {
+        remove_placeholders(placeholders);
+    }
+    result
+}
+
+/// Makes what stands in for protected paths that do not exist.
+fn make_placeholders(plan: &Plan) -> Result<Option<Placeholders>, Failure> {
+    if plan.placeholders.is_empty() {
+        return Ok(None);
+    }
+    let made = Store::create(&plan.records).and_then(|store| store.make(&plan.placeholders));
+    made.map(Some).map_err(|error| Failure {
+        code: 125,
+        message: error.to_string(),
+        hint: error.hint().map(str::to_owned),
+    })
+}
+
+/// What cannot be removed now is recorded, and tried again by the next start.
+fn remove_placeholders(placeholders: Placeholders) {
+    let failed = match placeholders.remove() {
+        Ok(removed) => removed.failed,
+        Err(error) => vec![error],
+    };
+    for error in failed {
+        say(&format!("remount-run: warning: {error}"));
+        say("hint: `remountctl doctor --clean` tries again");
+    }
 }
 
 fn fault(step: &str, errno: Errno) -> Failure {
@@ -96,33 +130,34 @@ enum Fate {
 }
 
 impl<'a> Sandbox<'a> {
-    /// Forks init and broker.
-    fn start(plan: &'a Plan, outside: &mut Outside) -> Result<Self, Failure> {
-        let prepare = || {
-            let signal_mask = block_signals()?;
-            Ok((signal_mask, Link::pair()?, report::channel()?, Link::pair()?, Link::pair()?))
-        };
+    /// Forks init and broker, which let go of what `placeholders` has open.
+    fn start(
+        plan: &'a Plan,
+        signal_mask: SigSet,
+        placeholders: &mut Option<Placeholders>,
+        outside: &mut Outside,
+    ) -> Result<Self, Failure> {
+        let prepare = || Ok((Link::pair()?, report::channel()?, Link::pair()?, Link::pair()?));
         let prepared = prepare().map_err(|errno| fault("prepare the sandbox", errno))?;
-        let (signal_mask, (life, broker_life), (reporter, reports), to_init, shared) = prepared;
+        let ((life, broker_life), (reporter, reports), to_init, shared) = prepared;
         let fork = enter::fork_into(&plan.namespaces).map_err(|error| error.failure())?;
         let Fork::Parent(pid) = fork else {
-            drop((life, broker_life, reports, to_init.0, shared.0));
+            drop((life, broker_life, reports, to_init.0, shared.0, placeholders.take()));
             Init { plan, reporter, broker: to_init.1, shared: shared.1, signal_mask }.run()
         };
         drop((to_init.1, shared.1));
         let fork_broker = || {
             let init = Process::new(pid)?;
-            let for_broker = (rustix::io::fcntl_dupfd_cloexec(&init.fd, 3)?, pid);
-            Ok((init, for_broker, process::fork()?))
+            Ok((init, process::fork()?))
         };
-        let (init, for_broker, fork) =
-            fork_broker().map_err(|errno| fault("fork the broker", errno))?;
-        let Fork::Parent(pid) = fork else {
-            drop((life, reports, init));
+        let (init, fork) = fork_broker().map_err(|errno| fault("fork the broker", errno))?;
+        let Fork::Parent(broker) = fork else {
+            drop((life, reports, init, placeholders.take()));
             let (from_init, shared) = (to_init.0, shared.0);
-            Broker { plan, life: broker_life, reporter, init: for_broker, from_init, shared }.run()
+            let broker = Broker { plan, life: broker_life, reporter, init: pid, from_init, shared };
+            broker.run()
         };
-        let broker = Process::new(pid).map_err(|errno| fault("watch the broker", errno))?;
+        let broker = Process::new(broker).map_err(|errno| fault("watch the broker", errno))?;
         let terminal = Terminal::controlled();
         // From here on others build the sandbox, and there is time.
         let (handles, presence, warnings) = outside.appear();
@@ -167,9 +202,9 @@ impl<'a> Sandbox<'a> {
                 continue;
             }
             if ready[3] && !self.confirm.hear() {
-                // Without a broker there is no sandbox. Init knows that by itself, unless the
-                // broker had stopped it for a moment just then.
-                process::send_signal(self.init.fd.as_fd(), libc::SIGKILL).unwrap_or(());
+                // Init ends without a broker, unless the broker had stopped it for a moment
+                // just then. It fails only if init has ended.
+                process::send_signal(self.init.fd.as_fd(), libc::SIGCONT).unwrap_or(());
             }
             if ready[1] {
                 while let Ok(Some(info)) = signals.read_signal() {

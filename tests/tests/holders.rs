@@ -1,6 +1,6 @@
 //! A busy target: who holds it is named, can be waited for, and can be ended.
 
-use remount_tests::{Cmd, Sandbox, bin};
+use remount_tests::{Cmd, Sandbox, bin, wait_until};
 use std::time::{Duration, Instant};
 
 const CTL: &str = "/run/remount/bin/remountctl";
@@ -12,7 +12,15 @@ fn shell(sandbox: &Sandbox) -> remount_tests::Running {
     let mut shell = sandbox.remount().command(["sh"]).timeout(limit).start_interactive();
     shell.send("echo ready\n");
     assert_eq!(shell.line().trim(), "ready");
+    reachable(sandbox);
     shell
+}
+
+/// Waits until the sandbox can be reached from outside: that takes a moment longer.
+fn reachable(sandbox: &Sandbox) {
+    wait_until("the sandbox is there", Duration::from_secs(30), || {
+        !sandbox.ctl().command(["ps", "--json"]).run().stdout().is_empty()
+    });
 }
 
 /// A process inside that has `path` open for writing; its pid there.
@@ -67,6 +75,7 @@ fn a_mapping_is_found_and_a_reader_is_none() {
     let file = sandbox.file("project/data", vec![0_u8; 8192]);
     let file = file.to_str().unwrap();
     let mut inside = sandbox.remount().serve();
+    reachable(&sandbox);
     inside.act(["hold", "read", file]).ok();
     sandbox.ctl().command(["ro", "workspace"]).run().success();
     sandbox.ctl().command(["rw", "workspace"]).run().success();
@@ -151,7 +160,8 @@ fn heavy_churn_is_no_holder_and_nobody_is_left_standing() {
     let dirs = ["a", "a", "b", "c"].map(|name| sandbox.dir(format!("project/{name}")));
     let mut shell = shell(&sandbox);
     for dir in &dirs {
-        shell.send(format!("{} churn {} &\n", bin("probe").display(), dir.display()));
+        let probe = bin("probe").display().to_string();
+        shell.send(format!("{probe} churn {} & pids=\"$pids $!\"\n", dir.display()));
     }
     // One that had been stopped before stays so.
     shell.send("sleep 1000 & sleeper=$!; kill -STOP $sleeper; echo stopped\n");
@@ -168,7 +178,7 @@ fn heavy_churn_is_no_holder_and_nobody_is_left_standing() {
     shell.send(state);
     assert_eq!(shell.line().trim(), "1", "only the one that was stopped before");
     assert_eq!(shell.line().trim(), "end");
-    shell.send("n=0; for p in $(jobs -p); do kill $p && n=$((n+1)); done; echo $n; exit\n");
+    shell.send("n=0; for p in $pids; do kill $p && n=$((n+1)); done; echo $n; exit\n");
     assert_eq!(shell.line().trim(), dirs.len().to_string());
     shell.close_stdin();
     shell.wait();

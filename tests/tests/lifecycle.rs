@@ -247,6 +247,12 @@ fn busy(sandbox: &Sandbox) -> Cmd {
     sandbox.remount().sh("sleep 600 & (setsid sleep 601 &); echo ready; wait")
 }
 
+/// Removes what only a launcher that lives can.
+#[track_caller]
+fn clean(sandbox: &Sandbox) {
+    sandbox.ctl().options(["doctor", "--clean"]).run().success();
+}
+
 #[test]
 fn whoever_is_killed_takes_everything_along() {
     let sandbox = Sandbox::new();
@@ -262,6 +268,7 @@ fn whoever_is_killed_takes_everything_along() {
             3 => drop(outcome.exits(137)),
             _ => drop(outcome.exits(125).says("sandbox")),
         }
+        clean(&sandbox);
         before.unchanged(sandbox.root());
     }
     assert_eq!(mounts(), table);
@@ -297,6 +304,7 @@ fn whoever_is_killed_during_the_start_leaves_nothing() {
             assert_ne!(running.wait().code(), Some(0));
         }
     }
+    clean(&sandbox);
     before.unchanged(sandbox.root());
     assert_eq!(mounts(), table);
 }

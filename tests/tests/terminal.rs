@@ -223,7 +223,7 @@ fn a_suspended_agent_can_still_be_switched() {
     let script = "(setsid sh -c 'echo >/tmp/apart; while [ ! -e go ]; do sleep 0.01; done; \
                   remountctl ro workspace >/tmp/log 2>&1; echo $? >/tmp/code' </dev/null &); \
                   while [ ! -e /tmp/apart ]; do sleep 0.01; done; \
-                  echo be\"\"gun; read line; cat /tmp/code; echo x >file; cat /tmp/log";
+                  echo be\"\"gun; read line; while [ ! -e /tmp/code ]; do sleep 0.01; done; cat /tmp/code; echo x >file; cat /tmp/log";
     pty.send(&launch(&format!("bash -c '{}'", script.replace('\'', "'\\''"))));
     pty.expect("begun");
     pty.send(CTRL_Z);

@@ -28,7 +28,7 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType, move_into_link_name_space,
     set_capabilities, set_thread_groups,
 };
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -70,9 +70,9 @@ pub(super) fn visit(
     (proc, filter): (BorrowedFd<'_>, &Program),
     answers: &OwnedFd,
 ) -> ! {
-    let mut keep = vec![answers.as_raw_fd(), place.mount.as_raw_fd(), proc.as_raw_fd()];
-    keep.extend(place.user.as_ref().map(AsRawFd::as_raw_fd));
-    let visitor = process::close_all_but(&mut keep)
+    let mut keep = vec![answers.as_fd(), place.mount.as_fd(), proc];
+    keep.extend(place.user.as_ref().map(AsFd::as_fd));
+    let visitor = process::close_all_but(&keep)
         .and_then(|()| Visitor::enter(place, who, privileged, tasks, proc, filter));
     for (number, task) in tasks.iter().enumerate() {
         let reply = match &visitor {

@@ -17,10 +17,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// The longest that it takes to stop all processes; then those that were are all there is.
-const GATHER: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(200);
 
 /// Processes that stand still. They go on when this is dropped; should the broker die
-/// first, the launcher ends the sandbox.
+/// first, the launcher resumes init, which then ends the sandbox.
 #[derive(Debug)]
 pub(crate) struct Halted {
     /// In the order in which they were stopped.

@@ -1,7 +1,7 @@
 //! What a process keeps open for writing.
 
-use super::Watched;
 use super::process::{each_number, read};
+use super::{Budget, Watched};
 use crate::escape::Escaped;
 use crate::name::TargetName;
 use crate::proto::Hold;
@@ -11,7 +11,6 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
-use std::time::Instant;
 
 /// Files listed of one process.
 const MOST_OF_ONE: usize = 8;
@@ -23,13 +22,13 @@ pub(super) type Held = (TargetName, String, Hold);
 pub(super) fn descriptors(
     dir: BorrowedFd<'_>,
     mounts: &[Watched],
-    end: Instant,
+    budget: Budget,
     held: &mut Vec<Held>,
 ) {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(infos) = openat(dir, c"fdinfo", flags, Mode::empty()) else { return };
     let listed = each_number(infos.as_fd(), |fd| {
-        if held.len() >= MOST_OF_ONE || Instant::now() >= end {
+        if held.len() >= MOST_OF_ONE || budget.is_spent() {
             return false;
         }
         let info = read(infos.as_fd(), fd.to_string(), 512).unwrap_or_default();
@@ -48,16 +47,16 @@ pub(super) fn descriptors(
 pub(super) fn threads(
     process: BorrowedFd<'_>,
     mounts: &[Watched],
-    end: Instant,
+    budget: Budget,
     held: &mut Vec<Held>,
 ) {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(tasks) = openat(process, c"task", flags, Mode::empty()) else { return };
     let listed = each_number(tasks.as_fd(), |thread| {
         if let Ok(task) = openat(&tasks, thread.to_string(), flags, Mode::empty()) {
-            descriptors(task.as_fd(), mounts, end, held);
+            descriptors(task.as_fd(), mounts, budget, held);
         }
-        held.len() < MOST_OF_ONE && Instant::now() < end
+        held.len() < MOST_OF_ONE && !budget.is_spent()
     });
     listed.unwrap_or(());
 }
@@ -157,7 +156,32 @@ fn add(held: &mut Vec<Held>, watched: &Watched, path: &OsStr, kind: Hold) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::holders::watched;
     use std::path::Path;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn a_writer_of_this_process_is_found_and_a_reader_is_not() {
+        let dir = std::env::temp_dir().join(format!("holders-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let root = rustix::fs::open(&dir, OFlags::PATH, Mode::empty()).unwrap();
+        let mounts = [watched(&"t".parse().unwrap(), root.as_fd(), &dir).unwrap()];
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let this = rustix::fs::open("/proc/self", flags, Mode::empty()).unwrap();
+        let mine = |path: &str| {
+            let (work, end) = (Duration::MAX, Instant::now() + Duration::from_secs(60));
+            let mut held = Vec::new();
+            descriptors(this.as_fd(), &mounts, Budget { work, end }, &mut held);
+            held.iter().any(|(_, held, kind)| held.ends_with(path) && *kind == Hold::Open)
+        };
+        let writer = std::fs::File::create(dir.join("a\n")).unwrap();
+        let reader = std::fs::File::open(dir.join("a\n")).unwrap();
+        assert!(mine(r"a\n"));
+        drop(writer);
+        assert!(!mine(r"a\n"));
+        drop(reader);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 
     #[test]
     fn what_the_kernel_prints_is_read() {

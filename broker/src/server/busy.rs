@@ -117,7 +117,9 @@ impl Server<'_> {
 
     /// Whether nobody can be found who holds these targets.
     pub(super) fn seems_to_pass(&self, targets: &[Index]) -> bool {
-        self.holders(targets).is_some_and(|found| found.holders.is_empty())
+        let Some(inspector) = &self.context.inspector else { return false };
+        let search = inspector.search(&self.watched(targets));
+        search.is_clear_inside && search.found.is_empty()
     }
 
     /// Who holds these targets now.

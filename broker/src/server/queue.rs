@@ -61,8 +61,8 @@ pub(super) struct Pending {
 }
 
 /// How long an attempt takes at most for which the sandbox stands still: those who were in
-/// a system call need a processor to end it.
-const STANDSTILL: Duration = Duration::from_millis(50);
+/// a system call need a processor to end it. Without other work that is well below 1 ms.
+const STANDSTILL: Duration = Duration::from_millis(250);
 
 impl Pending {
     pub(super) fn new(

@@ -11,3 +11,4 @@ pub mod patience;
 pub mod process;
 pub mod seccomp;
 pub mod socket;
+pub mod start;

@@ -257,6 +257,17 @@ pub fn clone_tree(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
     rustix::mount::open_tree(fd, c"", flags)
 }
 
+/// As [`clone_tree`], of the file `name` in `dir` and nothing below it; a symlink is not followed.
+///
+/// # Errors
+/// As `open_tree(2)`.
+pub fn clone_file(dir: BorrowedFd<'_>, name: impl rustix::path::Arg) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    rustix::mount::open_tree(dir, name, flags)
+}
+
 /// Attaches the detached tree `tree` on top of the file that `at` is open on.
 /// `tree` stays a descriptor of the mount, now attached.
 ///
@@ -265,6 +276,18 @@ pub fn clone_tree(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
 pub fn attach(tree: BorrowedFd<'_>, at: BorrowedFd<'_>) -> Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(tree, c"", at, c"", flags)
+}
+
+/// As [`attach`], on the file `name` in `dir`; a symlink is not followed.
+///
+/// # Errors
+/// As `move_mount(2)`.
+pub fn attach_at(
+    tree: BorrowedFd<'_>,
+    dir: BorrowedFd<'_>,
+    name: impl rustix::path::Arg,
+) -> Result<()> {
+    rustix::mount::move_mount(tree, c"", dir, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 
 /// Whether the mount or the filesystem that `fd` is on is read-only.

@@ -4,6 +4,7 @@ use super::mount::last_errno;
 use rustix::io::{Errno, Result};
 use rustix::process::Pid;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 /// Which side of a [`fork`] this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +130,51 @@ pub fn adopt(number: RawFd) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
+/// As [`adopt`], for a number that the command line names: a standard descriptor too.
+/// The caller must keep a number from being adopted twice.
+///
+/// # Errors
+/// `EBADF` if `number` is not an open descriptor, or was none when this process started.
+pub fn adopt_named(number: RawFd) -> Result<OwnedFd> {
+    if super::start::was_closed(number) {
+        return Err(Errno::BADF);
+    }
+    // SAFETY: fcntl reads no memory; it fails with EBADF on a closed descriptor.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: the descriptor is open (checked above) and was inherited across exec: the
+    // caller names numbers from its command line before it has opened anything itself,
+    // and each once. The standard library's handles of 0, 1 and 2 own nothing.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Closes every descriptor above the standard three but those of `keep`, for a process
+/// that from here on uses nothing else: what others hand from one to another must not
+/// be held open by a process that only waits.
+///
+/// # Errors
+/// As `close_range(2)`.
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut kept: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for fd in kept.into_iter().filter(|fd| *fd >= 3).chain([u32::MAX]) {
+        if fd > first {
+            let last = if fd == u32::MAX { fd } else { fd - 1 };
+            // SAFETY: the call touches no memory. The process ends with `exit`, which
+            // drops nothing, and uses no descriptor that is not in `keep`: no owner of
+            // what is closed acts again.
+            let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+            if result != 0 {
+                return Err(last_errno());
+            }
+        }
+        first = fd.saturating_add(1);
+    }
+    Ok(())
+}
+
 /// A descriptor of our own for what the descriptor numbered `number` refers to,
 /// close-on-exec. Unlike [`adopt`] it takes nothing away from whoever owns the number,
 /// so that a library may call it; whether it refers to what the caller hopes for is to
@@ -172,30 +218,18 @@ pub fn close_inherited() -> Result<()> {
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
-/// Closes every descriptor above the standard three but `keep`: a forked child has no
-/// business with its parent's. For a child that ends with [`exit`], so that no owner of
-/// what was closed is dropped.
+/// Locks a whole file for reading, as long as this process has it open (fcntl(2)).
 ///
 /// # Errors
-/// As `close_range(2)`.
-pub fn close_all_but(keep: &mut [RawFd]) -> Result<()> {
-    keep.sort_unstable();
-    let mut first = 3;
-    let ends = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).chain([u32::MAX]);
-    for end in ends {
-        // The one before `end`; beyond the last there is nothing to keep.
-        let last = if end == u32::MAX { end } else { end.saturating_sub(1) };
-        if last >= first {
-            // SAFETY: the call touches no memory. What is closed belongs to values of the
-            // parent's, which this child has copies of but neither uses nor drops.
-            let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-            if result != 0 {
-                return Err(last_errno());
-            }
-        }
-        first = first.max(end.saturating_add(1));
-    }
-    Ok(())
+/// `EAGAIN` or `EACCES` if another process has it locked for writing.
+pub fn lock_shared(file: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: `flock` is plain data for which all zeroes is a valid value: the whole file.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_RDLCK as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    // SAFETY: the descriptor is open for the whole call, which only reads `lock`.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &raw const lock) };
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
 /// The PID namespace in which the one that `namespace` is open on lies
@@ -221,6 +255,18 @@ pub const NS_GET_PARENT: u32 = 0xb702;
 pub fn exit(code: i32) -> ! {
     // SAFETY: the call touches no memory and does not return.
     unsafe { libc::_exit(code) }
+}
+
+/// The processor time that this thread has had (`CLOCK_THREAD_CPUTIME_ID`): what others
+/// took of the processor does not count.
+#[must_use]
+pub fn thread_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes to `time` only, which outlives it. It cannot fail for this
+    // clock; if it did, the time would be zero.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    let seconds = Duration::from_secs(time.tv_sec.try_into().unwrap_or(0));
+    seconds + Duration::from_nanos(time.tv_nsec.try_into().unwrap_or(0))
 }
 
 /// Sends a signal, by number, so that real-time signals can be sent too.

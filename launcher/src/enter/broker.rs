@@ -32,9 +32,9 @@ pub struct Broker<'a> {
     pub life: Link,
     /// Where a failure is told.
     pub reporter: Reporter,
-    /// A pidfd of init, and its id.
-    pub init: (OwnedFd, Pid),
-    /// The connection to init.
+    /// Init's process id.
+    pub init: Pid,
+    /// The connection to init; its end means that init is gone, or wants the end.
     pub from_init: Link,
     /// The broker's end of the connection that all processes inside inherit.
     pub shared: Link,
@@ -43,14 +43,14 @@ pub struct Broker<'a> {
 impl Broker<'_> {
     /// Serves until the sandbox or the launcher has ended; does not return.
     pub fn run(self) -> ! {
-        let Self { plan, life, reporter, init: (init, init_pid), from_init, shared } = self;
+        let Self { plan, life, reporter, init, from_init, shared } = self;
         let serve = || {
             let proc = open_proc()?;
             let (processes, handover) = join_sandbox(&from_init)?;
             // From here on the agent may start: until the broker is confined it hears nobody.
             from_init.send(b"go", None).step("start the agent")?;
             confine(plan)?;
-            let inspector = Inspector::new(proc, processes, init_pid).step("look at /proc")?;
+            let inspector = Inspector::new(proc, processes, init).step("look at /proc")?;
             let Some(outside) = outside::receive(&life).step("hear from the launcher")? else {
                 return Ok(());
             };
@@ -59,7 +59,8 @@ impl Broker<'_> {
                 .chain([(outside.listener, Origin::Outside)]);
             let setup = Setup {
                 life: life.into_fd(),
-                init,
+                // Its end also tells init that there is no broker.
+                init: from_init.into_fd(),
                 shared: Some(shared.into_fd()),
                 listeners: listeners.filter_map(|(fd, origin)| Some((fd?, origin))).collect(),
                 targets: targets(plan, handover.members),
@@ -72,7 +73,6 @@ impl Broker<'_> {
                     explain: Some(Explain::new(|path| plan.mounts.verdict(path))),
                 },
             };
-            // `from_init` stays open: its end tells init that there is no broker.
             server::serve(setup).map(drop).map_err(|_| EnterError::NoBroker)
         };
         end(&reporter, serve())

@@ -125,11 +125,12 @@ fn reap(agent: Pid, broker: &Link, reporter: &Reporter) -> Result<(), EnterError
     loop {
         // First look, then wait: the agent may have ended before the descriptor was there.
         while let Some(state) = next_state(agent)? {
-            let is_last = matches!(state, Message::Exited(_));
-            reporter.tell(&state).step("report the agent's state")?;
-            if is_last {
-                return Ok(());
+            if matches!(state, Message::Exited(_)) {
+                // The broker ends while the launcher and this process do.
+                broker.hang_up().step("end the broker")?;
+                return reporter.tell(&state).step("report the agent's end");
             }
+            reporter.tell(&state).step("report the agent's state")?;
         }
         let mut fds = [
             PollFd::new(&children, PollFlags::IN),

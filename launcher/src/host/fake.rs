@@ -115,13 +115,18 @@ impl Files for FakeFiles {
         }
     }
 
-    fn names(&self, path: &Path, _: usize) -> Result<Vec<OsString>, Errno> {
+    fn names(&self, path: &Path, _: usize, each: &mut dyn FnMut(&OsStr)) -> Result<(), Errno> {
         let dir = self.follow(path, 0)?;
         let children = self.nodes.keys().filter(|child| child.parent() == Some(&dir));
-        Ok(children.filter_map(|child| child.file_name()).map(OsStr::to_owned).collect())
+        children.filter_map(|child| child.file_name()).for_each(each);
+        Ok(())
     }
 
     fn executable(&self, path: &Path) -> Result<(), Errno> {
+        self.find(path).map(|_| ())
+    }
+
+    fn writable(&self, path: &Path) -> Result<(), Errno> {
         self.find(path).map(|_| ())
     }
 

@@ -1,5 +1,6 @@
 //! The host's mount table.
 
+use crate::paths::is_in;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -68,7 +69,7 @@ impl MountTable {
     pub fn below<'a>(&'a self, dir: &Path) -> Vec<&'a Mount> {
         let mut found: Vec<&Mount> = Vec::new();
         for mount in &self.mounts {
-            if mount.point != dir && mount.point.starts_with(dir) && !self.is_hidden(mount) {
+            if mount.point != dir && is_in(&mount.point, dir) && !self.is_hidden(mount) {
                 found.retain(|other| other.point != mount.point);
                 found.push(mount);
             }
@@ -81,7 +82,7 @@ impl MountTable {
         let over = |other: &Mount| {
             other.parent == mount.parent
                 && other.id != mount.id
-                && mount.point.starts_with(&other.point)
+                && is_in(&mount.point, &other.point)
         };
         let parent = self.mounts.iter().find(|other| other.id == mount.parent);
         self.mounts.iter().any(over)
@@ -93,7 +94,7 @@ impl MountTable {
         // Of several at one point the last one, which is on top.
         self.mounts
             .iter()
-            .filter(|mount| path.starts_with(&mount.point))
+            .filter(|mount| is_in(path, &mount.point))
             .max_by_key(|mount| mount.point.as_os_str().len())
     }
 

@@ -33,8 +33,7 @@ impl Control {
             let tree = mount::clone_tree(program)?;
             let flags = Attributes::READ_ONLY.and_set(super::NO_SUID_DEV);
             mount::set_attributes(tree.as_fd(), flags, Reach::Tree)?;
-            let place = mount::open_exact(mount.as_fd(), c"bin/remountctl")?;
-            mount::attach(tree.as_fd(), place.as_fd())?;
+            mount::attach_at(tree.as_fd(), mount.as_fd(), c"bin/remountctl")?;
             let listener = listen(mount.as_fd())?;
             // From here on nothing in it changes, and what is cloned of it is read-only too.
             mount::set_attributes(mount.as_fd(), Attributes::READ_ONLY, Reach::This)?;

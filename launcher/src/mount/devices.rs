@@ -5,12 +5,12 @@ use remount_broker::sys::mount::{self, Attributes, Reach};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 /// The devices every program may use, with the numbers they must have
 /// (Documentation/admin-guide/devices.txt): a file put in a device's place is refused.
-const DEVICES: &[(&str, (u32, u32))] = &[
+pub(crate) const DEVICES: &[(&str, (u32, u32))] = &[
     ("null", (1, 3)),
     ("zero", (1, 5)),
     ("full", (1, 7)),
@@ -19,7 +19,7 @@ const DEVICES: &[(&str, (u32, u32))] = &[
     ("tty", (5, 0)),
 ];
 
-const LINKS: &[(&str, &str)] = &[
+pub(crate) const LINKS: &[(&str, &str)] = &[
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),
@@ -36,8 +36,9 @@ pub(super) fn mount(
 ) -> Result<(), Failed> {
     let dev = files::tmpfs(None, 0o755).step("make a tmpfs for")?;
     mount::attach(dev.as_fd(), at).step("mount on")?;
+    let host = mount::open_exact_in(old_root, c"/dev").step("find the host's")?;
     for (name, numbers) in DEVICES {
-        device(old_root, dev.as_fd(), name, *numbers).step("bind a device in")?;
+        device(host.as_fd(), dev.as_fd(), name, *numbers).step("bind a device in")?;
     }
     if let Some(terminal) = terminal {
         console(old_root, dev.as_fd(), terminal).step("bind the terminal in")?;
@@ -53,17 +54,17 @@ pub(super) fn mount(
 }
 
 fn device(
-    old_root: BorrowedFd<'_>,
+    host: BorrowedFd<'_>,
     dev: BorrowedFd<'_>,
     name: &str,
     numbers: (u32, u32),
 ) -> Result<(), Errno> {
-    let source = mount::open_exact_in(old_root, format!("/dev/{name}"))?;
-    let stat = mount::stat(source.as_fd())?;
+    let tree = mount::clone_file(host, name)?;
+    let stat = mount::stat(tree.as_fd())?;
     if !stat.is_char_device() || stat.device != numbers {
         return Err(Errno::NODEV);
     }
-    place(source, dev, name)
+    place(tree.as_fd(), dev, name)
 }
 
 fn console(old_root: BorrowedFd<'_>, dev: BorrowedFd<'_>, terminal: &Path) -> Result<(), Errno> {
@@ -71,17 +72,16 @@ fn console(old_root: BorrowedFd<'_>, dev: BorrowedFd<'_>, terminal: &Path) -> Re
     if !mount::stat(source.as_fd())?.is_char_device() {
         return Err(Errno::NODEV);
     }
-    place(source, dev, "console")
+    place(mount::clone_tree(source.as_fd())?.as_fd(), dev, "console")
 }
 
-fn place(source: OwnedFd, dev: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
+fn place(tree: BorrowedFd<'_>, dev: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
     files::empty_file(dev, name, 0o666)?;
-    let tree = mount::clone_tree(source.as_fd())?;
     // Read-only does not keep a device from being written to, but its node from being
     // changed: root owns the host's, and could take it from everybody (chmod).
     let flags = Attributes::READ_ONLY.and_set(libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC);
-    mount::set_attributes(tree.as_fd(), flags, Reach::This)?;
-    mount::attach(tree.as_fd(), mount::open_exact(dev, name)?.as_fd())
+    mount::set_attributes(tree, flags, Reach::This)?;
+    mount::attach_at(tree, dev, name)
 }
 
 fn terminals(dev: BorrowedFd<'_>) -> Result<(), Errno> {
@@ -89,5 +89,5 @@ fn terminals(dev: BorrowedFd<'_>) -> Result<(), Errno> {
     let options = [("ptmxmode", "0666"), ("mode", "0620")];
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let pts = files::filesystem("devpts", &options, &[], attributes)?;
-    mount::attach(pts.as_fd(), mount::open_exact(dev, c"pts")?.as_fd())
+    mount::attach_at(pts.as_fd(), dev, c"pts")
 }

@@ -2,7 +2,7 @@
 
 use crate::plan::Shape;
 use remount_broker::sys::mount;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
@@ -11,11 +11,12 @@ use rustix::mount::{
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
-const NO_SUID_DEV: MountAttrFlags =
+/// What no mount of a sandbox honours.
+pub(crate) const NO_SUID_DEV: MountAttrFlags =
     MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
 /// A file system of type `kind`, configured by `options`, not attached anywhere.
-pub(super) fn filesystem(
+pub(crate) fn filesystem(
     kind: &str,
     options: &[(&str, &str)],
     flags: &[&str],
@@ -51,13 +52,30 @@ pub(super) fn overlay(lower: BorrowedFd<'_>, scratch: BorrowedFd<'_>) -> Result<
     let permissions = Mode::from_raw_mode(mount::stat(lower)?.mode.into());
     rustix::fs::mkdirat(scratch, c"upper", permissions)?;
     rustix::fs::mkdirat(scratch, c"work", Mode::RWXU)?;
+    let upper = mount::open_exact(scratch, c"upper")?;
+    let work = mount::open_exact(scratch, c"work")?;
+    overlay_of(&[lower], Some((upper.as_fd(), work.as_fd())), &[], NO_SUID_DEV)
+}
+
+/// Several directories as one, the first on top. Writes go to `store`'s first directory,
+/// whose second is overlayfs's own; without one it is read-only.
+pub(crate) fn overlay_of(
+    layers: &[BorrowedFd<'_>],
+    store: Option<(BorrowedFd<'_>, BorrowedFd<'_>)>,
+    options: &[(&str, &str)],
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd, Errno> {
     // By descriptor: no name that has to be escaped, none that can be replaced.
-    let lower = format!("/proc/self/fd/{}", lower.as_raw_fd());
-    let scratch = format!("/proc/self/fd/{}", scratch.as_raw_fd());
-    let (upper, work) = (format!("{scratch}/upper"), format!("{scratch}/work"));
-    let options = [("lowerdir", lower.as_str()), ("upperdir", &upper), ("workdir", &work)];
+    let path = |fd: &BorrowedFd<'_>| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let lower = layers.iter().map(path).collect::<Vec<_>>().join(":");
+    let store = store.map(|(upper, work)| (path(&upper), path(&work)));
+    let mut options = options.to_vec();
+    options.push(("lowerdir", &lower));
+    if let Some((upper, work)) = &store {
+        options.extend([("upperdir", upper.as_str()), ("workdir", work)]);
+    }
     // Without `trusted.*` attributes, which a user namespace cannot write.
-    filesystem("overlay", &options, &["userxattr"], NO_SUID_DEV)
+    filesystem("overlay", &options, &["userxattr"], attributes)
 }
 
 /// Where the limit of mount namespaces of this process's user namespace is written.
@@ -102,11 +120,10 @@ pub(super) fn make_mountpoint(
 }
 
 /// Makes an empty file; one that exists is an error.
-pub(super) fn empty_file(
+pub(crate) fn empty_file(
     dir: BorrowedFd<'_>,
     name: impl rustix::path::Arg,
     permissions: u32,
 ) -> Result<(), Errno> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(permissions)).map(drop)
+    rustix::fs::mknodat(dir, name, FileType::RegularFile, Mode::from_raw_mode(permissions), 0)
 }

@@ -37,6 +37,8 @@ impl Plan {
         Self {
             profiles: spec.profiles,
             host_directories: spec.host_directories,
+            placeholders: spec.placeholders,
+            records: spec.records,
             namespaces: Namespaces {
                 user: spec.user_namespace.then_some(Identity { ..spec.identity }),
                 unshare_network: spec.unshare_network,
@@ -154,10 +156,12 @@ fn kind_of(entry: &Entry) -> OpKind {
             OpKind::Tmpfs { size: *size, permissions: *permissions }
         }
         What::Overlay { lower } => OpKind::Overlay { lower: source_of(Some(lower), &lower.path) },
-        What::Mask(found) => OpKind::Mask(shape(found)),
+        What::Mask(shape) => OpKind::Mask(*shape),
         What::Protect(found) => {
             OpKind::SelfBind { id: Some(found.stat.id), mode: Mode::Ro, submounts: Vec::new() }
         }
+        // Made by the start: whatever is there by then is protected.
+        What::Guard => OpKind::SelfBind { id: None, mode: Mode::Ro, submounts: Vec::new() },
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{MountOp, MountPlan, OpKind, Plan, Shape};
 use remount_broker::escape::Escaped;
 use remount_broker::name::Mode;
+use remount_broker::placeholder::{Kind, Wanted};
 use remount_broker::proto::Verdict;
 use serde_json::{Value, json};
 use std::fmt;
@@ -19,6 +20,10 @@ impl fmt::Display for Plan {
         writeln!(f, "namespaces: {}", self.namespaces.names().join(", "))?;
         for dir in &self.host_directories {
             writeln!(f, "create on the host: {}", path(dir))?;
+        }
+        for wanted in &self.placeholders {
+            let kind = kind_word(wanted);
+            writeln!(f, "placeholder on the host, {kind}: {}", path(&wanted.path))?;
         }
         writeln!(f, "\nmounts, in order:")?;
         for op in &self.mounts.ops {
@@ -91,6 +96,10 @@ impl Plan {
             "namespaces": self.namespaces.names(),
             "hostname": self.namespaces.hostname,
             "create": self.host_directories.iter().map(|dir| dir.to_string_lossy()).collect::<Vec<_>>(),
+            "placeholders": self.placeholders.iter().map(|wanted| json!({
+                "path": wanted.path.to_string_lossy(),
+                "kind": kind_word(wanted),
+            })).collect::<Vec<_>>(),
             "mounts": self.mounts.ops.iter().map(|op| self.op_to_json(op)).collect::<Vec<_>>(),
             "targets": self.mounts.targets.iter().map(|target| json!({
                 "name": target.name,
@@ -197,6 +206,10 @@ impl MountOp {
             _ => &[],
         }
     }
+}
+
+fn kind_word(wanted: &Wanted) -> &'static str {
+    if wanted.kind == Kind::Directory { "directory" } else { "file" }
 }
 
 /// A word of a command line: where one ends and the next begins can be seen.

@@ -5,7 +5,7 @@
 
 use serde::Deserialize;
 use std::borrow::Cow;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -70,21 +70,25 @@ impl Variables {
         }
     }
 
-    fn value(&self, variable: Variable) -> Result<OsString, ExpandError> {
+    fn append_value(&self, variable: Variable, to: &mut Vec<u8>) -> Result<(), ExpandError> {
         let path = match variable {
             Variable::Cwd => &self.cwd,
             Variable::Home => &self.home,
             Variable::Project => &self.project,
             Variable::GitRoot => self.git_root.as_ref().ok_or(ExpandError::NoGitRoot)?,
             Variable::Workspace => &self.workspace,
-            Variable::Uid => return Ok(self.uid.to_string().into()),
+            Variable::Uid => {
+                to.extend_from_slice(self.uid.to_string().as_bytes());
+                return Ok(());
+            }
             Variable::XdgConfigHome => &self.xdg_config_home,
             Variable::XdgCacheHome => &self.xdg_cache_home,
             Variable::XdgDataHome => &self.xdg_data_home,
             Variable::XdgStateHome => &self.xdg_state_home,
             Variable::XdgRuntimeDir => &self.xdg_runtime_dir,
         };
-        Ok(path.clone().into_os_string())
+        to.extend_from_slice(path.as_os_str().as_bytes());
+        Ok(())
     }
 }
 
@@ -193,7 +197,7 @@ pub fn expand(text: &str, variables: &Variables) -> Result<PathBuf, ExpandError>
     if path.first() != Some(&b'/') {
         return Err(ExpandError::Relative);
     }
-    clean(&path)
+    clean(path)
 }
 
 /// As [`expand`], but a relative path is taken to lie below `base`.
@@ -204,12 +208,12 @@ pub fn expand_below(
 ) -> Result<PathBuf, ExpandError> {
     let path = expand_raw(text, variables)?;
     if path.first() == Some(&b'/') {
-        return clean(&path);
+        return clean(path);
     }
     let mut whole = base.as_os_str().as_bytes().to_vec();
     whole.push(b'/');
     whole.extend_from_slice(&path);
-    clean(&whole)
+    clean(whole)
 }
 
 /// Expands the variables in a value that need not be a path, such as an
@@ -224,9 +228,7 @@ fn append(text: &str, variables: &Variables, to: &mut Vec<u8>) -> Result<(), Exp
     pieces(text, |piece| {
         match piece {
             Piece::Literal(literal) => to.extend_from_slice(literal.as_bytes()),
-            Piece::Variable(variable) => {
-                to.extend_from_slice(variables.value(variable)?.as_bytes());
-            }
+            Piece::Variable(variable) => variables.append_value(variable, to)?,
         }
         Ok(())
     })
@@ -237,7 +239,7 @@ fn expand_raw(text: &str, variables: &Variables) -> Result<Vec<u8>, ExpandError>
         return Err(ExpandError::Empty);
     }
     let (home, rest) = split_home(text)?;
-    let mut path = Vec::with_capacity(text.len() + 32);
+    let mut path = Vec::with_capacity(text.len() + 64);
     if home {
         path.extend_from_slice(variables.home.as_os_str().as_bytes());
     }
@@ -245,22 +247,29 @@ fn expand_raw(text: &str, variables: &Variables) -> Result<Vec<u8>, ExpandError>
     if path.contains(&0) { Err(ExpandError::Nul) } else { Ok(path) }
 }
 
-fn clean(path: &[u8]) -> Result<PathBuf, ExpandError> {
+fn clean(path: Vec<u8>) -> Result<PathBuf, ExpandError> {
+    let is_clean = path.len() > 1 && path.split(|byte| *byte == b'/').skip(1).all(is_name);
+    if is_clean {
+        return Ok(OsString::from_vec(path).into());
+    }
     let mut cleaned = Vec::with_capacity(path.len());
     for component in path.split(|byte| *byte == b'/') {
-        match component {
-            b"" | b"." => {}
-            b".." => return Err(ExpandError::ParentComponent),
-            _ => {
-                cleaned.push(b'/');
-                cleaned.extend_from_slice(component);
-            }
+        if component == b".." {
+            return Err(ExpandError::ParentComponent);
+        }
+        if is_name(component) {
+            cleaned.push(b'/');
+            cleaned.extend_from_slice(component);
         }
     }
     if cleaned.is_empty() {
         cleaned.push(b'/');
     }
-    Ok(OsStr::from_bytes(&cleaned).into())
+    Ok(OsString::from_vec(cleaned).into())
+}
+
+fn is_name(component: &[u8]) -> bool {
+    !matches!(component, b"" | b"." | b"..")
 }
 
 /// A path as a profile writes it, known to be well-formed: every variable in it
@@ -427,6 +436,7 @@ fn check_value(text: &str) -> Result<(), ExpandError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ffi::OsStr;
 
     fn variables() -> Variables {
         let home = OsStr::from_bytes(b"/home/\xffu").into();

@@ -142,6 +142,20 @@ pub enum SpecError {
         /// Who mounts it.
         origin: String,
     },
+    /// A missing path to protect, where nothing can be made in its place.
+    #[error(
+        "{origin}: keep {} from being created: {} is this user's, but cannot be written to",
+        show(path),
+        show(parent)
+    )]
+    Guard {
+        /// The path.
+        path: PathBuf,
+        /// The directory on the host that it would be in.
+        parent: PathBuf,
+        /// Who wants it protected.
+        origin: String,
+    },
     /// Two targets of one name.
     #[error("{origin}: target {name} at {}: the name is taken by {}", show(second), show(first))]
     TargetName {
@@ -290,6 +304,9 @@ impl SpecError {
             }
             Self::ProtectTaken { .. } => {
                 "take the protection back with [remove] protect in a profile, or bind something else"
+            }
+            Self::Guard { .. } => {
+                "chmod u+w the directory, create what is missing, or give it missing = \"skip\""
             }
             Self::NotToggleable { .. } => {
                 "only files and directories of the host can be switched: --bind it first"

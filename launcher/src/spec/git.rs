@@ -2,13 +2,54 @@
 //! make it execute anything, and the agent can write some of it.
 
 use crate::host::Files;
+use remount_broker::placeholder::Kind;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// The files in a git directory that make git run something, or say where it looks
-/// for what it runs (gitrepository-layout(5), githooks(5), gitattributes(5)).
-const EXECUTED: &[&str] = &["config", "config.worktree", "hooks", "info/attributes"];
+/// What makes git run something, or says where it looks for what it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Executed {
+    /// Where it is, or could be made.
+    pub path: PathBuf,
+    /// What can stand there without changing what git does, if it does not exist.
+    pub stand_in: Option<Kind>,
+}
+
+/// The files of that kind in a git directory, each with its stand-in
+/// (gitrepository-layout(5), githooks(5), gitattributes(5)). Of `commondir`, that is a
+/// file that names the directory which it is in: git refuses an empty one.
+const EXECUTED: &[(&str, StandIn)] = &[
+    ("config", StandIn::Text("")),
+    ("config.worktree", StandIn::Text("")),
+    ("hooks", StandIn::Directory),
+    ("info/attributes", StandIn::Text("")),
+    ("commondir", StandIn::Text(".\n")),
+];
+
+/// Of those below `worktrees`: without the other two it is none.
+const EXECUTED_OF_WORKTREE: &[(&str, StandIn)] = &[
+    ("config.worktree", StandIn::Text("")),
+    ("commondir", StandIn::None),
+    ("gitdir", StandIn::None),
+];
+
+#[derive(Clone, Copy)]
+enum StandIn {
+    None,
+    Directory,
+    Text(&'static str),
+}
+
+impl StandIn {
+    fn kind(self) -> Option<Kind> {
+        match self {
+            Self::None => None,
+            Self::Directory => Some(Kind::Directory),
+            Self::Text(text) => Some(Kind::File(text.into())),
+        }
+    }
+}
 
 /// The git work tree around `cwd`: the nearest directory at or above it with a `.git`.
 pub(super) fn work_tree(cwd: &Path, files: &dyn Files) -> Option<PathBuf> {
@@ -22,7 +63,7 @@ pub(super) struct GitDir {
     /// What holds objects and references: a linked worktree's is the main one's.
     pub common: PathBuf,
     /// What must not be changed, existing or not.
-    pub executed: Vec<PathBuf>,
+    pub executed: Vec<Executed>,
 }
 
 /// Finds the git directory of the worktree at `root`, if it has one that can be
@@ -41,15 +82,30 @@ pub(super) fn git_dir(root: &Path, files: &dyn Files) -> Option<GitDir> {
     } else {
         return None;
     };
-    let mut executed: Vec<PathBuf> = EXECUTED.iter().map(|name| common.join(name)).collect();
-    for (inner, names) in
-        [("modules", EXECUTED), ("worktrees", &["config.worktree", "commondir", "gitdir"])]
-    {
-        let mut found = files.names(&common.join(inner), usize::MAX).unwrap_or_default();
+    let mut executed = Vec::new();
+    let mut add = |dir: &Path, names: &[(&str, StandIn)]| {
+        let path = |name: &str| dir.join(name);
+        executed.extend(
+            names.iter().map(|(name, kind)| Executed { path: path(name), stand_in: kind.kind() }),
+        );
+    };
+    add(&common, EXECUTED);
+    let mut has_modules = false;
+    for (inner, names) in [("modules", EXECUTED), ("worktrees", EXECUTED_OF_WORKTREE)] {
+        let dir = common.join(inner);
+        let mut found = Vec::new();
+        let mut keep = |name: &OsStr| found.push(name.to_owned());
+        // Without the directory there is nothing in it to protect.
+        files.names(&dir, usize::MAX, &mut keep).unwrap_or_default();
         found.sort();
+        has_modules |= inner == "modules" && !found.is_empty();
         for name in found {
-            executed.extend(names.iter().map(|file| common.join(inner).join(&name).join(file)));
+            add(&dir.join(name), names);
         }
+    }
+    if !has_modules {
+        // `git fetch` outside enters what it finds there.
+        add(&common, &[("modules", StandIn::Directory)]);
     }
     Some(GitDir { common, executed })
 }
@@ -93,12 +149,16 @@ mod tests {
             .dir("/m/.git/refs")
     }
 
+    fn has(found: &GitDir, path: &str) -> bool {
+        found.executed.iter().any(|executed| executed.path == Path::new(path))
+    }
+
     #[test]
     fn a_linked_worktree_leads_to_the_main_repository() {
         let found = git_dir(Path::new("/w"), &worktree("/w/.git\n")).unwrap();
         assert_eq!(found.common, Path::new("/m/.git"));
-        assert!(found.executed.contains(&"/m/.git/hooks".into()));
-        assert!(found.executed.contains(&"/m/.git/worktrees/w/commondir".into()));
+        assert!(has(&found, "/m/.git/hooks"));
+        assert!(has(&found, "/m/.git/worktrees/w/commondir"));
     }
 
     #[test]
@@ -113,6 +173,7 @@ mod tests {
         let files = FakeFiles::new().dir("/p/.git/modules/sub");
         let found = git_dir(Path::new("/p"), &files).unwrap();
         assert_eq!(found.common, Path::new("/p/.git"));
-        assert!(found.executed.contains(&"/p/.git/modules/sub/hooks".into()));
+        assert!(has(&found, "/p/.git/modules/sub/hooks"));
+        assert!(!has(&found, "/p/.git/modules"));
     }
 }

@@ -7,9 +7,11 @@ use super::view::{Area, Place, View};
 use super::{Asker, Entry, SpecError, Toggle, What, git};
 use crate::cli::{Args, Step};
 use crate::host::{Found, Host, Mount};
+use crate::paths::is_in;
 use crate::plan::Shape;
 use crate::profile::{GitPolicy, Missing, PathText, Profile, Size, Variables};
 use remount_broker::name::{Authority, Mode, TargetName};
+use remount_broker::placeholder::Wanted;
 use rustix::io::Errno;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
@@ -19,6 +21,8 @@ use std::time::Duration;
 pub(super) struct Layout<'h> {
     pub entries: Vec<Entry>,
     pub host_directories: Vec<PathBuf>,
+    /// What will stand where protected paths do not exist, parents first.
+    placeholders: Vec<Wanted>,
     /// Variables that point a tool to a private directory, for caches that are missing.
     pub cache_variables: Vec<(String, PathBuf)>,
     pub view: View<'h>,
@@ -54,6 +58,7 @@ impl<'h> Layout<'h> {
         let mut layout = Self {
             entries: Vec::new(),
             host_directories: Vec::new(),
+            placeholders: Vec::new(),
             cache_variables: Vec::new(),
             view: View::new(host.files.as_ref()),
             sources: View::of_host(host.files.as_ref()),
@@ -65,7 +70,7 @@ impl<'h> Layout<'h> {
         wishes.extend(wishes_of_command_line(args)?);
         // Parents first, so that a destination is followed through what stands there
         // by then. The sort is stable: at one destination the later wish wins.
-        wishes.sort_by_key(|wish| wish.dest.components().count());
+        wishes.sort_by_cached_key(|wish| wish.dest.components().count());
         for wish in wishes {
             layout.place(wish)?;
         }
@@ -76,6 +81,7 @@ impl<'h> Layout<'h> {
         }
         layout.protect_all(args, profile, variables)?;
         layout.mask_all(args, profile, variables)?;
+        layout.hide_state()?;
         layout.refuse_planted_links()?;
         layout.refuse_aliases()?;
         layout.refuse_equal_names()?;
@@ -92,11 +98,11 @@ impl<'h> Layout<'h> {
         }
     }
 
-    /// The entries, and the directories to make. The views are left to the end of the
+    /// The entries, and the directories and placeholders to make. The views are left to the end of the
     /// process: taking hundreds of remembered places apart helps nobody.
-    pub fn into_parts(self) -> (Vec<Entry>, Vec<PathBuf>) {
+    pub fn into_parts(self) -> (Vec<Entry>, Vec<PathBuf>, Vec<Wanted>) {
         std::mem::forget((self.view, self.sources));
-        (self.entries, self.host_directories)
+        (self.entries, self.host_directories, self.placeholders)
     }
 
     fn wishes_of_profile(
@@ -414,11 +420,10 @@ fn require_plain(path: &Path, origin: &Asker) -> Result<(), SpecError> {
 
 /// The root, and what the sandbox makes itself, cannot be mounted over.
 fn refuse_reserved(path: &Path, origin: &Asker) -> Result<(), SpecError> {
-    let own = ["/dev", "/proc", crate::plan::CONTROL_DIR];
-    let taken = path == Path::new("/")
-        || own.iter().any(|own| path.starts_with(own) || Path::new(own).starts_with(path));
+    let own = ["/dev", "/proc", crate::plan::CONTROL_DIR].map(Path::new);
+    let taken = own.iter().any(|own| is_in(path, own) || is_in(own, path));
     // Device nodes and shared memory may be added below /dev.
-    if taken && !(path.starts_with("/dev") && path != Path::new("/dev")) {
+    if taken && !(is_in(path, Path::new("/dev")) && path != Path::new("/dev")) {
         return Err(SpecError::Reserved { path: path.to_owned(), origin: origin.to_string() });
     }
     Ok(())

@@ -1,13 +1,20 @@
 //! What the sandbox will look like, before it exists: where a path inside leads.
 
+mod names;
+mod tree;
+
 use crate::host::{Files, Found};
+use crate::paths::is_in;
+use names::NameFilter;
 use remount_broker::sys::mount::FileStat;
 use rustix::io::Errno;
+use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
+use tree::{Node, NodeId, Tree};
 
 /// The sandbox's file tree as far as it is decided.
 ///
@@ -15,33 +22,20 @@ use std::rc::Rc;
 /// directories: what was learnt of a path is remembered.
 pub(super) struct View<'h> {
     files: &'h dyn Files,
-    /// What is at a path, by the path as it was asked for. Keys are bytes: comparing
-    /// and hashing paths by component is slow.
-    known: RefCell<HashMap<OsString, Rc<Place>>>,
-    /// Directories below which something is known.
-    known_below: RefCell<HashMap<OsString, Children>>,
+    known: RefCell<Tree>,
     /// What was put somewhere in place of the host.
-    areas: Vec<(PathBuf, Area)>,
+    areas: Vec<Rc<Root>>,
 }
 
-/// What is known of the names in a directory.
-#[derive(Debug, Default)]
-struct Children {
-    /// How many were looked for, one by one.
-    asked: usize,
-    /// All of them, once several were looked for: most do not exist, and reading the
-    /// directory costs less than asking for each.
-    names: Option<HashSet<OsString>>,
-}
-
-/// After so many questions a directory is read.
-const ASKED_BEFORE_READ: usize = 10;
-
-/// In bytes (NAME_MAX, limits.h).
-const LONGEST_NAME: usize = 255;
+/// After so many questions about names in a directory it is read: most of what is
+/// looked for does not exist, and reading costs less than asking for each.
+const ASKED_BEFORE_READ: u32 = 24;
 
 /// A directory with more names than this is not worth reading.
 const MOST_NAMES: usize = 1000;
+
+/// As many as the kernel follows in one path (path_resolution(7)).
+const MOST_LINKS: u32 = 40;
 
 /// What a part of the tree shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,13 +51,20 @@ pub(super) enum Area {
     Fresh,
 }
 
+/// An area, and where it begins.
+#[derive(Debug, PartialEq, Eq)]
+struct Root {
+    dest: PathBuf,
+    area: Area,
+}
+
 /// Where a path inside leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     /// The path inside, without symlinks.
     pub path: PathBuf,
-    /// What part of the tree it is in; `source` is this very place on the host.
-    area: Area,
+    /// What part of the tree it is in.
+    root: Rc<Root>,
     /// What is there.
     stat: Option<FileStat>,
 }
@@ -71,37 +72,51 @@ pub(super) struct Place {
 impl Place {
     /// The file of the host that is seen there.
     pub fn found(&self) -> Option<Found> {
-        match (&self.area, self.stat) {
-            (Area::Host { source, .. }, Some(stat)) => Some(Found { path: source.clone(), stat }),
-            _ => None,
-        }
+        let stat = self.stat?;
+        Some(Found { path: self.root.on_host(&self.path)?.into_owned(), stat })
+    }
+
+    /// The path of the host that is seen there, existing or not.
+    pub fn on_host(&self) -> Option<Cow<'_, Path>> {
+        self.root.on_host(&self.path)
     }
 
     /// Whether it is in private memory, where anything can be created.
     pub fn is_fresh(&self) -> bool {
-        self.area == Area::Fresh
+        self.root.area == Area::Fresh
     }
 
     /// Whether what is there can be changed from inside, now or after a toggle.
     pub fn is_writable(&self) -> bool {
-        match self.area {
+        match self.root.area {
             Area::Host { writable, .. } => writable,
             Area::Fresh => true,
         }
     }
 }
 
+impl Root {
+    /// Where on the host the file is that is seen at `path`, which is in this area.
+    fn on_host<'p>(&'p self, path: &'p Path) -> Option<Cow<'p, Path>> {
+        let Area::Host { source, .. } = &self.area else { return None };
+        if *source == self.dest {
+            return Some(path.into());
+        }
+        let below = path.strip_prefix(&self.dest).ok()?;
+        // Joining nothing would end the path in a slash.
+        let is_root = below.as_os_str().is_empty();
+        Some(if is_root { source.into() } else { source.join(below).into() })
+    }
+}
+
 impl<'h> View<'h> {
     /// The host as it is.
     pub fn of_host(files: &'h dyn Files) -> Self {
-        let mut view = Self {
-            files,
-            known: RefCell::new(HashMap::with_capacity(512)),
-            known_below: RefCell::default(),
-            areas: Vec::new(),
-        };
-        view.cover(Path::new("/"), Area::Host { source: "/".into(), writable: false });
-        view
+        let host = Area::Host { source: "/".into(), writable: false };
+        let root = Rc::new(Root { dest: "/".into(), area: host });
+        let stat = files.lstat(Path::new("/")).ok();
+        let place = Place { path: "/".into(), root: Rc::clone(&root), stat };
+        Self { files, known: RefCell::new(Tree::new(place)), areas: vec![root] }
     }
 
     /// The host, with what every sandbox has of its own.
@@ -113,118 +128,107 @@ impl<'h> View<'h> {
         view
     }
 
-    /// From now on `area` is seen at `dest` and below.
+    /// From now on `area` is seen at `dest`, a path without symlinks, and below.
     pub fn cover(&mut self, dest: &Path, area: Area) {
-        let known = self.known.get_mut();
-        if self.known_below.get_mut().remove(dest.as_os_str()).is_some() {
-            known.retain(|path, place| {
-                !Path::new(path).starts_with(dest) && !place.path.starts_with(dest)
-            });
-        } else {
-            known.retain(|_, place| place.path.as_os_str() != dest.as_os_str());
-        }
+        let root = Rc::new(Root { dest: dest.to_owned(), area });
         // What cannot be looked at now is looked at when it is mounted.
-        let stat = match &area {
-            Area::Host { source, .. } => self.files.lstat(source).ok(),
-            Area::Fresh => None,
-        };
-        let place = Place { path: dest.to_owned(), area: area.clone(), stat };
-        known.insert(dest.into(), Rc::new(place));
-        self.areas.push((dest.to_owned(), area));
+        let stat = root.on_host(dest).and_then(|source| self.files.lstat(&source).ok());
+        let place = Place { path: dest.to_owned(), root: Rc::clone(&root), stat };
+        let node = self.node_of(dest);
+        self.known.get_mut().replace(node, place);
+        self.areas.push(root);
+    }
+
+    /// The node of `dest`; what of the way to it cannot be looked at counts as missing.
+    fn node_of(&self, dest: &Path) -> NodeId {
+        let names = dest.components().filter_map(|component| match component {
+            Component::Normal(name) => Some(name),
+            _ => None,
+        });
+        names.fold(Tree::ROOT, |dir, name| {
+            let known = self.known.borrow().child(dir, name);
+            known.or_else(|| self.step(dir, name).ok()).unwrap_or_else(|| {
+                let mut known = self.known.borrow_mut();
+                let place = known.place(dir).below(name);
+                known.add(dir, name, Node::new(place, None))
+            })
+        })
     }
 
     /// Follows the absolute `path` as a process inside would.
     pub fn locate(&self, path: &Path) -> Result<Rc<Place>, Errno> {
-        self.follow(path, 0)
-    }
-
-    fn follow(&self, path: &Path, links: usize) -> Result<Rc<Place>, Errno> {
-        if let Some(place) = self.known.borrow().get(path.as_os_str()) {
-            return Ok(Rc::clone(place));
-        }
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        if !path.is_absolute() {
             return Err(Errno::INVAL);
-        };
-        let parent = self.follow(parent, links)?;
-        let inside = parent.path.join(name);
-        let already = self.known.borrow().get(inside.as_os_str()).cloned();
-        let place = match already {
-            Some(place) => place,
-            None => self.step(&parent, inside, name, links)?,
-        };
-        self.known.borrow_mut().insert(path.into(), Rc::clone(&place));
-        Ok(place)
+        }
+        let node = self.follow(Tree::ROOT, path, &mut 0)?;
+        Ok(Rc::clone(self.known.borrow().place(node)))
     }
 
-    /// One component further: to `path`, which is `name` in `parent`, and of which all
-    /// but this last component are no symlinks.
-    fn step(
-        &self,
-        parent: &Place,
-        path: PathBuf,
-        name: &OsStr,
-        links: usize,
-    ) -> Result<Rc<Place>, Errno> {
-        let Area::Host { source, writable } = &parent.area else {
-            return Ok(Rc::new(Place { path, area: Area::Fresh, stat: None }));
+    /// Follows `path` from `dir`; `links` counts the symlinks on the way.
+    fn follow(&self, dir: NodeId, path: &Path, links: &mut u32) -> Result<NodeId, Errno> {
+        let bytes = path.as_os_str().as_bytes();
+        let mut at = if path.is_absolute() { Tree::ROOT } else { dir };
+        for name in bytes.split(|byte| *byte == b'/') {
+            at = match name {
+                b"" | b"." => at,
+                b".." => self.known.borrow().parent(at),
+                name => self.follow_name(at, OsStr::from_bytes(name), links)?,
+            };
+        }
+        Ok(at)
+    }
+
+    /// Where `name` in `dir` leads.
+    fn follow_name(&self, dir: NodeId, name: &OsStr, links: &mut u32) -> Result<NodeId, Errno> {
+        let known = self.known.borrow().child(dir, name);
+        let node = match known {
+            Some(node) => node,
+            None => self.step(dir, name)?,
         };
-        let exists = parent.stat.is_some() && self.may_exist(parent, source, name);
-        let source = source.join(name);
-        let stat = match exists {
-            false => None,
-            true => match self.files.lstat(&source) {
-                Ok(stat) if stat.is_symlink() => {
-                    let target = self.files.readlink(&source)?;
-                    return self.follow_link(parent.path.clone(), &target, links + 1);
-                }
+        let Some(target) = self.known.borrow().link(node) else { return Ok(node) };
+        *links += 1;
+        if *links > MOST_LINKS {
+            return Err(Errno::LOOP);
+        }
+        self.follow(dir, &target, links)
+    }
+
+    /// Looks at `name` in `dir`.
+    fn step(&self, dir: NodeId, name: &OsStr) -> Result<NodeId, Errno> {
+        let parent = Rc::clone(self.known.borrow().place(dir));
+        let mut place = parent.below(name);
+        let mut link = None;
+        if parent.stat.is_some()
+            && let Some(source) = place.root.on_host(&place.path)
+            && self.may_exist(dir, &parent, name)
+        {
+            let stat = match self.files.lstat(&source) {
                 Ok(stat) => Some(stat),
                 Err(Errno::NOENT | Errno::NOTDIR) => None,
                 Err(errno) => return Err(errno),
-            },
-        };
-        Ok(Rc::new(Place { path, area: Area::Host { source, writable: *writable }, stat }))
-    }
-
-    /// Whether `name` can be in `dir`, which is `source` on the host.
-    fn may_exist(&self, dir: &Place, source: &Path, name: &OsStr) -> bool {
-        let mut known_below = self.known_below.borrow_mut();
-        let children = match known_below.get_mut(dir.path.as_os_str()) {
-            Some(children) => children,
-            None => known_below.entry(dir.path.clone().into_os_string()).or_default(),
-        };
-        children.asked += 1;
-        if children.asked == ASKED_BEFORE_READ {
-            // What cannot be read, or is too large, is asked for one by one as before.
-            let names = self.files.names(source, MOST_NAMES);
-            children.names = names.ok().map(|names| names.into_iter().collect());
-        }
-        // A name that no directory can hold is for the kernel to refuse.
-        let is_name = name.len() <= LONGEST_NAME;
-        !is_name || children.names.as_ref().is_none_or(|names| names.contains(name))
-    }
-
-    fn follow_link(
-        &self,
-        mut base: PathBuf,
-        target: &Path,
-        links: usize,
-    ) -> Result<Rc<Place>, Errno> {
-        if links > 40 {
-            return Err(Errno::LOOP);
-        }
-        for component in target.components() {
-            match component {
-                Component::RootDir => base = "/".into(),
-                Component::ParentDir => {
-                    base.pop();
-                }
-                Component::Normal(name) => {
-                    base = self.follow(&base.join(name), links)?.path.clone()
-                }
-                Component::CurDir | Component::Prefix(_) => {}
+            };
+            if stat.is_some_and(|stat| stat.is_symlink()) {
+                link = Some(self.files.readlink(&source)?);
             }
+            place.stat = stat;
         }
-        self.follow(&base, links)
+        Ok(self.known.borrow_mut().add(dir, name, Node::new(place, link)))
+    }
+
+    /// Whether `name` can be in the directory `dir`, which is at `place`.
+    fn may_exist(&self, dir: NodeId, place: &Place, name: &OsStr) -> bool {
+        let mut known = self.known.borrow_mut();
+        let children = known.children_mut(dir);
+        children.asked += 1;
+        if children.asked == ASKED_BEFORE_READ
+            && let Some(source) = place.root.on_host(&place.path)
+        {
+            let mut filter = NameFilter::default();
+            let read = self.files.names(&source, MOST_NAMES, &mut |name| filter.add(name));
+            // What cannot be read, or is too large, is asked for one by one as before.
+            children.names = read.is_ok().then(|| Box::new(filter));
+        }
+        children.names.as_ref().is_none_or(|names| names.may_contain(name))
     }
 
     /// The first symlink on the way to `path` on the host that lies in a directory
@@ -235,7 +239,7 @@ impl<'h> View<'h> {
             let Component::Normal(name) = component else { continue };
             let next = done.join(name);
             if self.files.lstat(&next).ok()?.is_symlink() {
-                if self.areas.iter().any(|(_, area)| area.can_change(&next)) {
+                if self.areas.iter().any(|root| root.area.can_change(&next)) {
                     return Some(next);
                 }
                 done = self.files.find(&next).ok()?.path;
@@ -247,13 +251,21 @@ impl<'h> View<'h> {
     }
 }
 
+impl Place {
+    /// The place of `name` in the directory at this one; nothing is known to be there.
+    fn below(&self, name: &OsStr) -> Self {
+        let mut path = PathBuf::with_capacity(self.path.as_os_str().len() + 1 + name.len());
+        path.push(&self.path);
+        path.push(name);
+        Self { path, root: Rc::clone(&self.root), stat: None }
+    }
+}
+
 impl Area {
     /// Whether a process inside can replace the file at `path` of the host.
     fn can_change(&self, path: &Path) -> bool {
         match self {
-            Self::Host { source, writable } => {
-                *writable && path != source && path.starts_with(source)
-            }
+            Self::Host { source, writable } => *writable && path != source && is_in(path, source),
             Self::Fresh => false,
         }
     }
@@ -284,6 +296,17 @@ mod tests {
         let place = view.locate(Path::new("/var/run/new/x")).unwrap();
         assert_eq!((place.path.as_path(), place.is_fresh()), (Path::new("/run/new/x"), true));
         assert_eq!(view.locate(Path::new("/home/u/ring/x")), Err(Errno::LOOP));
+    }
+
+    #[test]
+    fn symlinks_that_multiply_are_given_up_as_the_kernel_does() {
+        let mut files = FakeFiles::new().dir("/w/39");
+        for n in 0..39 {
+            files = files.link(&format!("/w/{n}"), &format!("{0}/../{0}", n + 1));
+        }
+        let view = View::of_host(&files);
+        assert_eq!(view.locate(Path::new("/w/0")), Err(Errno::LOOP));
+        assert_eq!(view.locate(Path::new("/w/38")).unwrap().path, Path::new("/w/39"));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::*;
 use crate::cli::Args;
 use crate::host::fake::{FakeFiles, host};
 use crate::profile::Loader;
+use remount_broker::placeholder::Kind;
 use std::ffi::OsString;
 
 fn files() -> FakeFiles {
@@ -49,12 +50,39 @@ fn the_default_profile_gives_this_plan() {
             "tmpfs /run rw -",
             "control /run/remount ro -",
             "dev /dev rw -",
+            "mask /home/u/.local/state/remount ro -",
             "mask /home/u/.ssh ro -",
             "bind /home/u/p rw workspace",
+            "self-bind /home/u/p/.agents ro -",
+            "self-bind /home/u/p/.amp ro -",
+            "self-bind /home/u/p/.claude rw workspace",
+            "self-bind /home/u/p/.claude/agents ro -",
+            "self-bind /home/u/p/.claude/commands ro -",
+            "self-bind /home/u/p/.claude/hooks ro -",
+            "self-bind /home/u/p/.claude/settings.json ro -",
+            "self-bind /home/u/p/.claude/settings.local.json ro -",
+            "self-bind /home/u/p/.codex ro -",
+            "self-bind /home/u/p/.cursor ro -",
+            "self-bind /home/u/p/.devcontainer ro -",
+            "self-bind /home/u/p/.envrc ro -",
+            "self-bind /home/u/p/.gemini ro -",
             "bind /home/u/p/.git rw git",
+            "self-bind /home/u/p/.git/commondir ro -",
             "self-bind /home/u/p/.git/config ro -",
+            "self-bind /home/u/p/.git/config.worktree ro -",
             "self-bind /home/u/p/.git/hooks ro -",
+            "self-bind /home/u/p/.git/info rw git",
+            "self-bind /home/u/p/.git/info/attributes ro -",
+            "self-bind /home/u/p/.git/modules ro -",
+            "self-bind /home/u/p/.github rw workspace",
+            "self-bind /home/u/p/.github/hooks ro -",
+            "self-bind /home/u/p/.husky ro -",
+            "self-bind /home/u/p/.idea ro -",
+            "self-bind /home/u/p/.mcp.json ro -",
+            "self-bind /home/u/p/.opencode ro -",
+            "self-bind /home/u/p/.qwen ro -",
             "self-bind /home/u/p/.vscode ro -",
+            "self-bind /home/u/p/.zed ro -",
             "proc /proc ro -",
             "self-bind /proc/sys ro -",
             "self-bind /proc/sysrq-trigger ro -",
@@ -62,6 +90,30 @@ fn the_default_profile_gives_this_plan() {
             "tmpfs /tmp rw -",
         ]
     );
+}
+
+/// What is absent and protected, with what stands in for it, and the directories on the way.
+#[test]
+fn what_is_missing_gets_placeholders() {
+    let plan = plan_on(files(), "", &[]);
+    let kind = |path: &str| {
+        plan.placeholders.iter().find(|it| it.path == Path::new(path)).map(|it| it.kind.clone())
+    };
+    for (path, expected) in [
+        ("/home/u/p/.zed", Some(Kind::Directory)),
+        ("/home/u/p/.mcp.json", Some(Kind::Directory)),
+        ("/home/u/p/.github", Some(Kind::Directory)),
+        ("/home/u/p/.github/hooks", Some(Kind::Directory)),
+        ("/home/u/p/.git/commondir", Some(Kind::File(b".\n".to_vec()))),
+        ("/home/u/p/.git/config.worktree", Some(Kind::File(Vec::new()))),
+        ("/home/u/p/.vscode", None),
+        ("/home/u/p/.git/config", None),
+        ("/home/u/p/opencode.json", None),
+    ] {
+        assert_eq!(kind(path), expected, "{path}");
+    }
+    let place = |path: &str| plan.placeholders.iter().position(|it| it.path == Path::new(path));
+    assert!(place("/home/u/p/.github") < place("/home/u/p/.github/hooks"));
 }
 
 #[test]

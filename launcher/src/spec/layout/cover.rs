@@ -2,12 +2,33 @@
 
 use super::super::view::{Area, Place};
 use super::super::{Asker, Entry, SpecError, What, git};
-use super::{Layout, find_error, path_of, refuse_reserved};
+use super::{Layout, find_error, path_of, refuse_reserved, shape_of};
 use crate::cli::Args;
 use crate::host::Found;
-use crate::profile::{GitPolicy, MissingProtect, Profile, Variables};
+use crate::plan::Shape;
+use crate::profile::{GitPolicy, MissingProtect, PathText, Profile, Variables};
+use remount_broker::placeholder::{self, Kind, Wanted};
 use rustix::io::Errno;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+/// What to do where nothing is to protect.
+enum IfMissing {
+    Skip,
+    Guard(Kind),
+    Error,
+}
+
+/// What stands in for a missing path of a profile. In the project that is always a
+/// directory, since git shows, and adds, no empty directory; elsewhere a file
+/// is what the readers of a file understand best.
+fn stand_in(path: &Path, text: &PathText, workspace: &Path) -> Kind {
+    if text.as_str().ends_with('/') || path.starts_with(workspace) {
+        Kind::Directory
+    } else {
+        Kind::File(Vec::new())
+    }
+}
 
 impl Layout<'_> {
     pub(super) fn protect_all(
@@ -16,57 +37,79 @@ impl Layout<'_> {
         profile: &Profile,
         variables: &Variables,
     ) -> Result<(), SpecError> {
-        let workspace = variables.workspace.clone();
-        if let Some(git) = git::git_dir(&workspace, self.host.files.as_ref()) {
+        let workspace = &variables.workspace;
+        if let Some(git) = git::git_dir(workspace, self.host.files.as_ref()) {
             match profile.workspace.git.value {
-                GitPolicy::Ro => self.protect(&git.common, &Asker::Git, MissingProtect::Skip)?,
+                GitPolicy::Ro => self.protect(&git.common, &Asker::Git, &IfMissing::Skip)?,
                 GitPolicy::Rw => {}
                 GitPolicy::Hooks => {
-                    for path in &git.executed {
-                        self.protect(path, &Asker::Git, MissingProtect::Skip)?;
+                    for executed in git.executed {
+                        let missing = executed.stand_in.map_or(IfMissing::Skip, IfMissing::Guard);
+                        self.protect(&executed.path, &Asker::Git, &missing)?;
                     }
                 }
             }
         }
-        if self
-            .view
-            .locate(&workspace.join(".git"))
-            .is_ok_and(|place| place.found().is_some_and(|found| found.stat.is_file()))
-        {
+        let dot_git = workspace.join(".git");
+        let is_file = |place: &Place| place.found().is_some_and(|found| found.stat.is_file());
+        if self.view.locate(&dot_git).is_ok_and(|place| is_file(&place)) {
             // The pointer of a linked worktree: whoever writes it chooses the hooks.
-            self.protect(&workspace.join(".git"), &Asker::Git, MissingProtect::Skip)?;
+            self.protect(&dot_git, &Asker::Git, &IfMissing::Skip)?;
         }
         for entry in &profile.protects {
             let origin = Asker::Profile(entry.origin.clone());
-            let path = path_of(&entry.value.path, variables, &origin)?;
-            self.protect(&path, &origin, entry.value.missing)?;
+            let protect = &entry.value;
+            let path = path_of(&protect.path, variables, &origin)?;
+            let missing = match protect.missing {
+                MissingProtect::Error => IfMissing::Error,
+                MissingProtect::Skip => IfMissing::Skip,
+                MissingProtect::Guard => {
+                    IfMissing::Guard(stand_in(&path, &protect.path, workspace))
+                }
+            };
+            self.protect(&path, &origin, &missing)?;
         }
         for path in &args.protect {
-            self.protect(Path::new(path), &Asker::Option("--protect"), MissingProtect::Error)?;
+            self.protect(Path::new(path), &Asker::Option("--protect"), &IfMissing::Error)?;
         }
         Ok(())
     }
 
-    pub(super) fn protect(
+    fn protect(
         &mut self,
         path: &Path,
         origin: &Asker,
-        missing: MissingProtect,
+        missing: &IfMissing,
     ) -> Result<(), SpecError> {
         let place = self.locate(path, origin)?;
-        let Some(found) = place.found() else {
-            if missing == MissingProtect::Error {
+        match (self.existing(&place), missing) {
+            (Some(found), _) => self.protect_found(&place, found, origin),
+            (None, IfMissing::Skip) => Ok(()),
+            (None, IfMissing::Guard(kind)) => self.guard(place, kind.clone(), origin),
+            (None, IfMissing::Error) => {
                 refuse_reserved(&place.path, origin)?;
-                return Err(find_error(path, origin, Errno::NOENT));
+                Err(find_error(path, origin, Errno::NOENT))
             }
-            return Ok(());
-        };
+        }
+    }
+
+    /// What is there, if it is not there for another sandbox only.
+    fn existing(&self, place: &Place) -> Option<Found> {
+        place.found().filter(|found| !placeholder::is_one(&found.stat, self.host.uid))
+    }
+
+    fn protect_found(
+        &mut self,
+        place: &Place,
+        found: Found,
+        origin: &Asker,
+    ) -> Result<(), SpecError> {
         if !place.is_writable() {
             return Ok(());
         }
         refuse_reserved(&place.path, origin)?;
         if let Some(taken) = self.entries.iter().find(|entry| entry.dest == place.path) {
-            if matches!(taken.what, What::Protect(_)) {
+            if matches!(taken.what, What::Protect(_) | What::Guard) {
                 return Ok(());
             }
             let by = taken.origin.to_string();
@@ -75,11 +118,82 @@ impl Layout<'_> {
         }
         let source = found.path.clone();
         self.view.cover(&place.path, Area::Host { source, writable: false });
-        self.put(Entry {
-            dest: place.path.clone(),
-            what: What::Protect(found),
-            origin: origin.clone(),
-        });
+        let (dest, origin) = (place.path.clone(), origin.clone());
+        self.put(Entry { dest, what: What::Protect(found), origin });
+        Ok(())
+    }
+
+    /// Keeps what does not exist from being created: a placeholder stands there, and, where
+    /// the directories on the way are missing too, in their places.
+    fn guard(&mut self, place: Rc<Place>, kind: Kind, origin: &Asker) -> Result<(), SpecError> {
+        let Some(path) = place.on_host().filter(|_| place.is_writable()) else { return Ok(()) };
+        let path = path.into_owned();
+        if self.entries.iter().any(|entry| entry.dest == place.path) {
+            return Ok(());
+        }
+        let mut wanted = vec![Wanted { path: path.clone(), kind }];
+        let mut inside = place.path.as_path();
+        while let Some(parent) = inside.parent() {
+            let parent_place = self.locate(parent, origin)?;
+            match self.existing(&parent_place) {
+                Some(found) if found.stat.is_dir() => {
+                    if !self.can_make_in(&found, &place, origin)? {
+                        return Ok(());
+                    }
+                    break;
+                }
+                // What is in the way could be exchanged for a directory.
+                Some(found) => return self.protect_found(&parent_place, found, origin),
+                None => {}
+            }
+            // A bind whose directory the start makes.
+            if self.entries.iter().any(|entry| entry.dest == parent) {
+                break;
+            }
+            let Some(path) = parent_place.on_host() else { return Ok(()) };
+            wanted.push(Wanted { path: path.into_owned(), kind: Kind::Directory });
+            inside = parent;
+        }
+        let area = Area::Host { source: path, writable: false };
+        for wanted in wanted.into_iter().rev() {
+            if !self.placeholders.iter().any(|other| other.path == wanted.path) {
+                self.placeholders.push(wanted);
+            }
+        }
+        let dest = place.path.clone();
+        self.view.cover(&dest, area);
+        self.put(Entry { dest, what: What::Guard, origin: origin.clone() });
+        Ok(())
+    }
+
+    /// Whether something can be made in a directory. Where this user cannot, the agent
+    /// cannot either, unless it can give itself the right to.
+    fn can_make_in(&self, dir: &Found, place: &Place, origin: &Asker) -> Result<bool, SpecError> {
+        match self.host.files.writable(&dir.path) {
+            Ok(()) => Ok(true),
+            Err(Errno::ACCESS) if dir.stat.uid == self.host.uid => Err(SpecError::Guard {
+                path: place.path.clone(),
+                parent: dir.path.clone(),
+                origin: origin.to_string(),
+            }),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Hides what sandboxes of this user remember: whoever can open the records can lock
+    /// them, and no other sandbox could start or end.
+    pub(super) fn hide_state(&mut self) -> Result<(), SpecError> {
+        let state = self.host.state_home().join("remount");
+        let Ok(place) = self.view.locate(&state) else { return Ok(()) };
+        if place.found().is_some() {
+            return self.mask_everywhere(&place, &Asker::Sandbox);
+        }
+        if !self.placeholders.is_empty() && place.on_host().is_some() {
+            // Made before anything is mounted.
+            self.view.cover(&place.path, Area::Fresh);
+            let what = What::Mask(Shape::Directory);
+            self.put(Entry { dest: place.path.clone(), what, origin: Asker::Sandbox });
+        }
         Ok(())
     }
 
@@ -152,7 +266,8 @@ impl Layout<'_> {
             });
         }
         self.view.cover(&place.path, Area::Fresh);
-        self.put(Entry { dest: place.path.clone(), what: What::Mask(found), origin });
+        let what = What::Mask(shape_of(&found));
+        self.put(Entry { dest: place.path.clone(), what, origin });
         Ok(())
     }
 

@@ -1,0 +1,59 @@
+//! What this process was given by its caller, before the Rust runtime changed it: it opens
+//! `/dev/null` in the place of a standard descriptor that is closed, and ignores SIGPIPE.
+//! Who executes another program in the caller's name gives it what the caller gave.
+
+use super::mount::last_errno;
+use rustix::io::Result;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// A bit for each standard descriptor that was closed, and [`SIGPIPE_IGNORED`].
+static GIVEN: AtomicU8 = AtomicU8::new(0);
+const SIGPIPE_IGNORED: u8 = 8;
+
+/// Run by the C library before `main`, and so before the runtime starts.
+extern "C" fn look() {
+    let mut given = 0;
+    for number in 0..3 {
+        // SAFETY: F_GETFD reads and writes no memory.
+        if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+            given |= 1 << number;
+        }
+    }
+    // SAFETY: all zeroes is a valid `sigaction`.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: `action` outlives the call, which only writes to it: the action stays.
+    let result = unsafe { libc::sigaction(libc::SIGPIPE, std::ptr::null(), &raw mut action) };
+    if result == 0 && action.sa_sigaction == libc::SIG_IGN {
+        given |= SIGPIPE_IGNORED;
+    }
+    GIVEN.store(given, Ordering::Relaxed);
+}
+
+// SAFETY: the section is an array of pointers to functions that the C library calls
+// without looking at what they return (elf(5)); this one is one, and it needs nothing of
+// the runtime that has not started yet.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static LOOK: extern "C" fn() = look;
+
+/// Whether a standard descriptor was closed when this process started.
+pub fn was_closed(number: RawFd) -> bool {
+    (0..3).contains(&number) && GIVEN.load(Ordering::Relaxed) & (1 << number) != 0
+}
+
+/// Undoes what the runtime did, for the program that this process executes next.
+///
+/// # Errors
+/// As `sigaction(2)` and `fcntl(2)`.
+pub fn give_back() -> Result<()> {
+    let given = GIVEN.load(Ordering::Relaxed);
+    for number in (0..3).filter(|number| was_closed(*number)) {
+        // SAFETY: F_SETFD reads and writes no memory; nothing in this program relies on
+        // the descriptor's surviving an exec.
+        if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+            return Err(last_errno());
+        }
+    }
+    if given & SIGPIPE_IGNORED != 0 { Ok(()) } else { super::process::default_sigpipe() }
+}
