@@ -27,6 +27,7 @@
 
 mod answer;
 mod cmd;
+pub mod daemon;
 pub mod leftovers;
 mod pty;
 mod refusal;

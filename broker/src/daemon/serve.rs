@@ -209,7 +209,8 @@ impl Daemon<'_> {
         }
         self.end_leases(now);
         self.hear();
-        self.dispatch(now);
+        // Those that came just now are due, too.
+        self.dispatch(Instant::now());
         let _limited = patience.limit();
         self.clients.reap();
     }

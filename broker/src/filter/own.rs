@@ -18,7 +18,8 @@ pub fn broker_filter() -> Filter {
 /// connects to nothing, enters nothing else.
 #[must_use]
 pub fn visitor_filter() -> Filter {
-    let shared = ["toggle", "look", "non-blocking", "memory", "no-new-code", "runtime"];
+    let shared =
+        ["descriptor-flags", "toggle", "look", "non-blocking", "memory", "no-new-code", "runtime"];
     let shared = GROUPS.iter().filter(|group| shared.contains(&group.name)).copied();
     let groups: Vec<Group> = shared.chain([VISITOR]).collect();
     Filter::new(Action::KillProcess, Action::KillProcess, &groups)
