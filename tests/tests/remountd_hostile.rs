@@ -3,13 +3,13 @@
 
 use remount_tests::daemon::{Daemon, socket};
 use remount_tests::{Sandbox, mounts};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Asks for `rw` and says the exit code; then that the directory is as it was.
 const TRY: &str = r#""$CTL" --socket "$S" rw w; echo "code $?"; (echo x >"$W/mark") 2>/dev/null && echo WROTE; true"#;
 
-fn words<'a>(words: &[&'a dyn AsRef<Path>]) -> Vec<&'a Path> {
-    words.iter().map(|word| word.as_ref()).collect()
+fn words(words: &[&dyn AsRef<Path>]) -> Vec<PathBuf> {
+    words.iter().map(|word| word.as_ref().to_owned()).collect()
 }
 
 #[test]
@@ -113,9 +113,5 @@ fn bytes_that_are_no_requests_harm_nobody() {
         printf 'rw w' | "$SOCAT" -t1 - UNIX-CONNECT:"$S"
         "$CTL" --socket "$S" rw w"#,
     );
-    assert_eq!(
-        outcome.stdout(),
-        "ERROR: bad request: line w: rw\n".replace("line w", "linew"),
-        "{outcome}"
-    );
+    assert_eq!(outcome.stdout(), "ERROR: bad request: line w: rw\n", "{outcome}");
 }

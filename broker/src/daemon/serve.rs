@@ -176,7 +176,7 @@ pub fn serve(setup: Setup<'_>) -> Result<(), DaemonError> {
 fn room_for_clients() -> Result<usize, DaemonError> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
-        .map_err(|errno| DaemonError::Prepare(errno))?;
+        .map_err(DaemonError::Prepare)?;
     let room = maximum.unwrap_or(u64::MAX).saturating_sub(RESERVED).clamp(4, MOST_CLIENTS);
     Ok(usize::try_from(room).unwrap_or(4))
 }
