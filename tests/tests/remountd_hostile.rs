@@ -115,3 +115,86 @@ fn bytes_that_are_no_requests_harm_nobody() {
     );
     assert_eq!(outcome.stdout(), "ERROR: bad request: line w: rw\n", "{outcome}");
 }
+
+/// Mounts a FUSE file system that nobody serves over a directory, in a mount namespace of its
+/// own, and asks the daemon to switch it.
+const HUNG: &str = r#"
+import ctypes, os, subprocess, sys
+target, words = sys.argv[1], sys.argv[2:]
+fuse = os.open("/dev/fuse", os.O_RDWR)
+libc = ctypes.CDLL(None, use_errno=True)
+options = f"fd={fuse},rootmode=40000,user_id=0,group_id=0".encode()
+if libc.mount(b"hung", target.encode(), b"fuse", 0, options):
+    sys.exit(os.strerror(ctypes.get_errno()))
+sys.exit(subprocess.run(words).returncode)
+"#;
+
+#[test]
+fn a_file_system_that_never_answers_holds_up_nobody_else() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::new(&sandbox, "");
+    let target = daemon.target();
+    let target = target.to_str().unwrap();
+    if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/fuse") {
+        // Then this user cannot make one either: root's pass does.
+        assert!(!remount_tests::as_root(), "{error}");
+        assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+        return;
+    }
+    let ctl = daemon.ctl().command(["ro", "w"]).words();
+    let hang = || {
+        let command = sandbox.host(remount_tests::require("unshare"));
+        let command = command.options(["--user", "--map-root-user", "--mount", "--"]);
+        command.command(["/usr/bin/python3", "-c", HUNG, target]).command(&ctl).start()
+    };
+    let hung: Vec<_> = (0..3).map(|_| hang()).collect();
+    for _ in 0..5 {
+        assert_eq!(daemon.sandboxed(TRY).stdout(), "w: rw\ncode 0\nWROTE\n");
+    }
+    for client in hung {
+        let outcome = client.wait();
+        outcome.exits(1).says("does not answer");
+    }
+    assert_eq!(daemon.sandboxed(TRY).stdout(), "w: rw\ncode 0\nWROTE\n");
+}
+
+/// The namespace that a client connected from is where its requests act, or nowhere.
+#[test]
+fn a_client_that_is_gone_or_elsewhere_is_not_served() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::new(&sandbox, "");
+    let target = daemon.target();
+    // Connects, leaves the connection to a child, and ends: nobody is left whose it is.
+    let gone = r#"
+import os, socket, sys, time
+s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])
+parent = os.getpid()
+if os.fork() == 0:
+    while os.getppid() == parent: time.sleep(0.01)
+    s.sendall(b"rw w\n"); print(s.recv(999).decode().strip(), flush=True)
+    os._exit(0)
+os._exit(0)
+"#;
+    let changed = r#"
+import ctypes, os, socket, sys
+s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])
+s.sendall(b"rw w\n"); first = s.recv(999)
+s.sendall(b"ro w\n"); s.recv(999)
+if ctypes.CDLL(None).unshare(0x10020000): sys.exit("unshare")
+s.sendall(b"rw w\n"); print(first.decode().strip(), s.recv(999).decode().strip())
+"#;
+    for (script, expected) in [
+        (gone, "ERROR: find the caller: it has ended"),
+        (
+            changed,
+            "OK ERROR: find the caller: it has changed its mount namespace since it connected",
+        ),
+    ] {
+        let command = daemon.bwrap(words(&[&"--ro-bind", &target, &target]));
+        let script = format!(
+            "/usr/bin/python3 -c '{script}' \"$S\"; sleep 1; (echo x >\"$W/mark\") 2>/dev/null && echo WROTE; true"
+        );
+        let outcome = command.sh(&script).run();
+        assert_eq!(outcome.stdout().trim(), expected, "{outcome}");
+    }
+}

@@ -156,6 +156,6 @@ fn the_units_are_what_systemd_wants() {
     let verified = analyze().options(["verify", "--man=no"]).options(units(&dir)).run();
     verified.success();
     assert!(!verified.stderr().contains("remountd"), "{verified}");
-    let words = ["security", "--offline=yes", "--threshold=45", "--no-pager"];
+    let words = ["security", "--offline=yes", "--threshold=40", "--no-pager"];
     analyze().options(words).option(dir.join("remountd.service")).run().success();
 }
