@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::hook::Agent;
 use crate::render;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
@@ -140,6 +141,28 @@ enum TypedCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Let an agent's planning mode make the targets read-only
+    ///
+    /// Agents call it, with an event on standard input. Exit code 2: the tool must not run.
+    Hook(TypedHook),
+}
+
+#[derive(Debug, clap::Args)]
+struct TypedHook {
+    /// claude, codex, gemini, generic, opencode or qwen
+    agent: Agent,
+    /// The agent is in this mode; nothing is read
+    #[arg(long)]
+    mode: Option<String>,
+    /// Show what to add to the agent's configuration, and where
+    #[arg(long, conflicts_with_all = ["mode", "install", "uninstall"])]
+    print: bool,
+    /// Add it; a copy of the file before is kept beside it
+    #[arg(long, conflicts_with_all = ["mode", "uninstall"])]
+    install: bool,
+    /// Take it out again
+    #[arg(long, conflicts_with = "mode")]
+    uninstall: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -272,6 +295,17 @@ pub(crate) enum Command {
     Doctor {
         clean: bool,
     },
+    Hook(Agent, HookAction),
+}
+
+/// What is to be done about an agent's hooks.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum HookAction {
+    /// Be one; in the mode that is named, else the event says it.
+    Run(Option<String>),
+    Print,
+    Install,
+    Uninstall,
 }
 
 /// How a status is printed.
@@ -388,6 +422,15 @@ impl TypedCommand {
             Self::Ps { json } => Command::Ps { json },
             Self::Events { follow, json } => Command::Events { follow, json },
             Self::Log { id, json } => Command::Log { id, json },
+            Self::Hook(hook) => {
+                let action = match hook {
+                    TypedHook { print: true, .. } => HookAction::Print,
+                    TypedHook { install: true, .. } => HookAction::Install,
+                    TypedHook { uninstall: true, .. } => HookAction::Uninstall,
+                    TypedHook { mode, .. } => HookAction::Run(mode),
+                };
+                Command::Hook(hook.agent, action)
+            }
             Self::Doctor { clean } => Command::Doctor { clean },
             Self::List => Command::List,
         })

@@ -6,11 +6,13 @@
 mod cli;
 mod daemon;
 mod doctor;
+mod hook;
 mod outside;
 mod render;
 mod run;
 
-use cli::{Args, Broker, Command, Show};
+use cli::{Args, Broker, Command, HookAction, Show};
+use hook::Agent;
 use remount_broker::channel::{CHANNEL_VARIABLE, SOCKET_VARIABLE};
 use remount_broker::channel::{DEFAULT_SOCKET, NoBroker};
 use remount_broker::client::{Client, ClientError, TIMEOUT};
@@ -106,6 +108,7 @@ fn run(args: Args, quiet: bool) -> Result<Exit, Failure> {
         }
         Command::While(targets, command) => run::while_writable(wanted, targets, &command)?,
         Command::RoEverywhere(busy) => outside::ro_everywhere(busy, quiet),
+        Command::Hook(agent, action) => hook(agent, &action),
         Command::Doctor { clean } => doctor::run(clean, quiet),
         Command::List => print(&render::table(&connect(wanted)?.client.list()?)),
         Command::Status { show, watch: false } => {
@@ -339,6 +342,42 @@ fn explain_client(error: &ClientError) -> Exit {
 /// A request that lasts as long as its connection.
 fn held(targets: Selection) -> SetRequest {
     SetRequest { lease: Some(Term::Held), ..SetRequest::new(targets, Wish::Rw) }
+}
+
+/// Is a hook, or configures one.
+fn hook(agent: Agent, action: &HookAction) -> Exit {
+    let result = match action {
+        HookAction::Run(mode) => return answer(hook::run(agent, mode.as_deref())),
+        HookAction::Print => hook::print(agent),
+        HookAction::Install => hook::install(agent),
+        HookAction::Uninstall => hook::uninstall(agent),
+    };
+    match result {
+        Ok(text) => print(&text),
+        Err(message) => {
+            complain(&message, None);
+            Exit::Failed
+        }
+    }
+}
+
+/// The exit code of a hook for which agents do not run the tool.
+const DENIED: u8 = 2;
+
+/// Answers as agents understand it.
+fn answer(answer: hook::Answer) -> Exit {
+    match answer {
+        hook::Answer::Nothing => Exit::Done,
+        hook::Answer::Tell(text) => print(&format!("{text}\n")),
+        hook::Answer::Deny(text) => {
+            complain(&text, None);
+            Exit::Of(DENIED)
+        }
+        hook::Answer::Failed(text) => {
+            complain(&text, None);
+            Exit::Failed
+        }
+    }
 }
 
 /// Prints to standard output. A reader that has gone away (`| head -1`) has what it

@@ -142,10 +142,10 @@ impl Tree {
                 devices::mount(self.old_root.as_fd(), at.as_fd(), terminal.as_deref())
             }
             OpKind::Proc => self.proc(op),
-            OpKind::Control { program } => {
+            OpKind::Control { program, hooks } => {
                 let at = self.mountpoint(&op.dest, Shape::Directory)?;
                 let program = self.open_source(program)?;
-                self.control = Some(Control::mount(at.as_fd(), program.as_fd())?);
+                self.control = Some(Control::mount(at.as_fd(), program.as_fd(), hooks)?);
                 Ok(())
             }
         }

@@ -172,6 +172,9 @@ pub enum OpKind {
     Control {
         /// This program's file: under the name `remountctl` it is the client.
         program: Source,
+        /// What modes of agents mean, for `remountctl hook`. With such a table there is a
+        /// README for the agent, too; empty is none.
+        hooks: String,
     },
 }
 

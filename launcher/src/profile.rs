@@ -44,6 +44,6 @@ pub use load::{Listed, Loader};
 pub use model::{Bind, Cache, Environment, Profile, Protect, Sandbox, Tmpfs, Toggle, Workspace};
 pub use source::{Excerpt, Located, MAX_PROFILE_SIZE, Origin, SourceName};
 pub use types::{
-    EnvironmentPattern, FileMode, GitPolicy, Hostname, Missing, MissingProtect, Need, Network,
-    Size, UserNamespace, VariableName,
+    EnvironmentPattern, FileMode, GitPolicy, HookWord, Hostname, Missing, MissingProtect, Need,
+    Network, Size, UserNamespace, VariableName,
 };

@@ -44,6 +44,7 @@ pub struct Spec {
     pub(crate) seccomp: bool,
     pub(crate) terminal: Option<PathBuf>,
     pub(crate) program: Found,
+    pub(crate) hooks: String,
     pub(crate) policy: Policy,
     pub(crate) warnings: Vec<String>,
 }
@@ -130,8 +131,9 @@ impl Spec {
             return Err(SpecError::DirectoryOnStdio(number));
         }
         let cwd = host.cwd.clone().ok_or(SpecError::NoCwd)?;
-        let words = command::words(args, host);
+        let mut words = command::words(args, host);
         let profile = load_profile(args, loader, &words)?;
+        command::add_arguments(&mut words, &profile);
         let git_root = git::work_tree(&cwd, host.files.as_ref());
         let environment = |name: &str| host.variable(name).map(OsStr::to_owned);
         let mut variables =
@@ -172,6 +174,7 @@ impl Spec {
             .map_err(|errno| SpecError::Program(host.program.clone(), errno))?;
         Ok(Self {
             warnings: warnings(&profile, landlock, seccomp),
+            hooks: hooks(&profile),
             profiles: profile.sources,
             entries,
             host_directories,
@@ -233,6 +236,18 @@ fn hostname(args: &Args, settings: &profile::Sandbox) -> Result<Option<String>, 
         (None, Some(name)) => Ok(Some(name.value.as_str().to_owned())),
         (None, None) => Ok(None),
     }
+}
+
+/// The profile's `[hooks]` for `remountctl hook`, which sees no profiles: a line
+/// `AGENT MODE ro|rw` for each mode. Empty if there are none.
+fn hooks(profile: &Profile) -> String {
+    let mut text = String::new();
+    for (agent, modes) in &profile.hooks {
+        for (mode, to) in modes {
+            text.push_str(&format!("{} {} {}\n", agent.as_str(), mode.as_str(), to.value));
+        }
+    }
+    text
 }
 
 fn warnings(profile: &Profile, landlock: Option<u32>, seccomp: bool) -> Vec<String> {

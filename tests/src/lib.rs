@@ -25,10 +25,12 @@
 //! acts use stand-ins (see the probe). Directories are under `/var/tmp`: a sandbox has
 //! a `/tmp` of its own.
 
+pub mod agent;
 mod answer;
 mod cmd;
 pub mod daemon;
 pub mod leftovers;
+pub mod model;
 mod pty;
 mod refusal;
 mod running;
@@ -104,6 +106,13 @@ pub fn toolchain() -> PathBuf {
     let root = PathBuf::from(root);
     assert!(root.join("bin/cargo").is_file(), "{} has no bin/cargo", root.display());
     root
+}
+
+/// The directory of the agents' commands, where `scripts/agents` put them.
+pub fn agents() -> PathBuf {
+    let dir = std::env::var_os("REMOUNT_AGENTS")
+        .expect("REMOUNT_AGENTS is not set: scripts/test does it, or run scripts/agents DIRECTORY");
+    PathBuf::from(dir).join("node_modules/.bin")
 }
 
 /// The mount table of this process, as the kernel writes it.

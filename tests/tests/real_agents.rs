@@ -1,7 +1,6 @@
 //! The real programs, each under its own profile, chosen by its name.
 
-use remount_tests::{Cmd, PATH, Sandbox, Snapshot};
-use std::path::PathBuf;
+use remount_tests::{Cmd, PATH, Sandbox, Snapshot, agents};
 use std::time::Duration;
 
 /// A real agent: its command, its package, the word of its `--version` that is the
@@ -13,6 +12,7 @@ struct Agent {
     state: &'static [&'static str],
 }
 
+/// Qwen Code does not start for a user without a name: `agents.rs` runs it.
 const AGENTS: [Agent; 4] = [
     Agent { command: "codex", package: "@openai/codex", word: 1, state: &[".codex"] },
     Agent { command: "claude", package: "@anthropic-ai/claude-code", word: 0, state: &[".claude"] },
@@ -25,24 +25,17 @@ const AGENTS: [Agent; 4] = [
     },
 ];
 
-/// Where `scripts/agents` put them.
-fn installed() -> PathBuf {
-    let dir = std::env::var_os("REMOUNT_AGENTS")
-        .expect("REMOUNT_AGENTS is not set: scripts/test does it, or run scripts/agents DIRECTORY");
-    PathBuf::from(dir).join("node_modules")
-}
-
 impl Agent {
     /// The version that was installed.
     fn pinned(&self) -> String {
-        let file = installed().join(self.package).join("package.json");
+        let file = agents().join("..").join(self.package).join("package.json");
         let text = std::fs::read(&file).unwrap_or_else(|error| panic!("{file:?}: {error}"));
         let package: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
         package["version"].as_str().expect("a version").to_owned()
     }
 
     fn version(&self, run: Cmd) -> String {
-        let path = format!("{}:{PATH}", installed().join(".bin").display());
+        let path = format!("{}:{PATH}", agents().display());
         let outcome = run.env("PATH", path).timeout(Duration::from_secs(100)).run();
         let stdout = outcome.success().stdout();
         assert_eq!(outcome.stderr(), "", "{outcome}");
@@ -54,9 +47,9 @@ impl Agent {
 fn prints_its_version(command: &str) {
     let agent = AGENTS.iter().find(|agent| agent.command == command).expect("an agent");
     let elsewhere = Sandbox::git();
-    let program = installed().join(".bin").join(command);
     // Their state is where it is if nobody says anything.
     let usual = |run: Cmd| run.unset("XDG_STATE_HOME");
+    let program = agents().join(command);
     let outside = agent.version(usual(elsewhere.host(program)).arg("--version"));
     assert_eq!(outside.split(' ').nth(agent.word), Some(&*agent.pinned()), "{outside}");
 
@@ -85,7 +78,7 @@ fn prints_its_version(command: &str) {
     }
     // That the profile was chosen by the name is what the plan says.
     let run = sandbox.remount().option("--dry-run=json").arg(command);
-    let path = format!("{}:{PATH}", installed().join(".bin").display());
+    let path = format!("{}:{PATH}", agents().display());
     let outcome = run.env("PATH", path).run();
     let plan: serde_json::Value = serde_json::from_str(&outcome.success().stdout()).expect("JSON");
     let profiles = plan["profiles"].as_array().expect("a list");

@@ -9,6 +9,9 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+/// For the agent, which reads it when a write is refused.
+const README: &str = include_str!("control/README");
+
 /// Connections that may wait for the broker.
 const BACKLOG: i32 = 128;
 
@@ -21,8 +24,9 @@ pub(super) struct Control {
 }
 
 impl Control {
-    /// Mounts it on `at`; `program` is this program's file.
-    pub fn mount(at: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<Self, Failed> {
+    /// Mounts it on `at`; `program` is this program's file, `hooks` the table for
+    /// `remountctl hook`.
+    pub fn mount(at: BorrowedFd<'_>, program: BorrowedFd<'_>, hooks: &str) -> Result<Self, Failed> {
         let mount = files::tmpfs(Some(1 << 20), 0o755).step("make a tmpfs for")?;
         mount::attach(mount.as_fd(), at).step("mount on")?;
         let fill = || -> Result<Self, Errno> {
@@ -35,6 +39,10 @@ impl Control {
             mount::set_attributes(tree.as_fd(), flags, Reach::Tree)?;
             mount::attach_at(tree.as_fd(), mount.as_fd(), c"bin/remountctl")?;
             let listener = listen(mount.as_fd())?;
+            if !hooks.is_empty() {
+                files::file(mount.as_fd(), c"hooks", hooks)?;
+                files::file(mount.as_fd(), c"README", README)?;
+            }
             // From here on nothing in it changes, and what is cloned of it is read-only too.
             mount::set_attributes(mount.as_fd(), Attributes::READ_ONLY, Reach::This)?;
             let directory = mount::open_exact(mount.as_fd(), c"empty")?;

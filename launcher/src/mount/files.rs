@@ -8,6 +8,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag,
     fsconfig_set_string, fsmount, fsopen,
 };
+use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
@@ -117,6 +118,16 @@ pub(super) fn make_mountpoint(
         Shape::File => empty_file(dir.as_fd(), last, 0o644)?,
     }
     mount::open_exact(dir.as_fd(), last)
+}
+
+/// Makes a file for all to read, in memory, where a short text is written at once.
+pub(super) fn file(dir: BorrowedFd<'_>, name: &CStr, text: &str) -> Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o444))?;
+    match rustix::io::write(&file, text.as_bytes())? {
+        written if written == text.len() => Ok(()),
+        _ => Err(Errno::NOSPC),
+    }
 }
 
 /// Makes an empty file; one that exists is an error.

@@ -165,6 +165,9 @@ impl Plan {
                 let shape = if *shape == Shape::Directory { "directory" } else { "file" };
                 set("shape", shape.into());
             }
+            OpKind::Control { hooks, .. } if !hooks.is_empty() => {
+                set("hooks", hooks.lines().collect::<Vec<_>>().into());
+            }
             OpKind::SelfBind { .. }
             | OpKind::Dev { .. }
             | OpKind::Proc

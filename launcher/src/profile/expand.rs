@@ -35,6 +35,8 @@ pub struct Variables {
     pub xdg_state_home: PathBuf,
     /// `{xdg-runtime-dir}`.
     pub xdg_runtime_dir: PathBuf,
+    /// `{ssh-auth-sock}`: the caller's agent for ssh keys, if there is one.
+    pub ssh_auth_sock: Option<PathBuf>,
 }
 
 impl Variables {
@@ -61,6 +63,7 @@ impl Variables {
             xdg_data_home: directory("XDG_DATA_HOME", home.join(".local/share")),
             xdg_state_home: directory("XDG_STATE_HOME", home.join(".local/state")),
             xdg_runtime_dir: directory("XDG_RUNTIME_DIR", format!("/run/user/{uid}").into()),
+            ssh_auth_sock: environment("SSH_AUTH_SOCK").map(PathBuf::from),
             workspace: project.clone(),
             cwd,
             home,
@@ -86,6 +89,7 @@ impl Variables {
             Variable::XdgDataHome => &self.xdg_data_home,
             Variable::XdgStateHome => &self.xdg_state_home,
             Variable::XdgRuntimeDir => &self.xdg_runtime_dir,
+            Variable::SshAuthSock => self.ssh_auth_sock.as_ref().ok_or(ExpandError::NoSshAgent)?,
         };
         to.extend_from_slice(path.as_os_str().as_bytes());
         Ok(())
@@ -104,6 +108,9 @@ pub enum ExpandError {
     /// `{git-root}` outside a git work tree.
     #[error("{{git-root}} has no value: the working directory is not in a git work tree")]
     NoGitRoot,
+    /// `{ssh-auth-sock}` where no agent for keys runs.
+    #[error("{{ssh-auth-sock}} has no value: SSH_AUTH_SOCK is not set")]
+    NoSshAgent,
     /// Neither `/…` nor `~/…` nor a variable at the beginning.
     #[error("not an absolute path: begin it with '/', '~/' or a variable such as {{project}}")]
     Relative,
@@ -134,9 +141,10 @@ enum Variable {
     XdgDataHome,
     XdgStateHome,
     XdgRuntimeDir,
+    SshAuthSock,
 }
 
-const VARIABLES: [(&str, Variable); 11] = [
+const VARIABLES: [(&str, Variable); 12] = [
     ("cwd", Variable::Cwd),
     ("home", Variable::Home),
     ("project", Variable::Project),
@@ -148,6 +156,7 @@ const VARIABLES: [(&str, Variable); 11] = [
     ("xdg-data-home", Variable::XdgDataHome),
     ("xdg-state-home", Variable::XdgStateHome),
     ("xdg-runtime-dir", Variable::XdgRuntimeDir),
+    ("ssh-auth-sock", Variable::SshAuthSock),
 ];
 
 fn known_variables() -> String {

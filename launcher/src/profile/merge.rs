@@ -9,9 +9,9 @@ use super::expand::PathText;
 use super::model::{Bind, Cache, Environment, Profile, Protect, Sandbox, Tmpfs, Toggle, Workspace};
 use super::schema::{self, File, ProtectPath};
 use super::source::{Located, Origin, Source};
-use super::types::{MissingProtect, Network};
+use super::types::{HookWord, MissingProtect, Network};
 use remount_broker::name::{Mode, TargetName};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use toml::Spanned;
 
@@ -91,6 +91,7 @@ impl<T: Keyed> Merging<T> {
 pub(super) struct Merge {
     description: Option<String>,
     sources: Vec<String>,
+    arguments: BTreeMap<String, Located<Vec<String>>>,
     sandbox: Sandbox,
     workspace: Workspace,
     binds: Merging<Bind>,
@@ -99,6 +100,7 @@ pub(super) struct Merge {
     masks: Merging<PathText>,
     protects: Merging<Protect>,
     environment: Environment,
+    hooks: BTreeMap<HookWord, BTreeMap<HookWord, Located<Mode>>>,
     notes: Vec<Located<String>>,
 }
 
@@ -107,6 +109,7 @@ impl From<Profile> for Merge {
         Self {
             description: profile.description,
             sources: profile.sources,
+            arguments: profile.arguments,
             sandbox: profile.sandbox,
             workspace: profile.workspace,
             binds: Merging::new(profile.binds),
@@ -115,6 +118,7 @@ impl From<Profile> for Merge {
             masks: Merging::new(profile.masks),
             protects: Merging::new(profile.protects),
             environment: profile.environment,
+            hooks: profile.hooks,
             notes: profile.notes,
         }
     }
@@ -164,6 +168,12 @@ impl Merge {
         }
         for entry in file.protect {
             self.protects.add(protect(entry, source)?);
+        }
+        let arguments = file.arguments.into_iter();
+        self.arguments.extend(arguments.map(|(command, words)| (command, located(words, source))));
+        for (agent, modes) in file.hooks {
+            let table = self.hooks.entry(agent).or_default();
+            table.extend(modes.into_iter().map(|(mode, to)| (mode, located(to, source))));
         }
         self.environment(file.environment, source)
     }
@@ -340,6 +350,7 @@ impl Merge {
         let profile = Profile {
             description: self.description,
             sources: self.sources,
+            arguments: self.arguments,
             sandbox: self.sandbox,
             workspace: self.workspace,
             binds: self.binds.finish(),
@@ -348,6 +359,7 @@ impl Merge {
             masks: self.masks.finish(),
             protects: self.protects.finish(),
             environment: self.environment,
+            hooks: self.hooks,
             notes: self.notes,
         };
         let mut names: HashMap<&TargetName, &Origin> = HashMap::new();

@@ -3,8 +3,8 @@
 use super::expand::{PathText, ValueText};
 use super::source::Located;
 use super::types::{
-    Busy, EnvironmentPattern, FileMode, GitPolicy, Hostname, Missing, MissingProtect, Need,
-    Network, Size, Span, UserNamespace, VariableName,
+    Busy, EnvironmentPattern, FileMode, GitPolicy, HookWord, Hostname, Missing, MissingProtect,
+    Need, Network, Size, Span, UserNamespace, VariableName,
 };
 use remount_broker::name::{Authority, Mode, TargetName};
 use remount_broker::proto::OnBusy;
@@ -19,6 +19,8 @@ pub struct Profile {
     pub description: Option<String>,
     /// Every file that went in, in the order of merging.
     pub sources: Vec<String>,
+    /// `[arguments]`: by a command's name, what its arguments begin with.
+    pub arguments: BTreeMap<String, Located<Vec<String>>>,
     /// `[sandbox]`.
     pub sandbox: Sandbox,
     /// `[workspace]`.
@@ -35,6 +37,8 @@ pub struct Profile {
     pub protects: Vec<Located<Protect>>,
     /// `[environment]`.
     pub environment: Environment,
+    /// `[hooks.AGENT]`: by agent and its mode, which mode the targets get.
+    pub hooks: BTreeMap<HookWord, BTreeMap<HookWord, Located<Mode>>>,
     /// Things that are no error and yet probably not meant, for a person to read.
     pub notes: Vec<Located<String>>,
 }
@@ -45,6 +49,7 @@ impl Profile {
         Self {
             description: None,
             sources: Vec::new(),
+            arguments: BTreeMap::new(),
             sandbox: Sandbox {
                 network: Located::default(Network::default()),
                 hostname: None,
@@ -76,6 +81,7 @@ impl Profile {
                 unset: Vec::new(),
                 clear: Located::default(false),
             },
+            hooks: BTreeMap::new(),
             notes: Vec::new(),
         }
     }

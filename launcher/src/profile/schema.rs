@@ -4,8 +4,8 @@ use super::error::ProfileError;
 use super::expand::{ExpandError, PathText, ValueText};
 use super::source::{Located, Origin, Source};
 use super::types::{
-    Busy, EnvironmentPattern, FileMode, GitPolicy, Hostname, Missing, MissingProtect, Need,
-    Network, Size, Span, UserNamespace, VariableName,
+    Busy, EnvironmentPattern, FileMode, GitPolicy, HookWord, Hostname, Missing, MissingProtect,
+    Need, Network, Size, Span, UserNamespace, VariableName,
 };
 use remount_broker::name::{Authority, Mode, TargetName};
 use serde::Deserialize;
@@ -23,6 +23,7 @@ pub(super) struct File {
     pub description: Option<String>,
     pub extends: Vec<Spanned<String>>,
     pub commands: Vec<Spanned<String>>,
+    pub arguments: BTreeMap<String, Spanned<Vec<String>>>,
     pub sandbox: Sandbox,
     pub workspace: Workspace,
     pub bind: Vec<Bind>,
@@ -31,6 +32,7 @@ pub(super) struct File {
     pub mask: Vec<Word<PathText>>,
     pub protect: Vec<Spanned<Protect>>,
     pub environment: Environment,
+    pub hooks: BTreeMap<HookWord, BTreeMap<HookWord, Spanned<Mode>>>,
     pub remove: Remove,
 }
 

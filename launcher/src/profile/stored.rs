@@ -10,8 +10,8 @@ use super::expand::{PathText, ValueText};
 use super::model::{Bind, Cache, Environment, Profile, Protect, Sandbox, Tmpfs, Toggle, Workspace};
 use super::source::{Located, Origin};
 use super::types::{
-    Busy, EnvironmentPattern, FileMode, GitPolicy, Hostname, Missing, MissingProtect, Need,
-    Network, Size, Span, UserNamespace, VariableName,
+    Busy, EnvironmentPattern, FileMode, GitPolicy, HookWord, Hostname, Missing, MissingProtect,
+    Need, Network, Size, Span, UserNamespace, VariableName,
 };
 use remount_broker::name::{Authority, Mode, TargetName};
 use remount_broker::proto::OnBusy;
@@ -94,8 +94,8 @@ macro_rules! structs {
 
 structs! {
     Profile {
-        description, sources, sandbox, workspace, binds, tmpfs, caches, masks, protects,
-        environment, notes
+        description, sources, arguments, sandbox, workspace, binds, tmpfs, caches, masks, protects,
+        environment, hooks, notes
     }
     Sandbox {
         network, hostname, authority, landlock, seccomp, new_session, user_namespace, on_busy,
@@ -160,6 +160,7 @@ fn checked<T: TryFrom<String>>(text: &str) -> Option<T> {
 
 texts! {
     EnvironmentPattern: |text| Some(EnvironmentPattern::trusted(text)),
+    HookWord: checked,
     Hostname: checked,
     PathText: |text| Some(PathText::trusted(text)),
     String: checked,

@@ -70,6 +70,14 @@ fn protects(profile: &Profile) -> Vec<(&str, MissingProtect)> {
     entries.map(|entry| (entry.value.path.as_str(), entry.value.missing)).collect()
 }
 
+fn hooks(profile: &Profile) -> Vec<String> {
+    let tables = profile.hooks.iter().flat_map(|(agent, modes)| {
+        let agent = agent.as_str();
+        modes.iter().map(move |(mode, to)| format!("{agent} {} {}", mode.as_str(), to.value))
+    });
+    tables.collect()
+}
+
 fn binds(profile: &Profile) -> Vec<(&str, Mode)> {
     profile.binds.iter().map(|bind| (bind.value.path.as_str(), bind.value.mode)).collect()
 }
@@ -114,10 +122,17 @@ fn every_key_is_understood() {
         set = { A = "{home}/x" }
         unset = ["B", "C_*"]
         clear = true
+        [arguments]
+        x = ["-a", "b c"]
+        [hooks.x]
+        plan = "ro"
+        acceptEdits = "rw"
         [remove]
         bind = []
     "#)
     .unwrap();
+    assert_eq!(profile.arguments["x"].value, ["-a", "b c"]);
+    assert_eq!(hooks(&profile), ["x acceptEdits rw", "x plan ro"]);
     assert_eq!(profile.description.as_deref(), Some("all of it"));
     assert_eq!(profile.sandbox.network.value, Network::None);
     assert_eq!(profile.sandbox.hostname.unwrap().value.as_str(), "box");
@@ -270,11 +285,45 @@ fn names_and_paths_are_told_apart() {
 }
 
 #[test]
+fn hooks_and_arguments_are_merged_by_name() {
+    let config = Config::new(&[
+        ("base.toml", "arguments = { x = ['a'], y = ['b'] }\n[hooks.x]\nplan = 'ro'\nold = 'rw'"),
+        (
+            "p.toml",
+            "extends = ['base']\narguments.x = []\n[hooks.x]\nold = 'ro'\n[hooks.z]\na-b = 'rw'",
+        ),
+    ]);
+    let profile = config.load(&["p"]).unwrap();
+    assert_eq!(hooks(&profile), ["x old ro", "x plan ro", "z a-b rw"]);
+    assert!(profile.arguments["x"].value.is_empty());
+    assert_eq!(profile.arguments["y"].value, ["b"]);
+    for text in ["[hooks.x]\nplan = 'no'", "[hooks.x]\n'a b' = 'ro'", "[hooks.'x\u{1b}']\na = 'ro'"]
+    {
+        assert!(one(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn every_agent_has_a_table_and_what_it_cannot_tell_is_not_in_it() {
+    for name in ["claude", "codex", "gemini", "opencode", "qwen"] {
+        let profile = built_in().load(&[name.into()]).unwrap();
+        let hooks = hooks(&profile);
+        assert!(hooks.contains(&format!("{name} plan ro")), "{hooks:?}");
+        assert!(hooks.iter().any(|line| line.starts_with(name) && line.ends_with(" rw")));
+    }
+    for name in ["aider", "amp", "copilot", "crush", "cursor-agent", "goose", "generic-agent"] {
+        let profile = built_in().load(&[name.into()]).unwrap();
+        assert_eq!(hooks(&profile), ["generic default rw", "generic plan ro"], "{name}");
+    }
+    assert!(built_in().load(&["default".into()]).unwrap().hooks.is_empty());
+}
+
+#[test]
 fn an_unknown_profile_names_the_known() {
     let error = Config::new(&[("mine.toml", "")]).load(&["cluade"]).unwrap_err();
     assert_eq!(error.to_string(), "profile `cluade`: there is no profile of this name");
     let hint = error.hint().unwrap();
-    assert!(hint.starts_with("did you mean `claude`? profiles are claude, codex, default,"));
+    assert!(hint.starts_with("did you mean `claude`? profiles are aider, amp, claude,"));
     assert!(hint.contains("mine"), "{hint}");
 }
 
@@ -506,6 +555,8 @@ fn a_project_file_cannot_widen() {
         ("[[cache]]\npath = '/x'", "cache", "1:3"),
         ("[environment]\nset = { A = 'x' }", "environment", "1:2"),
         ("environment.unset = []", "environment", "1:1"),
+        ("[arguments]\nx = []", "arguments", "1:2"),
+        ("[hooks.x]\nplan = 'rw'", "hooks", "1:2"),
         ("[remove]\nmask = ['/x']", "remove.mask", "2:1"),
         ("[remove]\nprotect = ['x']", "remove.protect", "2:1"),
         ("[remove]\ntmpfs = ['/x']", "remove.tmpfs", "2:1"),
@@ -627,7 +678,9 @@ fn a_file_hides_a_part_of_a_built_in_profile() {
 #[test]
 fn every_built_in_path_expands() {
     let variables =
-        Variables::new("/w".into(), "/home/u".into(), Some("/w".into()), 1000, |_| None);
+        Variables::new("/w".into(), "/home/u".into(), Some("/w".into()), 1000, |name| {
+            (name == "SSH_AUTH_SOCK").then(|| "/tmp/ssh-x/agent.1".into())
+        });
     for profile in &BUILT_IN {
         let loaded = built_in().load(&[profile.name.into()]).unwrap();
         let binds = loaded.binds.iter().map(|it| it.value.destination());
@@ -672,6 +725,13 @@ fn an_agent_sees_its_own_state_and_no_other_agents() {
         ("codex", "~/.codex"),
         ("gemini", "~/.gemini"),
         ("opencode", "{xdg-data-home}/opencode"),
+        ("qwen", "~/.qwen"),
+        ("copilot", "~/.copilot"),
+        ("amp", "{xdg-data-home}/amp"),
+        ("aider", "~/.aider"),
+        ("cursor-agent", "~/.cursor"),
+        ("goose", "{xdg-data-home}/goose"),
+        ("crush", "{xdg-data-home}/crush"),
     ];
     for (agent, own) in states {
         let profile = built_in().load(&[agent.into()]).unwrap();

@@ -194,6 +194,33 @@ impl TryFrom<String> for Hostname {
     }
 }
 
+/// The name of an agent, or of a mode of one, as its hook says it: 1 to 64 letters, digits,
+/// `-` and `_`, so that a table of them needs no quoting.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct HookWord(String);
+
+impl HookWord {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for HookWord {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
+        if (1..=64).contains(&text.len()) && text.bytes().all(fits) {
+            Ok(Self(text))
+        } else {
+            Err(format!("name {text:?}: must be 1 to 64 letters, digits, '-' and '_'"))
+        }
+    }
+}
+
 /// The name of an environment variable: not empty, without `=` and NUL.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(try_from = "String")]
@@ -287,6 +314,10 @@ mod tests {
         for text in ["", "a b", "ä", "a\n", &"x".repeat(65)] {
             assert!(Hostname::try_from(text.to_owned()).is_err(), "{text}");
         }
+        for text in ["", "a b", "ä", "a\n", "a.b", &"x".repeat(65)] {
+            assert!(HookWord::try_from(text.to_owned()).is_err(), "{text}");
+        }
+        assert_eq!(HookWord::try_from("acceptEdits".to_owned()).unwrap().as_str(), "acceptEdits");
         for text in ["", "A=B", "A\0"] {
             assert!(VariableName::try_from(text.to_owned()).is_err(), "{text}");
         }

@@ -5,6 +5,7 @@ use super::layout::Layout;
 use crate::cli::Args;
 use crate::host::Host;
 use crate::plan::Exec;
+use crate::profile::Profile;
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,17 @@ pub(super) fn words(args: &Args, host: &Host) -> Vec<OsString> {
         vec![host.shell.clone().into_os_string()]
     } else {
         args.command.clone()
+    }
+}
+
+/// Puts the arguments that the profile has for a command of this name before the others.
+pub(super) fn add_arguments(words: &mut Vec<OsString>, profile: &Profile) {
+    if profile.arguments.is_empty() {
+        return;
+    }
+    let name = words.first().and_then(|word| Path::new(word).file_name()?.to_str());
+    if let Some(arguments) = name.and_then(|name| profile.arguments.get(name)) {
+        words.splice(1..1, arguments.value.iter().map(OsString::from));
     }
 }
 

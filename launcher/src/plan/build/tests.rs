@@ -189,6 +189,40 @@ fn a_target_that_the_host_has_read_only_is_refused() {
 }
 
 #[test]
+fn a_profile_with_hooks_hands_its_table_over_and_others_cost_nothing() {
+    let hooks = |words: &[&str]| {
+        let plan = plan_on(files(), "", words);
+        let hooks = plan.mounts.ops.iter().find_map(|op| match &op.kind {
+            OpKind::Control { hooks, .. } => Some(hooks.clone()),
+            _ => None,
+        });
+        hooks.unwrap()
+    };
+    assert_eq!(hooks(&[]), "");
+    let claude = hooks(&["--profile", "claude"]);
+    assert!(claude.contains("claude plan ro\n") && claude.contains("claude default rw\n"));
+    assert!(claude.contains("generic plan ro\n"), "{claude}");
+}
+
+#[test]
+fn a_profiles_arguments_come_first_for_the_command_they_are_for() {
+    let arguments = |words: &[&str]| {
+        let files = files().dir("/home/u/.codex").file("/bin/codex", "");
+        let mut host = host(files);
+        host.mounts = MountTable::parse(b"");
+        let words = ["remount-run", "--profile", "codex"].iter().chain(words).map(OsString::from);
+        let args = Args::parse_from_os(words).unwrap();
+        let loader = Loader { config_dirs: Vec::new(), uid: 7 };
+        Plan::build(Spec::resolve(&args, &host, &loader, &[]).unwrap(), &host.mounts).exec.arguments
+    };
+    let own = ["-c", "sandbox_mode=danger-full-access"];
+    assert_eq!(arguments(&["codex", "exec"])[1..3], own);
+    assert_eq!(arguments(&["codex", "exec"])[3..], ["exec"]);
+    assert_eq!(arguments(&["/bin/codex"])[1..], own);
+    assert_eq!(arguments(&["sh", "-c", "true"]), ["sh", "-c", "true"]);
+}
+
+#[test]
 fn where_sandboxes_are_controlled_from_is_hidden_everywhere() {
     let files = || files().dir("/run/user/7/remount").dir("/home/u/.local/state/remount/log");
     let plain = lines(&plan_on(files(), "", &[]));
