@@ -133,8 +133,10 @@ impl World {
     fn process(&self, number: Pid, pidfd: OwnedFd) -> Result<Process, Refusal> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let name = number.as_raw_nonzero().get().to_string();
-        let dir = openat(&self.proc, name, flags, Mode::empty())
-            .map_err(|errno| unseen("look at", errno))?;
+        let dir = openat(&self.proc, name, flags, Mode::empty()).map_err(|errno| match errno {
+            Errno::NOENT => refusal(ErrorCode::Failed, "find the caller: it has ended", ""),
+            errno => unseen("look at", errno),
+        })?;
         // The directory is of the process that had the number when it was opened. If the
         // one of the pidfd has not ended by now, it had it all the time.
         let process = Process { number, pidfd, dir };
