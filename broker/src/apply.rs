@@ -198,7 +198,11 @@ impl Operation {
         }
         // Once more: a mount moved away meanwhile must not have become writable.
         self.check_places(registry)?;
-        self.verify(registry).map_err(Obstacle::Fault)
+        self.verify(registry).map_err(Obstacle::Fault)?;
+        for step in &self.steps {
+            registry.want(step.target, step.mode);
+        }
+        Ok(())
     }
 
     /// A mount that is not at its path any more is never made writable. Made read-only it
@@ -206,6 +210,11 @@ impl Operation {
     fn check_places(&mut self, registry: &Registry) -> Result<(), Obstacle> {
         for step in &self.steps {
             let member = step.member(registry);
+            if let (Mode::Rw, Some(path)) = (step.mode, registry.unprotected(step.target)) {
+                let name = registry.target(step.target).name.clone();
+                let (path, mode) = (path.to_owned(), step.mode);
+                return Err(Obstacle::Fault(Fault::Stale { name, path, mode }));
+            }
             if registry.mounts().in_place(member) {
                 continue;
             }

@@ -10,6 +10,7 @@ pub mod daemon;
 
 pub mod escape;
 pub mod filter;
+pub mod heal;
 pub mod holders;
 pub mod host;
 pub mod name;

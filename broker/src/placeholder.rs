@@ -21,6 +21,7 @@ mod one;
 mod record;
 
 pub use one::is_one;
+pub(crate) use one::make as make_one;
 
 use crate::escape::Escaped;
 use crate::reason::Reason;
@@ -344,7 +345,7 @@ fn make(entries: &[Entry], bases: &[OwnedFd]) -> Result<(), PlaceholderError> {
     for entry in entries {
         let make = || {
             let parent = entry.parent(bases[entry.index].as_fd())?;
-            one::make(parent.as_fd(), entry).map(|()| parent)
+            one::make(parent.as_fd(), entry.name(), &entry.kind).map(|()| parent)
         };
         let parent = match make() {
             Ok(parent) => parent,

@@ -8,7 +8,10 @@ use crate::name::{Authority, Mode, TargetName};
 use crate::proto::{Fault, Origin, Selection, SetRequest, State, TargetReport};
 use crate::sys::socket::Peer;
 use crate::target::{Member, Target};
+use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +41,10 @@ pub(crate) type Index = usize;
 #[derive(Debug)]
 pub struct Registry {
     targets: Vec<Target>,
+    /// The modes that were asked for last: what a mount that is put back gets.
+    wanted: Vec<Cell<Mode>>,
+    /// Targets in which something that is to be protected is not: they stay as they are.
+    unprotected: Vec<(Index, PathBuf)>,
     mounts: Box<dyn Mounts>,
 }
 
@@ -77,7 +84,44 @@ impl Registry {
                 return Err(BadTargets::Empty(target.name.clone()));
             }
         }
-        Ok(Self { targets, mounts })
+        let mut registry = Self { targets, wanted: Vec::new(), unprotected: Vec::new(), mounts };
+        registry.wanted = registry.all().map(|index| Cell::new(registry.mode(index))).collect();
+        Ok(registry)
+    }
+
+    /// The mode that a target is to have.
+    pub(crate) fn wanted(&self, index: Index) -> Mode {
+        self.wanted[index].get()
+    }
+
+    /// A target has been given a mode.
+    pub(crate) fn want(&self, index: Index, mode: Mode) {
+        self.wanted[index].set(mode);
+    }
+
+    /// The mount of a target that belongs at `path`.
+    pub(crate) fn member(&self, index: Index, path: &Path) -> Option<BorrowedFd<'_>> {
+        let member = self.targets[index].members.iter().find(|member| member.path == path);
+        member.map(|member| member.fd.as_fd())
+    }
+
+    /// From now on the target's mount at `path` is this one.
+    pub(crate) fn replace_member(&mut self, index: Index, path: &Path, fd: OwnedFd) {
+        let mut members = self.targets[index].members.iter_mut();
+        if let Some(member) = members.find(|member| member.path == path) {
+            member.fd = fd;
+        }
+    }
+
+    /// Sets in which targets what is not protected that is to be.
+    pub(crate) fn set_unprotected(&mut self, unprotected: Vec<(Index, PathBuf)>) {
+        self.unprotected = unprotected;
+    }
+
+    /// What in a target is to be protected and is not.
+    pub(crate) fn unprotected(&self, index: Index) -> Option<&Path> {
+        let mut all = self.unprotected.iter();
+        all.find(|(target, _)| *target == index).map(|(_, path)| path.as_path())
     }
 
     pub(crate) fn mounts(&self) -> &dyn Mounts {
@@ -171,7 +215,8 @@ impl Registry {
 
     fn state(&self, index: Index) -> State {
         let in_place = |member: &Member| self.mounts.in_place(member);
-        if self.target(index).members.iter().all(in_place) { State::Ok } else { State::Stale }
+        let is_whole = self.target(index).members.iter().all(in_place);
+        if is_whole && self.unprotected(index).is_none() { State::Ok } else { State::Stale }
     }
 
     /// What there is to say of some targets, read from the kernel now.

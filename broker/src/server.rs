@@ -21,6 +21,8 @@
 
 use crate::apply::RETRY_EVERY;
 use crate::channel::{self, Arrival};
+use crate::escape::Escaped;
+use crate::heal::Healer;
 use crate::holders::Inspector;
 use crate::name::TargetName;
 use crate::proto::{OnBusy, Origin, SandboxInfo, Verdict};
@@ -93,6 +95,8 @@ pub struct Context<'a> {
     pub approval_timeout: Duration,
     /// What answers `why`.
     pub explain: Option<Explain<'a>>,
+    /// What puts mounts back that the host takes away.
+    pub healer: Option<Healer>,
 }
 
 impl Default for Context<'_> {
@@ -104,6 +108,7 @@ impl Default for Context<'_> {
             on_busy: OnBusy::Fail,
             approval_timeout: PATIENCE,
             explain: None,
+            healer: None,
         }
     }
 }
@@ -220,6 +225,10 @@ enum Token {
     Init,
     Source(usize),
     Session(SessionId),
+    /// The mount table has changed.
+    Mounts,
+    /// Names that are watched have.
+    Names,
 }
 
 impl<'a> Server<'a> {
@@ -273,13 +282,14 @@ impl<'a> Server<'a> {
     fn work(&mut self, patience: &Patience) -> Result<Ending, ServerError> {
         loop {
             let tokens = self.wait()?;
+            self.heal(&tokens);
             // Whatever closes what a peer has sent can be made to wait by the peer.
             let limited = patience.limit();
             for token in tokens {
                 match token {
                     Token::Init => return Ok(Ending::InitExited),
                     Token::Life if self.launcher_is_gone() => return Ok(Ending::LauncherGone),
-                    Token::Life => {}
+                    Token::Life | Token::Mounts | Token::Names => {}
                     Token::Source(index) => self.take_connections(index),
                     Token::Session(id) => {
                         let gone = self.sessions.get_mut(id).is_some_and(|it| !it.ready());
@@ -308,6 +318,23 @@ impl<'a> Server<'a> {
         }
     }
 
+    /// Puts mounts back, if anything speaks for looking.
+    fn heal(&mut self, tokens: &[Token]) {
+        let Some(healer) = &mut self.context.healer else { return };
+        let now = Instant::now();
+        let has = |wanted: fn(&Token) -> bool| tokens.iter().any(wanted);
+        let heard = has(|token| matches!(token, Token::Names)) && healer.heard();
+        let asked = has(|token| matches!(token, Token::Mounts | Token::Session(_)));
+        if heard || asked || healer.due() <= now {
+            for event in healer.look(&mut self.registry, now) {
+                let path = Escaped::path(&event.path).to_string();
+                let name = event.what.name();
+                let message = Some(path.as_str());
+                self.record(&journal::Entry { event: name, message, ..Default::default() });
+            }
+        }
+    }
+
     fn launcher_is_gone(&self) -> bool {
         let mut chunk = [0_u8; 64];
         match rustix::net::recv(&self.life, &mut chunk[..], RecvFlags::DONTWAIT) {
@@ -333,6 +360,15 @@ impl<'a> Server<'a> {
             if source.state == Flow::Open {
                 tokens.push(Token::Source(index));
                 fds.push(watch(source.fd.as_fd(), PollFlags::IN));
+            }
+        }
+        if let Some(healer) = &self.context.healer {
+            let (table, names) = healer.sources();
+            tokens.push(Token::Mounts);
+            fds.push(watch(table, PollFlags::PRI));
+            if let Some(names) = names {
+                tokens.push(Token::Names);
+                fds.push(watch(names, PollFlags::IN));
             }
         }
         for (id, session) in self.sessions.iter() {
@@ -370,7 +406,8 @@ impl<'a> Server<'a> {
         let due = due.map(|at| at.saturating_duration_since(now));
         // A lease that a client held may have ended with it just now.
         let ended = self.leases.is_unheld(|id| self.sessions.has(id)).then_some(Duration::ZERO);
-        resume.chain(retry).chain(due).chain(ended).min()
+        let look = self.context.healer.as_ref().map(|it| it.due().saturating_duration_since(now));
+        resume.chain(retry).chain(due).chain(ended).chain(look).min()
     }
 
     fn take_connections(&mut self, index: usize) {

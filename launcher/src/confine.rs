@@ -13,8 +13,8 @@ mod limits;
 mod status;
 
 pub use caps::{
-    BROKER_CAPABILITIES, EmptyBoundingSet, drop_capabilities, empty_bounding_set,
-    reduce_capabilities,
+    BROKER_CAPABILITIES, BROKER_CAPABILITIES_IN_USER_NAMESPACE, EmptyBoundingSet,
+    drop_capabilities, empty_bounding_set, reduce_capabilities,
 };
 pub use limits::{CoreDumps, limits};
 pub use status::{filters_in_force, verify};

@@ -130,7 +130,9 @@ impl Tree {
             OpKind::Bind { source, mode, devices, submounts } => {
                 self.bind(op, source, *mode, *devices, submounts)
             }
-            OpKind::SelfBind { id, mode, submounts } => self.self_bind(op, *id, *mode, submounts),
+            OpKind::SelfBind { id, mode, submounts, .. } => {
+                self.self_bind(op, *id, *mode, submounts)
+            }
             OpKind::Tmpfs { size, permissions } => {
                 let tmpfs = files::tmpfs(*size, *permissions).step("make a tmpfs for")?;
                 self.attach(op, tmpfs.as_fd(), Shape::Directory)

@@ -4,12 +4,13 @@
 //! reads configuration, environment or `PATH`.
 
 mod build;
+mod kept;
 mod print;
 
 use crate::confine::landlock::Access;
 use crate::spec::Asker;
 use remount_broker::name::{Authority, Mode, TargetName};
-use remount_broker::placeholder::Wanted;
+use remount_broker::placeholder::{Kind as StandIn, Wanted};
 use remount_broker::proto::OnBusy;
 use remount_broker::sys::mount::FileId;
 use remount_broker::sys::seccomp::Instruction;
@@ -144,6 +145,8 @@ pub enum OpKind {
         id: Option<FileId>,
         /// Whether files can be changed through it.
         mode: Mode,
+        /// What stands in for it if it does not exist.
+        stand_in: Option<StandIn>,
         /// Mounts of the host below it, as paths inside, that follow its mode.
         submounts: Vec<PathBuf>,
     },

@@ -17,7 +17,7 @@ use crate::plan::{Exec, Identity, Policy, Shape};
 use crate::profile::{self, Hostname, Loader, Need, Network, Profile, UserNamespace, Variables};
 use remount_broker::escape::Escaped;
 use remount_broker::name::{Authority, Mode, TargetName};
-use remount_broker::placeholder::{self, Wanted};
+use remount_broker::placeholder::{self, Kind as StandIn, Wanted};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -104,7 +104,7 @@ pub(crate) enum What {
     /// Read-only under a writable mount.
     Protect(Found),
     /// The same, where nothing is: a placeholder will stand there.
-    Guard,
+    Guard(StandIn),
 }
 
 /// What makes a mount a target.

@@ -143,8 +143,12 @@ const GROUPS: &[Group] = &[
             value: libc::AT_EMPTY_PATH as u64,
         }],
     ),
-    // A protection that was renamed away on the host is put back.
-    allow("heal", &[libc::SYS_open_tree, libc::SYS_move_mount]),
+    // A protection that was renamed away on the host is put back; the limit of mount
+    // namespaces is raised for as long as that takes.
+    allow("heal", &[libc::SYS_open_tree, libc::SYS_move_mount, libc::SYS_pwrite64]),
+    allow("watch", &[libc::SYS_inotify_add_watch]),
+    // A placeholder that was removed on the host is made again.
+    allow("placeholders", &[libc::SYS_mkdirat, libc::SYS_linkat, libc::SYS_unlinkat]),
     // Which mount is where, and who holds a file of it open (/proc/PID/fd).
     allow(
         "look",

@@ -5,7 +5,7 @@ use super::record::Entry;
 use crate::sys::mount::{self, FileStat};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// The permissions of a placeholder that is a directory.
@@ -31,16 +31,15 @@ pub fn is_one(stat: &FileStat, uid: u32) -> bool {
 
 /// Makes a placeholder in one step: there is none without its content, nor one that could
 /// be taken for something else.
-pub(super) fn make(parent: BorrowedFd<'_>, entry: &Entry) -> Result<(), Errno> {
-    let name = entry.name();
-    match &entry.kind {
+pub(crate) fn make(parent: BorrowedFd<'_>, name: &OsStr, kind: &Kind) -> Result<(), Errno> {
+    match kind {
         Kind::Directory => {
             rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(DIRECTORY_MODE.into()))
         }
         Kind::File(bytes) if bytes.is_empty() => create(parent, name).map(drop),
         Kind::File(bytes) => {
             // Under another name first, which the record has as well.
-            let draft = entry.draft();
+            let draft = draft_of(name);
             match rustix::fs::unlinkat(parent, &*draft, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(errno) => return Err(errno),
@@ -56,6 +55,13 @@ pub(super) fn make(parent: BorrowedFd<'_>, entry: &Entry) -> Result<(), Errno> {
             linked
         }
     }
+}
+
+/// The name under which a file gets its bytes.
+pub(super) fn draft_of(name: &OsStr) -> OsString {
+    let mut draft = name.to_owned();
+    draft.push(".remount");
+    draft
 }
 
 fn create(parent: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {

@@ -6,6 +6,7 @@
 //! short, by a full disk or a power cut, is good as far as its entries are whole.
 
 use super::Kind;
+use super::one::draft_of;
 use crate::sys::mount::{self, FileId};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -65,13 +66,6 @@ impl Entry {
         }
     }
 
-    /// The name under which a file gets its bytes.
-    pub fn draft(&self) -> OsString {
-        let mut draft = self.name().to_owned();
-        draft.push(".remount");
-        draft
-    }
-
     /// Whether both are the same file, by whatever path.
     pub fn is_at(&self, other: &Self) -> bool {
         self.base_id == other.base_id && self.below == other.below
@@ -128,7 +122,7 @@ impl Record {
         for entry in entries {
             text.extend(entry.to_bytes());
             if matches!(&entry.kind, Kind::File(bytes) if !bytes.is_empty()) {
-                let below = entry.below.with_file_name(entry.draft());
+                let below = entry.below.with_file_name(draft_of(entry.name()));
                 text.extend(Entry { below, ..entry.clone() }.to_bytes());
             }
         }

@@ -206,6 +206,15 @@ pub fn open_exact(dir: BorrowedFd<'_>, path: impl rustix::path::Arg) -> Result<O
     open_location(dir, path, ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS)
 }
 
+/// As [`open_exact`], but a last component that is a symlink is opened itself.
+///
+/// # Errors
+/// As `openat2(2)`; `ELOOP` if any other component is a symlink.
+pub fn open_exact_or_link(dir: BorrowedFd<'_>, path: impl rustix::path::Arg) -> Result<OwnedFd> {
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    open_with(dir, path, OFlags::NOFOLLOW, resolve)
+}
+
 /// As [`open_exact`], with `dir` as the root: an absolute path begins there and
 /// `..` does not leave it.
 ///
@@ -229,7 +238,16 @@ fn open_location(
     path: impl rustix::path::Arg,
     resolve: ResolveFlags,
 ) -> Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    open_with(dir, path, OFlags::empty(), resolve)
+}
+
+fn open_with(
+    dir: BorrowedFd<'_>,
+    path: impl rustix::path::Arg,
+    more: OFlags,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC | more;
     let no_mode = rustix::fs::Mode::empty();
     path.into_with_c_str(|path| {
         // The kernel answers EAGAIN when a rename elsewhere raced with an IN_ROOT
@@ -266,6 +284,18 @@ pub fn clone_file(dir: BorrowedFd<'_>, name: impl rustix::path::Arg) -> Result<O
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
     rustix::mount::open_tree(dir, name, flags)
+}
+
+/// As [`clone_tree`], without the mounts below it.
+///
+/// # Errors
+/// As `open_tree(2)`; `EINVAL` also if a mount below must not be taken away, as those
+/// of the host in a user namespace. `ENOSPC` if there may be no more mount namespace.
+pub fn clone_one(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    rustix::mount::open_tree(fd, c"", flags)
 }
 
 /// Attaches the detached tree `tree` on top of the file that `at` is open on.

@@ -9,6 +9,10 @@ use rustix::thread::{self, CapabilitySet, CapabilitySets};
 pub const BROKER_CAPABILITIES: CapabilitySet =
     CapabilitySet::SYS_ADMIN.union(CapabilitySet::SYS_PTRACE).union(CapabilitySet::SYS_CHROOT);
 
+/// What it needs besides in a user namespace of its own: to raise the limit of mount
+/// namespaces for the moment in which it puts a mount back.
+pub const BROKER_CAPABILITIES_IN_USER_NAMESPACE: CapabilitySet = CapabilitySet::SYS_RESOURCE;
+
 /// The bounding set of this process is empty, and so is that of every process it forks.
 /// A user namespace that is made later fills the set again: make none.
 #[derive(Debug, Clone, Copy)]

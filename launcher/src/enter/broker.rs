@@ -9,16 +9,17 @@ use crate::plan::Plan;
 use crate::report::{Link, Reporter};
 use remount_broker::escape::Escaped;
 use remount_broker::filter::broker_filter;
+use remount_broker::heal::Healer;
 use remount_broker::holders::Inspector;
 use remount_broker::proto::{Origin, SandboxInfo};
 use remount_broker::server::{self, Context, Explain, Setup};
-use remount_broker::sys::seccomp;
+use remount_broker::sys::{process, seccomp};
 use remount_broker::target::{Member, Target};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{DumpableBehavior, Pid, set_dumpable_behavior};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -49,6 +50,9 @@ impl Broker<'_> {
             let (processes, handover) = join_sandbox(&from_init)?;
             // From here on the agent may start: until the broker is confined it hears nobody.
             from_init.send(b"go", None).step("start the agent")?;
+            let healer = healer(plan, proc.as_fd())?;
+            // Without it, all is the same but later.
+            process::ask_for_short_turns().unwrap_or(());
             confine(plan)?;
             let inspector = Inspector::new(proc, processes, init).step("look at /proc")?;
             let Some(outside) = outside::receive(&life).step("hear from the launcher")? else {
@@ -71,6 +75,7 @@ impl Broker<'_> {
                     on_busy: plan.policy.on_busy,
                     approval_timeout: plan.policy.confirm_timeout,
                     explain: Some(Explain::new(|path| plan.mounts.verdict(path))),
+                    healer: Some(healer),
                 },
             };
             server::serve(setup).map(drop).map_err(|_| EnterError::NoBroker)
@@ -84,6 +89,20 @@ impl Broker<'_> {
 fn open_proc() -> Result<OwnedFd, EnterError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(c"/proc", flags, Mode::empty()).step("open /proc")
+}
+
+/// What puts mounts back, for the namespaces that this process has joined.
+fn healer(plan: &Plan, proc: BorrowedFd<'_>) -> Result<Healer, EnterError> {
+    let open = |path, flags| rustix::fs::openat(proc, path, flags | OFlags::CLOEXEC, Mode::empty());
+    let table = open(c"self/mountinfo", OFlags::RDONLY).step("open the mount table")?;
+    let limit = match plan.namespaces.user {
+        Some(_) => {
+            let limit = open(c"sys/user/max_mnt_namespaces", OFlags::WRONLY);
+            Some(limit.step("open the limit of mount namespaces")?)
+        }
+        None => None,
+    };
+    Ok(Healer::new(plan.mounts.kept(), table, limit))
 }
 
 fn info(plan: &Plan, id: String) -> SandboxInfo {
@@ -117,7 +136,11 @@ fn join_sandbox(from_init: &Link) -> Result<((u64, u64), Handles), EnterError> {
 /// Gives up everything that the broker will not need: capabilities but three, new
 /// privileges, and most system calls, executing a program among them.
 fn confine(plan: &Plan) -> Result<(), EnterError> {
-    confine::reduce_capabilities(confine::BROKER_CAPABILITIES)?;
+    let mut capabilities = confine::BROKER_CAPABILITIES;
+    if plan.namespaces.user.is_some() {
+        capabilities |= confine::BROKER_CAPABILITIES_IN_USER_NAMESPACE;
+    }
+    confine::reduce_capabilities(capabilities)?;
     match plan.filter {
         Some(_) => seccomp::load(&broker_filter().compile()).step("load the broker's filter"),
         None => Ok(()),

@@ -11,6 +11,8 @@ use crate::host::{Found, MountTable};
 use crate::spec::{Asker, Entry, Spec, What};
 use remount_broker::filter::agent_filter;
 use remount_broker::name::Mode;
+use remount_broker::placeholder::Kind as StandIn;
+use remount_broker::sys::mount::FileId;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -125,7 +127,7 @@ fn own_ops(spec: &Spec, is_root: bool) -> Vec<MountOp> {
     let (read_only, masked) =
         if is_root { (PROC_READ_ONLY, PROC_MASKED) } else { (PROC_READ_ONLY_FOR_USERS, &[][..]) };
     for name in read_only {
-        let kind = OpKind::SelfBind { id: None, mode: Mode::Ro, submounts: Vec::new() };
+        let kind = self_bind(None, Mode::Ro, None);
         ops.push(op(&format!("/proc/{name}"), kind));
     }
     ops.extend(masked.iter().map(|name| op(&format!("/proc/{name}"), OpKind::Mask(Shape::File))));
@@ -157,12 +159,14 @@ fn kind_of(entry: &Entry) -> OpKind {
         }
         What::Overlay { lower } => OpKind::Overlay { lower: source_of(Some(lower), &lower.path) },
         What::Mask(shape) => OpKind::Mask(*shape),
-        What::Protect(found) => {
-            OpKind::SelfBind { id: Some(found.stat.id), mode: Mode::Ro, submounts: Vec::new() }
-        }
+        What::Protect(found) => self_bind(Some(found.stat.id), Mode::Ro, None),
         // Made by the start: whatever is there by then is protected.
-        What::Guard => OpKind::SelfBind { id: None, mode: Mode::Ro, submounts: Vec::new() },
+        What::Guard(stand_in) => self_bind(None, Mode::Ro, Some(stand_in.clone())),
     }
+}
+
+fn self_bind(id: Option<FileId>, mode: Mode, stand_in: Option<StandIn>) -> OpKind {
+    OpKind::SelfBind { id, mode, stand_in, submounts: Vec::new() }
 }
 
 fn source_of(found: Option<&Found>, path: &Path) -> Source {
@@ -206,7 +210,7 @@ fn protect_kernel_files(ops: &mut BTreeMap<PathBuf, MountOp>, host_mounts: &Moun
         }
     }
     for dest in found {
-        let kind = OpKind::SelfBind { id: None, mode: Mode::Ro, submounts: Vec::new() };
+        let kind = self_bind(None, Mode::Ro, None);
         let op = MountOp { dest: dest.clone(), kind, member_of: None, origin: Asker::Sandbox };
         ops.entry(dest).or_insert(op);
     }
@@ -231,7 +235,7 @@ fn pin_ancestors(ops: &mut BTreeMap<PathBuf, MountOp>, host_mounts: &MountTable)
         for parent in between {
             pins.push(MountOp {
                 dest: parent.to_owned(),
-                kind: OpKind::SelfBind { id: None, mode, submounts: Vec::new() },
+                kind: self_bind(None, mode, None),
                 member_of: holder.member_of,
                 origin: Asker::Pin(dest.clone()),
             });

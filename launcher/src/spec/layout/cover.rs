@@ -109,7 +109,7 @@ impl Layout<'_> {
         }
         refuse_reserved(&place.path, origin)?;
         if let Some(taken) = self.entries.iter().find(|entry| entry.dest == place.path) {
-            if matches!(taken.what, What::Protect(_) | What::Guard) {
+            if matches!(taken.what, What::Protect(_) | What::Guard(_)) {
                 return Ok(());
             }
             let by = taken.origin.to_string();
@@ -131,7 +131,7 @@ impl Layout<'_> {
         if self.entries.iter().any(|entry| entry.dest == place.path) {
             return Ok(());
         }
-        let mut wanted = vec![Wanted { path: path.clone(), kind }];
+        let mut wanted = vec![Wanted { path: path.clone(), kind: kind.clone() }];
         let mut inside = place.path.as_path();
         while let Some(parent) = inside.parent() {
             let parent_place = self.locate(parent, origin)?;
@@ -162,7 +162,7 @@ impl Layout<'_> {
         }
         let dest = place.path.clone();
         self.view.cover(&dest, area);
-        self.put(Entry { dest, what: What::Guard, origin: origin.clone() });
+        self.put(Entry { dest, what: What::Guard(kind), origin: origin.clone() });
         Ok(())
     }
 

@@ -118,6 +118,8 @@ pub(crate) fn act(name: &str, args: &Args) -> Option<Answer> {
         "write-loop" => write_loop(path(), args.get(1).map(crate::parse_number)),
         // `hammer DIR FILE COUNTER`
         "hammer" => hammer(path(), args.at(1), args.at(2)),
+        // `attack SECONDS PATH…`
+        "attack" => Ok(attack(args.number(0), args.rest(1))),
         "churn" => churn(path(), args.get(1).map(crate::parse_number)),
         "getdents-count" => {
             std::fs::read_dir(path()).map(|entries| entries.count().to_string()).map_err(errno)
@@ -281,6 +283,44 @@ fn hammer(dir: &OsStr, name: &OsStr, counter: &OsStr) -> Answer {
         std::fs::rename(&new, counter).map_err(errno)?;
     }
     Ok(String::new())
+}
+
+/// Tries to change each of the paths, round after round, for so long: writes to what is a
+/// file, creates a file in what is a directory, makes what does not exist. Prints `attacking`
+/// when it begins. Answers for each path, with `;` between them: rounds, changes that succeeded, and how
+/// long each time lasted in which they did, in microseconds.
+fn attack(seconds: i64, paths: &[std::ffi::OsString]) -> String {
+    let change = |path: &std::path::Path| match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => {
+            let new = path.join("planted");
+            let made = OpenOptions::new().write(true).create_new(true).open(&new).is_ok();
+            made && std::fs::remove_file(new).is_ok()
+        }
+        Ok(_) => OpenOptions::new()
+            .append(true)
+            .open(path)
+            .is_ok_and(|mut it| it.write_all(b"#").is_ok()),
+        Err(_) => std::fs::create_dir(path).is_ok(),
+    };
+    let mut seen = vec![(0u64, None::<Instant>, Vec::new()); paths.len()];
+    let (end, mut rounds) = (deadline(Some(seconds)), 0u64);
+    crate::say("attacking");
+    while Instant::now() < end {
+        rounds += 1;
+        for (path, (changes, since, times)) in paths.iter().zip(&mut seen) {
+            if change(std::path::Path::new(path)) {
+                *changes += 1;
+                since.get_or_insert_with(Instant::now);
+            } else if let Some(since) = since.take() {
+                times.push(since.elapsed().as_micros().to_string());
+            }
+        }
+    }
+    let lines = seen.iter().map(|(changes, open, times)| {
+        let last = if open.is_some() { " open" } else { "" };
+        format!("{rounds} {changes} {}{last}", times.join(","))
+    });
+    lines.collect::<Vec<_>>().join(";")
 }
 
 /// Makes and removes directories as fast as it can, answering how many rounds.

@@ -1,0 +1,44 @@
+//! Which mounts the host can take away, and what belongs there.
+
+use super::{CONTROL_DIR, MountOp, MountPlan, OpKind, Shape};
+use remount_broker::heal::{Kept, Kind};
+use remount_broker::name::Mode;
+use std::path::Path;
+
+impl MountPlan {
+    /// What the broker keeps in its place: all that is mounted on a file of the host.
+    pub fn kept(&self) -> Vec<Kept> {
+        self.ops.iter().filter_map(kept).collect()
+    }
+}
+
+fn kept(op: &MountOp) -> Option<Kept> {
+    // Nobody outside reaches what the sandbox has of its own.
+    let own = ["/proc", "/dev", "/run"];
+    if op.dest == Path::new("/") || own.iter().any(|own| op.dest.starts_with(own)) {
+        return None;
+    }
+    let itself = |mode: Mode| match (op.member_of, mode) {
+        (Some(target), _) => Kind::Member(target),
+        (None, Mode::Rw) => Kind::Writable,
+        (None, Mode::Ro) => Kind::Protected(None),
+    };
+    let kind = match &op.kind {
+        OpKind::SelfBind { mode: Mode::Ro, stand_in, .. } if op.member_of.is_none() => {
+            Kind::Protected(stand_in.clone())
+        }
+        OpKind::SelfBind { mode, .. } => itself(*mode),
+        OpKind::Bind { source, mode, devices: false, .. } if source.path == op.dest => {
+            itself(*mode)
+        }
+        OpKind::Bind { mode, .. } if op.member_of.is_some() || *mode == Mode::Rw => {
+            Kind::Other(op.member_of)
+        }
+        OpKind::Mask(shape) => {
+            let name = if *shape == Shape::Directory { "empty" } else { "nothing" };
+            Kind::Masked(Path::new(CONTROL_DIR).join(name))
+        }
+        _ => return None,
+    };
+    Some(Kept { path: op.dest.clone(), kind })
+}

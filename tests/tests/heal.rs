@@ -1,0 +1,280 @@
+//! Protections that a program outside takes away, and that come back.
+
+use remount_tests::{Answer, Inside, Sandbox, require, wait_until};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// What an editor does: a new file is written, and renamed over the old one.
+fn replace(path: &Path, contents: &str) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, contents).unwrap();
+    std::fs::rename(new, path).unwrap();
+}
+
+fn rofs() -> Answer {
+    Answer::Errno("EROFS".into())
+}
+
+fn done() -> Answer {
+    Answer::Ok(String::new())
+}
+
+/// Waits until nothing can be written to `path` inside.
+#[track_caller]
+fn protected(inside: &mut Inside, path: &str) {
+    wait_until(path, SOON, || inside.act(["open-write", path]) == rofs());
+}
+
+fn world() -> (Sandbox, PathBuf) {
+    let sandbox = Sandbox::git();
+    sandbox.file("project/.vscode/tasks.json", "one");
+    sandbox.file("project/.envrc", "one");
+    let project = sandbox.project();
+    (sandbox, project)
+}
+
+#[test]
+fn what_is_replaced_is_protected_again() {
+    let (sandbox, project) = world();
+    let mut inside = sandbox.remount().serve();
+    inside.act(["create", "other"]).ok();
+    for round in 0..20 {
+        let contents = &format!("round {round}");
+        replace(&project.join(".envrc"), contents);
+        protected(&mut inside, ".envrc");
+        assert_eq!(&inside.act(["read", ".envrc"]).ok(), contents);
+        inside.act(["unlink", ".envrc"]).errno("EBUSY");
+        inside.act(["rename", "other", ".envrc"]).errno("EBUSY");
+        let set = ["config", "test.key", contents];
+        sandbox.host(require("git")).command(set).run().success();
+        protected(&mut inside, ".git/config");
+        inside.act(["unlink", ".git/config"]).errno("EBUSY");
+    }
+    let status = inside.ctl("status", 0);
+    assert!(!status.contains("stale"), "{status}");
+    inside.ctl("ro workspace", 0);
+    inside.ctl("rw workspace", 0);
+    inside.end().success();
+}
+
+#[test]
+fn what_is_moved_away_is_held_until_it_is_back() {
+    let (sandbox, project) = world();
+    let mut inside = sandbox.remount().serve();
+    inside.act(["create", "before"]).ok();
+    for name in [".vscode", ".envrc", ".git"] {
+        let away = sandbox.outside().join("away");
+        std::fs::rename(project.join(name), &away).unwrap();
+        // Nothing can be created in its place, nor beside it.
+        wait_until("the project is closed", SOON, || inside.act(["utime", "."]) == rofs());
+        inside.act(["create", "x"]).errno("EROFS");
+        inside.act(["mkdir", name]).errno("EROFS");
+        assert!(inside.ctl("status", 0).contains("stale"));
+        inside.ctl("rw workspace", 6);
+        std::fs::rename(&away, project.join(name)).unwrap();
+        wait_until("the project is open", SOON, || inside.act(["utime", "."]) == done());
+        assert!(!inside.ctl("status", 0).contains("stale"));
+        held(&mut inside, name);
+    }
+    protected(&mut inside, ".vscode/tasks.json");
+    protected(&mut inside, ".envrc");
+    protected(&mut inside, ".git/config");
+    inside.end().success();
+}
+
+#[track_caller]
+fn held(inside: &mut Inside, name: &str) {
+    inside.act(["rename", name, "elsewhere"]).errno("EBUSY");
+}
+
+#[test]
+fn what_is_removed_and_made_again_is_protected() {
+    let (sandbox, project) = world();
+    let mut inside = sandbox.remount().serve();
+    for round in 0..5 {
+        std::fs::remove_dir_all(project.join(".vscode")).unwrap();
+        std::fs::create_dir(project.join(".vscode")).unwrap();
+        std::fs::write(project.join(".vscode/tasks.json"), "two").unwrap();
+        std::fs::remove_file(project.join(".envrc")).unwrap();
+        std::fs::write(project.join(".envrc"), "two").unwrap();
+        protected(&mut inside, ".vscode/tasks.json");
+        protected(&mut inside, ".envrc");
+        assert_eq!(inside.act(["read", ".envrc"]).ok(), "two", "{round}");
+        held(&mut inside, ".vscode");
+    }
+    // A whole repository: its hooks, and the mode of its target.
+    std::fs::remove_dir_all(project.join(".git")).unwrap();
+    sandbox.host(require("git")).command(["init", "-q"]).run().success();
+    protected(&mut inside, ".git/config");
+    wait_until("commits work", SOON, || {
+        matches!(inside.act(["create", ".git/index.lock"]), Answer::Ok(_))
+    });
+    inside.act(["unlink", ".git/index.lock"]).ok();
+    inside.act(["create", ".git/hooks/pre-commit"]).errno("EROFS");
+    inside.ctl("ro git", 0);
+    inside.act(["create", ".git/index.lock"]).errno("EROFS");
+    inside.act(["create", "x"]).ok();
+    inside.end().success();
+}
+
+/// A placeholder that is cleaned away, as by `git clean -fd`, comes back after a moment,
+/// and is gone at the end.
+#[test]
+fn a_placeholder_that_is_removed_is_made_again() {
+    let (sandbox, project) = world();
+    let mut inside = sandbox.remount().serve();
+    for name in [".idea", ".mcp.json"] {
+        std::fs::remove_dir(project.join(name)).unwrap();
+    }
+    std::fs::remove_file(project.join(".git/commondir")).unwrap();
+    wait_until("they are back", SOON, || {
+        [".idea", ".mcp.json", ".git/commondir"].iter().all(|name| project.join(name).exists())
+    });
+    for name in [".idea", ".mcp.json"] {
+        wait_until(name, SOON, || inside.act(["create", &format!("{name}/x")]) == rofs());
+        held(&mut inside, name);
+    }
+    protected(&mut inside, ".git/commondir");
+    wait_until("the project is open", SOON, || {
+        matches!(inside.act(["create", "x"]), Answer::Ok(_))
+    });
+    inside.end().success();
+    assert!(!project.join(".idea").exists() && !project.join(".git/commondir").exists());
+}
+
+/// In the mode that the target has now, not in that of the start.
+#[test]
+fn what_is_put_back_has_the_mode_of_now() {
+    let (sandbox, project) = world();
+    let mut inside = sandbox.remount().serve();
+    sandbox.dir("outside/other");
+    for mode in ["ro", "rw", "ro"] {
+        inside.ctl(&format!("{mode} git"), 0);
+        let (old, new) = (sandbox.outside().join("old"), sandbox.outside().join("new"));
+        assert!(
+            std::process::Command::new("cp")
+                .arg("-a")
+                .arg(project.join(".git"))
+                .arg(&new)
+                .status()
+                .unwrap()
+                .success()
+        );
+        std::fs::rename(project.join(".git"), &old).unwrap();
+        std::fs::rename(&new, project.join(".git")).unwrap();
+        protected(&mut inside, ".git/config");
+        wait_until("the new one has its mode", SOON, || {
+            let answer = inside.act(["create", ".git/x"]);
+            inside.act(["unlink", ".git/x"]);
+            match mode {
+                "ro" => answer == rofs(),
+                _ => matches!(answer, Answer::Ok(_)),
+            }
+        });
+        assert!(
+            inside
+                .ctl("list", 0)
+                .lines()
+                .any(|line| line.starts_with("git") && line.contains(mode))
+        );
+        std::fs::remove_dir_all(&old).unwrap();
+    }
+    inside.end().success();
+}
+
+#[test]
+fn masks_come_back_too() {
+    let sandbox = Sandbox::new();
+    let key = sandbox.file("home/.ssh/key", "secret");
+    let alone = sandbox.file("home/.netrc", "secret");
+    let mut inside = sandbox.remount().serve();
+    assert_eq!(inside.act(["read", text(&alone)]).ok(), "");
+    replace(&alone, "another secret");
+    wait_until("the file is hidden", SOON, || inside.act(["read", text(&alone)]).ok().is_empty());
+    std::fs::remove_dir_all(key.parent().unwrap()).unwrap();
+    sandbox.file("home/.ssh/key", "another secret");
+    wait_until("the directory is hidden", SOON, || {
+        inside.act(["read", text(&key)]) == Answer::Errno("ENOENT".into())
+    });
+    assert_eq!(inside.act(["list", text(key.parent().unwrap())]).ok(), "");
+    inside.end().success();
+}
+
+/// For `$REMOUNT_ATTACK_SECONDS` (60 is the full test), else for a few, somebody inside
+/// tries to change what is protected while programs outside replace, move and remove it.
+/// What gets through is counted and printed; at the end everything is protected.
+#[test]
+fn an_attacker_gets_moments_and_nothing_lasts() {
+    let seconds: u64 = std::env::var("REMOUNT_ATTACK_SECONDS")
+        .map_or(3, |text| text.parse().expect("a number of seconds"));
+    let (sandbox, project) = world();
+    let names = [".git/config", ".envrc", ".vscode", ".git", ".idea", ".husky"];
+    // Of the git directory only the name is at stake, in which files may be created.
+    let paths: Vec<&str> = names.iter().copied().filter(|name| *name != ".git").collect();
+    let words = ["attack".to_owned(), seconds.to_string()];
+    let mut inside = sandbox.remount().timeout(Duration::from_secs(seconds + 60)).serve();
+    let mut attacker = sandbox
+        .remount()
+        .timeout(Duration::from_secs(seconds + 60))
+        .arg(remount_tests::bin("probe"))
+        .command(words.iter().map(String::as_str).chain(paths.iter().copied()))
+        .start();
+    assert_eq!(attacker.line(), "attacking");
+    let end = std::time::Instant::now() + Duration::from_secs(seconds);
+    let mut rounds = 0;
+    while std::time::Instant::now() < end {
+        rounds += 1;
+        let set = ["config", "test.key", &rounds.to_string()];
+        sandbox.host(require("git")).command(set).run().success();
+        replace(&project.join(".envrc"), "replaced");
+        for name in [".vscode", ".idea", ".git"] {
+            let away = sandbox.outside().join("away");
+            std::fs::rename(project.join(name), &away).unwrap();
+            // Somebody inside may have made one meanwhile, and put something in it.
+            while std::fs::rename(&away, project.join(name)).is_err() {
+                let _ = std::fs::remove_dir_all(project.join(name));
+            }
+        }
+        let _ = std::fs::remove_dir_all(project.join(".husky"));
+        let _ = std::fs::create_dir(project.join(".husky"));
+        std::thread::sleep(Duration::from_millis(3));
+    }
+    let outcome = attacker.wait();
+    let stdout = outcome.success().stdout();
+    let report = stdout.trim().rsplit_once("ok ").expect("an answer").1;
+    let mut all: Vec<u64> = Vec::new();
+    println!("{rounds} rounds outside, each of them all acts");
+    for (path, line) in paths.iter().zip(report.split(';')) {
+        let mut fields = line.split(' ');
+        let (tries, changes) = (fields.next().unwrap(), fields.next().unwrap());
+        let mut times: Vec<u64> =
+            fields.next().unwrap_or("").split(',').filter_map(|time| time.parse().ok()).collect();
+        times.sort_unstable();
+        let median = times.get(times.len() / 2).copied().unwrap_or(0);
+        let longest = times.last().copied().unwrap_or(0);
+        println!(
+            "{path}: {tries} tries, {changes} changes in {} moments, median {median} us, longest {longest} us",
+            times.len()
+        );
+        all.extend(times);
+    }
+    all.sort_unstable();
+    if let Some(median) = all.get(all.len() / 2) {
+        println!("median of all {median} us");
+    }
+    for path in [".git/config", ".envrc"] {
+        protected(&mut inside, path);
+    }
+    for path in [".vscode", ".idea", ".husky"] {
+        wait_until(path, SOON, || inside.act(["create", &format!("{path}/x")]) == rofs());
+        held(&mut inside, path);
+    }
+    held(&mut inside, ".git");
+    inside.end().success();
+}
