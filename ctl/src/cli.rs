@@ -91,7 +91,8 @@ enum TypedCommand {
         #[arg(long)]
         watch: bool,
         /// For each target a line of this form, with {name}, {mode}, {state}, {authority},
-        /// {path}, {left} (time left), {sandbox} and {pending} (requests that wait)
+        /// {path}, {left} (time left), {sandbox} and {pending} (requests that wait);
+        /// 'statusline': all of them in a few words, and nothing outside of a sandbox
         #[arg(long, value_name = "TEXT", conflicts_with = "json", value_parser = format)]
         format: Option<String>,
     },
@@ -232,6 +233,9 @@ fn word(text: &str) -> Result<Word, remount_broker::name::BadName> {
     text.parse().map(Word::Name)
 }
 
+/// The format that is not a text with fields.
+const STATUSLINE: &str = "statusline";
+
 /// Refuses a field that there is not.
 fn format(text: &str) -> Result<String, String> {
     for part in text.split('{').skip(1) {
@@ -314,6 +318,8 @@ pub(crate) enum Show {
     Table,
     Json,
     Format(String),
+    /// A few words for the status line of an agent.
+    Statusline,
 }
 
 /// What a command line comes to.
@@ -409,6 +415,7 @@ impl TypedCommand {
             Self::Toggle { which, busy } => set(Wish::Toggle, which, busy.resolve(), None)?,
             Self::Status { json, watch, format } => {
                 let show = match format {
+                    Some(format) if format == STATUSLINE => Show::Statusline,
                     Some(format) => Show::Format(format),
                     None if json => Show::Json,
                     None => Show::Table,

@@ -111,6 +111,12 @@ fn run(args: Args, quiet: bool) -> Result<Exit, Failure> {
         Command::Hook(agent, action) => hook(agent, &action),
         Command::Doctor { clean } => doctor::run(clean, quiet),
         Command::List => print(&render::table(&connect(wanted)?.client.list()?)),
+        // Agents show it all the time, also where there is no sandbox.
+        Command::Status { show: Show::Statusline, .. }
+            if *wanted == Broker::default() && !is_inside() =>
+        {
+            Exit::Done
+        }
         Command::Status { show, watch: false } => {
             print(&status(&mut connect(wanted)?.client, &show)?)
         }
@@ -237,6 +243,7 @@ fn status(client: &mut Client, show: &Show) -> Result<String, Failure> {
         Show::Table => Ok(render::status(&status)),
         Show::Json => render::status_json(&status).map_err(unprintable),
         Show::Format(format) => Ok(render::formatted(&status, format)),
+        Show::Statusline => Ok(render::statusline(&status)),
     }
 }
 

@@ -187,6 +187,20 @@ pub(crate) fn formatted(status: &Status, format: &str) -> String {
     text
 }
 
+/// Which targets are read-only, on one line.
+pub(crate) fn statusline(status: &Status) -> String {
+    let of = |mode: Mode| status.targets.iter().filter(move |target| target.mode == mode);
+    match (of(Mode::Ro).count(), of(Mode::Rw).count()) {
+        (0, 0) => String::new(),
+        (0, _) => "writable\n".to_owned(),
+        (_, 0) => "read-only\n".to_owned(),
+        _ => {
+            let names: Vec<_> = of(Mode::Ro).map(|target| target.name.as_str()).collect();
+            format!("read-only: {}\n", names.join(" "))
+        }
+    }
+}
+
 /// What decides about a path.
 pub(crate) fn verdict(of: &Path, verdict: &Verdict) -> String {
     let path = path(of);
@@ -331,6 +345,17 @@ mod tests {
         let status = of(vec![report("a", "/a"), leased]);
         assert_eq!(formatted(&status, "{name}={mode} {left}"), "a=rw -\nb=rw 1m30s\n");
         assert_eq!(formatted(&status, "x{path}y"), "x/ay\nx/b\\ny\n");
+    }
+
+    #[test]
+    fn a_status_line_says_what_is_read_only() {
+        let mut closed = report("git", "/g");
+        closed.mode = Mode::Ro;
+        let open = || report("workspace", "/w");
+        assert_eq!(statusline(&of(vec![])), "");
+        assert_eq!(statusline(&of(vec![open()])), "writable\n");
+        assert_eq!(statusline(&of(vec![open(), closed.clone()])), "read-only: git\n");
+        assert_eq!(statusline(&of(vec![closed])), "read-only\n");
     }
 
     #[test]

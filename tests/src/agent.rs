@@ -18,7 +18,25 @@ pub struct World {
 impl World {
     pub fn new(agent: &'static str, model: &Model) -> World {
         let sandbox = Sandbox::git();
-        let (file, text) = settings(agent, &model.url());
+        let (file, mut text) = settings(agent, &model.url());
+        let project = sandbox.project();
+        match agent {
+            // As after the questions of a first start.
+            "codex" => {
+                text.push_str(&format!("[projects.{project:?}]\ntrust_level = \"trusted\"\n"))
+            }
+            "claude" => drop(
+                sandbox.file(
+                    "home/.claude/.claude.json",
+                    json!({ "hasCompletedOnboarding": true, "theme": "dark",
+                        "customApiKeyResponses": { "approved": ["sk-ant-script"] },
+                        "projects": { project.to_str().expect("UTF-8"): {
+                            "hasTrustDialogAccepted": true } } })
+                    .to_string(),
+                ),
+            ),
+            _ => {}
+        }
         let file = sandbox.file(format!("home/{file}"), text);
         for secret in SECRETS {
             sandbox.file(format!("home/{secret}"), format!("{SECRET}{secret}"));

@@ -159,6 +159,20 @@ impl Cmd {
         Running::start(command, id, self.stdin, self.timeout, self.may_leave_processes)
     }
 
+    /// Runs this command as the arguments of another program.
+    pub fn within(self, program: impl AsRef<Path>, options: &[&str]) -> Cmd {
+        let command = self.words();
+        let options = options.iter().map(OsString::from).collect();
+        Cmd { program: program.as_ref().to_owned(), options, separator: true, command, ..self }
+    }
+
+    /// Another command, in the same surroundings.
+    pub fn instead(self, program: impl AsRef<Path>, options: &[&str]) -> Cmd {
+        let options = options.iter().map(OsString::from).collect();
+        let program = program.as_ref().to_owned();
+        Cmd { program, options, separator: false, command: Vec::new(), ..self }
+    }
+
     /// The words that will be run, for a message or for `sh`.
     pub fn words(&self) -> Vec<OsString> {
         let mut words = vec![self.program.clone().into_os_string()];

@@ -36,6 +36,7 @@ mod refusal;
 mod running;
 mod sandbox;
 mod snapshot;
+mod tmux;
 mod twin;
 pub mod wire;
 
@@ -46,6 +47,7 @@ pub use refusal::LEAVES_A_MARK;
 pub use running::{Inside, Outcome, Running};
 pub use sandbox::Sandbox;
 pub use snapshot::Snapshot;
+pub use tmux::Tmux;
 pub use twin::Twin;
 
 use std::path::{Path, PathBuf};

@@ -1,7 +1,9 @@
 //! `remountctl hook`: an agent's mode switches the targets.
 
 use remount_tests::{Cmd, Outcome, Sandbox, Snapshot, bin, require};
+use rustix::process::{Pid, Signal};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::time::Duration;
 
 /// A shell function `hook MODE [EVENT [MORE]]`, as Claude Code would call it, and `try`,
 /// which says whether the project can be written.
@@ -47,6 +49,62 @@ fn leaving_planning_mode_undoes_what_entering_did_and_no_more() {
         remountctl list | awk 'NR > 1 { print $1, $2 }'
         remountctl -q rw git; remountctl -q ro workspace; hook default; try";
     assert_eq!(prints(&sandbox, script), ["workspace rw", "git ro", "read-only"]);
+}
+
+#[test]
+fn a_status_line_says_it_in_a_word() {
+    let sandbox = Sandbox::git();
+    let script = "
+        line() { remountctl status --format statusline; }
+        line; remountctl -q ro git; line; hook plan; line";
+    assert_eq!(prints(&sandbox, script), ["writable", "read-only: git", "read-only"]);
+    let outside = sandbox.ctl().command(["status", "--format", "statusline"]).run();
+    assert_eq!((outside.success().stdout(), outside.stderr()), Default::default());
+}
+
+/// Whoever ends it, or stops it for a while: what was read-only stays so, and after the end
+/// the host is as it was.
+#[test]
+fn an_agent_that_is_killed_or_stopped_in_planning_mode_leaves_all_as_it_was() {
+    for signal in [Signal::KILL, Signal::TERM, Signal::HUP] {
+        let sandbox = Sandbox::git();
+        let project = Snapshot::of(sandbox.project());
+        let script =
+            "hook plan; echo planning; while :; do echo x >new; sleep 0.01; done 2>/dev/null";
+        let mut agent = inside(&sandbox, script).start();
+        agent.line_with("planning");
+        // A machine that is suspended and wakes up.
+        let group = |signal| {
+            let pid = Pid::from_raw(agent.pid()).unwrap();
+            rustix::process::kill_process_group(pid, signal).unwrap();
+        };
+        group(Signal::STOP);
+        std::thread::sleep(Duration::from_millis(50));
+        group(Signal::CONT);
+        std::thread::sleep(Duration::from_millis(50));
+        if !agent.runs() {
+            panic!("ended: {}", agent.wait());
+        }
+        agent.kill(signal);
+        agent.wait();
+        // The next one begins anew, and puts away what one that was killed could not.
+        assert_eq!(prints(&sandbox, "try; ls /run | grep -c hook; true"), ["writable", "0"]);
+        project.unchanged(sandbox.project());
+    }
+}
+
+#[test]
+fn a_terminal_that_is_closed_in_planning_mode_ends_the_sandbox() {
+    let sandbox = Sandbox::git();
+    let project = Snapshot::of(sandbox.project());
+    let script = "hook plan; echo planning; while :; do echo x >new; sleep 0.01; done 2>/dev/null";
+    let mut terminal = inside(&sandbox, script).pty(80, 24);
+    terminal.expect("planning");
+    // As when the window is closed.
+    let pid = Pid::from_raw(terminal.pid()).unwrap();
+    rustix::process::kill_process(pid, Signal::HUP).unwrap();
+    terminal.wait();
+    project.unchanged(sandbox.project());
 }
 
 #[test]

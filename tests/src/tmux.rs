@@ -1,0 +1,73 @@
+//! A command on a screen that can be read.
+
+use crate::{Cmd, Sandbox, require, wait_until};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A terminal of tmux, with a server of its own; dropped, all in it ends.
+pub struct Tmux<'a> {
+    sandbox: &'a Sandbox,
+    socket: PathBuf,
+}
+
+impl Tmux<'_> {
+    /// Starts `run` on a screen of 100 by 30.
+    #[track_caller]
+    pub fn start(sandbox: &Sandbox, run: Cmd) -> Tmux<'_> {
+        let socket = sandbox.outside().join("tmux");
+        let path = socket.to_str().expect("UTF-8");
+        let options = ["-S", path, "-f", "/dev/null", "new-session", "-d", "-x", "100", "-y", "30"];
+        let run = run.within(require("tmux"), &options);
+        run.may_leave_processes().run().success();
+        Tmux { sandbox, socket }
+    }
+
+    fn tmux(&self) -> Cmd {
+        self.sandbox.host(require("tmux")).option("-S").option(&self.socket)
+    }
+
+    /// Presses keys, by the names that tmux has for them.
+    #[track_caller]
+    pub fn press<const N: usize>(&self, keys: [&str; N]) {
+        self.tmux().arg("send-keys").command(keys).run().success();
+        // Some programs take keys that come at once for something pasted.
+        std::thread::sleep(Duration::from_millis(300));
+    }
+
+    /// Gives the screen another size.
+    #[track_caller]
+    pub fn resize(&self, columns: u16, rows: u16) {
+        let (columns, rows) = (columns.to_string(), rows.to_string());
+        self.tmux().command(["resize-window", "-x", &columns, "-y", &rows]).run().success();
+    }
+
+    /// What is on the screen.
+    #[track_caller]
+    pub fn screen(&self) -> String {
+        self.tmux().command(["capture-pane", "-p"]).run().stdout()
+    }
+
+    /// Waits until the screen is as `is` says. Panics, showing it, if it never is.
+    #[track_caller]
+    pub fn wait(&self, what: &str, is: impl Fn(&str) -> bool) {
+        let mut last = String::new();
+        let end = std::time::Instant::now() + Duration::from_secs(60);
+        wait_until(what, Duration::from_secs(70), || {
+            last = self.screen();
+            assert!(std::time::Instant::now() < end, "never {what}:\n{last}");
+            is(&last)
+        });
+    }
+
+    #[track_caller]
+    pub fn expect(&self, text: &str) {
+        self.wait(text, |screen| screen.contains(text));
+    }
+}
+
+impl Drop for Tmux<'_> {
+    fn drop(&mut self) {
+        // If it has ended by itself, just as well.
+        self.tmux().may_leave_processes().arg("kill-server").run();
+    }
+}
