@@ -95,6 +95,8 @@ pub struct Client {
     stream: OwnedFd,
     /// Whether an answer may still be under way that belongs to no request.
     broken: bool,
+    /// Of remountd: the process whose sandbox every request is about.
+    process: Option<u32>,
 }
 
 impl Client {
@@ -113,6 +115,13 @@ impl Client {
     /// [`ClientError::NoBroker`].
     pub fn connect_within(timeout: Duration) -> Result<Self, ClientError> {
         Ok(Connection::open(timeout)?.into())
+    }
+
+    /// From now on every request is about the sandbox that this process is in. Only
+    /// remountd knows more than one, and only a process on the host may name one.
+    #[must_use]
+    pub fn of_process(self, process: u32) -> Self {
+        Self { process: Some(process), ..self }
     }
 
     /// Changes the mode of `names`, all of them or, on any error, none. The answer has
@@ -256,7 +265,11 @@ impl Client {
     }
 
     fn ask(&mut self, request: &Request) -> Result<Reply, ClientError> {
-        let line = request.to_line().ok_or(ClientError::TooLong)?;
+        let line = match self.process {
+            Some(process) => Request::In(process, Box::new(request.clone())).to_line(),
+            None => request.to_line(),
+        };
+        let line = line.ok_or(ClientError::TooLong)?;
         if self.broken {
             return Err(ClientError::Closed);
         }
@@ -312,7 +325,7 @@ impl Client {
 /// For a connection made in another way than [`Client::connect`] makes it.
 impl From<Connection> for Client {
     fn from(connection: Connection) -> Self {
-        Self { stream: connection.into_fd(), broken: false }
+        Self { stream: connection.into_fd(), broken: false, process: None }
     }
 }
 

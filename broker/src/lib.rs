@@ -6,6 +6,8 @@
 pub mod apply;
 pub mod channel;
 pub mod client;
+pub mod daemon;
+
 pub mod escape;
 pub mod filter;
 pub mod heal;

@@ -16,6 +16,8 @@
 //! {"op":"why","path":"/p/x"}
 //! {"op":"approve","id":1}    {"op":"deny","id":1}               only from outside
 //! {"op":"events"}    {"op":"events","follow":true}              only from outside
+//! {"op":"list","pid":4711}     remountd: of the sandbox that this process is in
+//! {"op":"set","targets":["a"],"mode":"ro","path":"/p/x"}    remountd: a mount below the target
 //! {"ok":true,"targets":[{"name":"workspace","path":"/p","mode":"ro","state":"ok","authority":"self"}]}
 //! {"ok":false,"error":"busy","message":"…","hint":"…"}
 //! ```
@@ -35,7 +37,7 @@ use crate::name::{Authority, BadName, Mode, TargetName};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 /// The longest request line, in bytes, newline included.
@@ -72,6 +74,9 @@ pub enum Request {
     },
     /// End the connection.
     Quit,
+    /// Ask this of the sandbox that the process with this id is in. Only remountd, whose
+    /// socket many sandboxes share, knows more than one.
+    In(u32, Box<Request>),
 }
 
 /// A request to change modes: all of it happens, or nothing.
@@ -176,17 +181,50 @@ impl Wish {
 /// The path in a classic line. A path may hold blanks and may be followed by a pid, so
 /// what it says is only known next to the path that it ought to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PathClaim(String);
+pub struct PathClaim {
+    text: String,
+    /// Whether the text may end with a pid, as a classic line's.
+    classic: bool,
+}
 
 impl PathClaim {
+    /// Just this path.
+    #[must_use]
+    pub fn exact(path: &str) -> Self {
+        Self { text: path.to_owned(), classic: false }
+    }
+
+    /// The path as it was given.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
     /// Whether the peer named `path`.
     pub fn names(&self, path: &Path) -> bool {
         let path = path.as_os_str().as_bytes();
-        let without_pid = match self.0.rsplit_once(char::is_whitespace) {
-            Some((before, pid)) if is_pid(pid) => before.trim_end(),
-            _ => &self.0,
-        };
-        path == self.0.as_bytes() || path == without_pid.as_bytes()
+        path == self.text.as_bytes() || path == self.without_pid().as_bytes()
+    }
+
+    /// The path that is meant by one who may name a mount below `target`: a path that
+    /// begins with the target's is itself, any other is appended, as remountd's first
+    /// clients expect. `None` if it leads upwards.
+    #[must_use]
+    pub fn below(&self, target: &Path) -> Option<PathBuf> {
+        let claimed = Path::new(self.without_pid());
+        if claimed.components().any(|part| part == Component::ParentDir) {
+            return None;
+        }
+        let rest = claimed.strip_prefix(target).or_else(|_| claimed.strip_prefix("/")).ok()?;
+        // Without the slash that joining nothing would leave behind.
+        Some(target.join(rest).components().collect())
+    }
+
+    fn without_pid(&self) -> &str {
+        match self.text.rsplit_once(char::is_whitespace) {
+            Some((before, pid)) if self.classic && is_pid(pid) => before.trim_end(),
+            _ => &self.text,
+        }
     }
 }
 
@@ -285,6 +323,9 @@ pub enum Fault {
     /// The broker dropped the request to make room for others.
     #[error("request dropped: too many requests at a time")]
     Dropped,
+    /// Only remountd can be asked of another sandbox.
+    #[error("find the process: this broker knows its own sandbox only")]
+    OneSandbox,
     /// Only a peer outside may ask this.
     #[error("{0}: only from outside the sandbox")]
     OutsideOnly(&'static str),
@@ -327,7 +368,9 @@ impl Fault {
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::BadRequest(_) => ErrorCode::BadRequest,
-            Self::UnknownTarget(_) | Self::OtherPath { .. } => ErrorCode::UnknownTarget,
+            Self::UnknownTarget(_) | Self::OtherPath { .. } | Self::OneSandbox => {
+                ErrorCode::UnknownTarget
+            }
             Self::NotAuthorised { .. }
             | Self::OutsideOnly(_)
             | Self::AlreadyWaiting { .. }
@@ -359,7 +402,7 @@ impl Fault {
                 Some("close what writes there, or use --wait 10s or --kill; nothing was changed")
             }
             Self::Spared { .. } => Some("end it yourself, or add --force; nothing was changed"),
-            Self::Failed { .. } => None,
+            Self::Failed { .. } | Self::OneSandbox => None,
             Self::Dropped => Some("try again"),
             Self::OutsideOnly(_) => Some("run it on the host, not in the sandbox"),
             Self::NoSuchRequest(_) => Some("'remountctl status' names those that wait"),

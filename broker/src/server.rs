@@ -52,12 +52,12 @@ use std::time::{Duration, Instant};
 
 mod approvals;
 mod busy;
-mod journal;
-mod leases;
+pub(crate) mod journal;
+pub(crate) mod leases;
 mod queue;
 mod requests;
-mod session;
-mod sessions;
+pub(crate) mod session;
+pub(crate) mod sessions;
 #[cfg(test)]
 mod tests;
 

@@ -5,7 +5,9 @@ use crate::render;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use remount_broker::name::TargetName;
-use remount_broker::proto::{Answer, Decision, OnBusy, Selection, SetRequest, Term, Wish};
+use remount_broker::proto::{
+    Answer, Decision, OnBusy, PathClaim, Selection, SetRequest, Term, Wish,
+};
 use remount_broker::time::parse as duration;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -29,6 +31,15 @@ struct Typed {
     /// Outside: the sandbox with this id, or that was started in this directory
     #[arg(short, long, global = true, value_name = "ID|DIR")]
     sandbox: Option<OsString>,
+    /// The broker that listens at this socket
+    #[arg(long, global = true, value_name = "PATH", conflicts_with = "sandbox")]
+    socket: Option<PathBuf>,
+    /// The remountd whose configuration this is, for the socket named in it
+    #[arg(long, global = true, value_name = "FILE", conflicts_with_all = ["sandbox", "socket"])]
+    config: Option<PathBuf>,
+    /// Outside, of remountd: the sandbox that this process of yours is in
+    #[arg(long, global = true, value_name = "PID", conflicts_with = "sandbox")]
+    pid: Option<u32>,
     /// The same as the command 'list'
     #[arg(long, required = true)]
     list: bool,
@@ -164,9 +175,9 @@ struct TypedHook {
 
 #[derive(Debug, clap::Args)]
 struct Which {
-    /// A target's name
-    #[arg(value_name = "NAME", required_unless_present = "all")]
-    names: Vec<TargetName>,
+    /// A target's name; last, an absolute PATH: of remountd, a mount below that target
+    #[arg(value_name = "NAME", required_unless_present = "all", value_parser = word)]
+    names: Vec<Word>,
     /// Every target of the sandbox
     #[arg(long, conflicts_with = "names")]
     all: bool,
@@ -174,9 +185,9 @@ struct Which {
 
 #[derive(Debug, clap::Args)]
 struct WhichToOpen {
-    /// A target's name
-    #[arg(value_name = "NAME", required_unless_present_any = ["all", "path"])]
-    names: Vec<TargetName>,
+    /// A target's name; last, an absolute PATH: of remountd, a mount below that target
+    #[arg(value_name = "NAME", required_unless_present_any = ["all", "path"], value_parser = word)]
+    names: Vec<Word>,
     /// Every target of the sandbox
     #[arg(long, conflicts_with = "names")]
     all: bool,
@@ -184,9 +195,9 @@ struct WhichToOpen {
 
 #[derive(Debug, clap::Args)]
 struct WhichToClose {
-    /// A target's name
-    #[arg(value_name = "NAME", required_unless_present_any = ["all", "everywhere", "path"])]
-    names: Vec<TargetName>,
+    /// A target's name; last, an absolute PATH: of remountd, a mount below that target
+    #[arg(value_name = "NAME", required_unless_present_any = ["all", "everywhere", "path"], value_parser = word)]
+    names: Vec<Word>,
     /// Every target of the sandbox
     #[arg(long, conflicts_with = "names")]
     all: bool,
@@ -225,6 +236,20 @@ impl BusyArgs {
     }
 }
 
+/// What can stand where targets are named.
+#[derive(Debug, Clone)]
+enum Word {
+    Name(TargetName),
+    Path(String),
+}
+
+fn word(text: &str) -> Result<Word, remount_broker::name::BadName> {
+    if text.starts_with('/') {
+        return Ok(Word::Path(text.to_owned()));
+    }
+    text.parse().map(Word::Name)
+}
+
 /// The format that is not a text with fields.
 const STATUSLINE: &str = "statusline";
 
@@ -243,8 +268,21 @@ fn format(text: &str) -> Result<String, String> {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Args {
     pub(crate) quiet: bool,
-    pub(crate) sandbox: Option<OsString>,
+    pub(crate) broker: Broker,
     pub(crate) command: Command,
+}
+
+/// Which broker is meant.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Broker {
+    /// The sandbox with this id or directory.
+    pub(crate) sandbox: Option<OsString>,
+    /// The broker that listens here.
+    pub(crate) socket: Option<PathBuf>,
+    /// The remountd of which this is the configuration.
+    pub(crate) config: Option<PathBuf>,
+    /// Of remountd: the sandbox of this process.
+    pub(crate) pid: Option<u32>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -318,7 +356,7 @@ pub(crate) enum Parsed {
 
 pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Parsed {
     match Typed::try_parse_from(args) {
-        Ok(typed) => Parsed::Run(typed.resolve()),
+        Ok(typed) => typed.resolve().map_or_else(Parsed::Wrong, Parsed::Run),
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Parsed::Print(error.to_string()),
             ErrorKind::MissingRequiredArgument if error.to_string().contains("--list") => {
@@ -342,42 +380,69 @@ fn one_line(text: &str) -> String {
 
 impl Which {
     fn resolve(self) -> Selection {
-        if self.all { Selection::All } else { Selection::Named(self.names) }
+        if self.all { Selection::All } else { Selection::Named(self.targets()) }
+    }
+
+    fn targets(&self) -> Vec<TargetName> {
+        let name = |word: &Word| match word {
+            Word::Name(name) => Some(name.clone()),
+            Word::Path(_) => None,
+        };
+        self.names.iter().filter_map(name).collect()
+    }
+
+    /// The path, and whether words are where they belong: one name and one path, or no path.
+    fn path(&self) -> Result<Option<PathClaim>, String> {
+        match &self.names[..] {
+            [Word::Name(_), Word::Path(path)] => Ok(Some(PathClaim::exact(path))),
+            words if words.iter().any(|word| matches!(word, Word::Path(_))) => {
+                Err("a PATH stands after one NAME".to_owned())
+            }
+            _ => Ok(None),
+        }
     }
 }
 
 impl Typed {
-    fn resolve(self) -> Args {
+    fn resolve(self) -> Result<Args, String> {
+        let Self { quiet, sandbox, socket, config, pid, command, .. } = self;
+        let broker = Broker { sandbox, socket, config, pid };
+        let command = command.map_or(Ok(Command::List), TypedCommand::resolve)?;
+        Ok(Args { quiet, broker, command })
+    }
+}
+
+impl TypedCommand {
+    fn resolve(self) -> Result<Command, String> {
         let set = |wish, which: Which, busy: Option<OnBusy>, lease: Option<Duration>| {
-            let lease = lease.map(Term::For);
-            Command::Set(SetRequest { busy, lease, ..SetRequest::new(which.resolve(), wish) })
+            let (lease, path) = (lease.map(Term::For), which.path()?);
+            let request = SetRequest::new(which.resolve(), wish);
+            Ok::<_, String>(Command::Set(SetRequest { busy, lease, path, ..request }))
+        };
+        // Where a PATH has no meaning.
+        let named = |which: Which| match which.path()? {
+            None => Ok(which.resolve()),
+            Some(_) => Err("a PATH stands after 'ro NAME', 'rw NAME' or 'toggle NAME'".to_owned()),
         };
         let decide = |id, verdict| Command::Decide(Decision { id, verdict });
-        let command = match self.command {
-            Some(TypedCommand::Ro { path: Some(path), .. }) => {
-                Command::Hold { path, wish: Wish::Ro }
+        Ok(match self {
+            Self::Ro { path: Some(path), .. } => Command::Hold { path, wish: Wish::Ro },
+            Self::Rw { path: Some(path), .. } => Command::Hold { path, wish: Wish::Rw },
+            Self::Ro { which: WhichToClose { everywhere: true, .. }, busy, .. } => {
+                Command::RoEverywhere(busy.resolve())
             }
-            Some(TypedCommand::Rw { path: Some(path), .. }) => {
-                Command::Hold { path, wish: Wish::Rw }
+            Self::Ro { which: WhichToClose { names, all, .. }, busy, .. } => {
+                set(Wish::Ro, Which { names, all }, busy.resolve(), None)?
             }
-            Some(TypedCommand::Ro {
-                which: WhichToClose { everywhere: true, .. }, busy, ..
-            }) => Command::RoEverywhere(busy.resolve()),
-            Some(TypedCommand::Ro { which: WhichToClose { names, all, .. }, busy, .. }) => {
-                set(Wish::Ro, Which { names, all }, busy.resolve(), None)
-            }
-            Some(TypedCommand::Rw { which: WhichToOpen { names, all }, lease, run, .. }) => {
+            Self::Rw { which: WhichToOpen { names, all }, lease, run, .. } => {
                 let which = Which { names, all };
-                if run.is_empty() {
-                    set(Wish::Rw, which, None, lease)
-                } else {
-                    Command::While(which.resolve(), run)
+                match run.is_empty() {
+                    true => set(Wish::Rw, which, None, lease)?,
+                    false => Command::While(named(which)?, run),
                 }
             }
-            Some(TypedCommand::Toggle { which, busy }) => {
-                set(Wish::Toggle, which, busy.resolve(), None)
-            }
-            Some(TypedCommand::Status { json, watch, format }) => {
+            Self::Toggle { which, busy } => set(Wish::Toggle, which, busy.resolve(), None)?,
+            Self::Status { json, watch, format } => {
                 let show = match format {
                     Some(format) if format == STATUSLINE => Show::Statusline,
                     Some(format) => Show::Format(format),
@@ -386,16 +451,14 @@ impl Typed {
                 };
                 Command::Status { show, watch }
             }
-            Some(TypedCommand::Holders { which, json }) => {
-                Command::Holders { which: which.resolve(), json }
-            }
-            Some(TypedCommand::Why { path }) => Command::Why(path),
-            Some(TypedCommand::Approve { id }) => decide(id, Answer::Approve),
-            Some(TypedCommand::Deny { id }) => decide(id, Answer::Deny),
-            Some(TypedCommand::Ps { json }) => Command::Ps { json },
-            Some(TypedCommand::Events { follow, json }) => Command::Events { follow, json },
-            Some(TypedCommand::Log { id, json }) => Command::Log { id, json },
-            Some(TypedCommand::Hook(hook)) => {
+            Self::Holders { which, json } => Command::Holders { which: named(which)?, json },
+            Self::Why { path } => Command::Why(path),
+            Self::Approve { id } => decide(id, Answer::Approve),
+            Self::Deny { id } => decide(id, Answer::Deny),
+            Self::Ps { json } => Command::Ps { json },
+            Self::Events { follow, json } => Command::Events { follow, json },
+            Self::Log { id, json } => Command::Log { id, json },
+            Self::Hook(hook) => {
                 let action = match hook {
                     TypedHook { print: true, .. } => HookAction::Print,
                     TypedHook { install: true, .. } => HookAction::Install,
@@ -404,10 +467,9 @@ impl Typed {
                 };
                 Command::Hook(hook.agent, action)
             }
-            Some(TypedCommand::Doctor { clean }) => Command::Doctor { clean },
-            Some(TypedCommand::List) | None => Command::List,
-        };
-        Args { quiet: self.quiet, sandbox: self.sandbox, command }
+            Self::Doctor { clean } => Command::Doctor { clean },
+            Self::List => Command::List,
+        })
     }
 }
 
@@ -466,11 +528,12 @@ mod tests {
             (&["doctor"], Command::Doctor { clean: false }),
             (&["doctor", "--clean"], Command::Doctor { clean: true }),
         ] {
-            assert_eq!(run(line), Args { quiet: false, sandbox: None, command }, "{line:?}");
+            let broker = Broker::default();
+            assert_eq!(run(line), Args { quiet: false, broker, command }, "{line:?}");
         }
         assert!(run(&["-q", "ro", "a"]).quiet);
         assert!(run(&["ro", "a", "--quiet"]).quiet);
-        assert_eq!(run(&["ro", "a", "-s", "x1"]).sandbox, Some("x1".into()));
+        assert_eq!(run(&["ro", "a", "-s", "x1"]).broker.sandbox, Some("x1".into()));
     }
 
     #[test]
@@ -508,6 +571,12 @@ mod tests {
             &["approve"],
             &["status", "--json=1"],
             &["ro", ""],
+            &["ro", "/a"],
+            &["ro", "/a", "a"],
+            &["ro", "a", "b", "/c"],
+            &["holders", "a", "/c"],
+            &["ro", "a", "--pid", "x"],
+            &["ro", "a", "--socket", "/s", "-s", "x"],
         ] {
             let Parsed::Wrong(message) = words(line) else { panic!("{line:?}") };
             assert!(!message.is_empty(), "{line:?}");

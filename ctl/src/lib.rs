@@ -4,6 +4,7 @@
 //! Programs that want to switch targets themselves use [`remount_broker::client`].
 
 mod cli;
+mod daemon;
 mod doctor;
 mod hold;
 mod hook;
@@ -11,7 +12,7 @@ mod outside;
 mod render;
 mod run;
 
-use cli::{Args, Command, HookAction, Show};
+use cli::{Args, Broker, Command, HookAction, Show};
 use hook::Agent;
 use remount_broker::channel::{CHANNEL_VARIABLE, SOCKET_VARIABLE};
 use remount_broker::channel::{DEFAULT_SOCKET, NoBroker};
@@ -22,7 +23,8 @@ use remount_broker::proto::{
     BadReply, ErrorCode, OnBusy, Origin, Selection, SetRequest, Term, Verdict, Wish,
 };
 use remount_broker::reason::IoReason;
-use std::ffi::{OsStr, OsString};
+use rustix::io::Errno;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -93,10 +95,14 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 
 fn run(args: Args, quiet: bool) -> Result<Exit, Failure> {
     let print = |text: &str| if quiet { Exit::Done } else { print(text) };
-    let wanted = args.sandbox.as_deref();
+    let wanted = &args.broker;
     Ok(match args.command {
         Command::Set(set) => {
-            let text = render::modes(&change(&mut connect(wanted)?, set)?);
+            let mut way = connect(wanted)?;
+            let text = match change(&mut way, set.clone()) {
+                Err(ClientError::BadReply(bad)) => daemon::classic(&way, &set, bad)?,
+                other => render::modes(&other?),
+            };
             // The mode has changed whether or not anyone can read of it.
             print(&text);
             Exit::Done
@@ -106,15 +112,19 @@ fn run(args: Args, quiet: bool) -> Result<Exit, Failure> {
         Command::Hold { path, wish } => hold::run(&path, wish, quiet)?,
         Command::Hook(agent, action) => hook(agent, &action),
         Command::Doctor { clean } => doctor::run(clean, quiet),
-        Command::List => print(&render::table(&connect(wanted)?.list()?)),
+        Command::List => print(&render::table(&connect(wanted)?.client.list()?)),
         // Agents show it all the time, also where there is no sandbox.
-        Command::Status { show: Show::Statusline, .. } if wanted.is_none() && !is_inside() => {
+        Command::Status { show: Show::Statusline, .. }
+            if *wanted == Broker::default() && !is_inside() =>
+        {
             Exit::Done
         }
-        Command::Status { show, watch: false } => print(&status(&mut connect(wanted)?, &show)?),
-        Command::Status { show, watch: true } => watch(&mut connect(wanted)?, &show)?,
+        Command::Status { show, watch: false } => {
+            print(&status(&mut connect(wanted)?.client, &show)?)
+        }
+        Command::Status { show, watch: true } => watch(&mut connect(wanted)?.client, &show)?,
         Command::Holders { which, json } => {
-            let holders = connect(wanted)?.holders(which)?;
+            let holders = connect(wanted)?.client.holders(which)?;
             print(&if json {
                 render::json(&holders).map_err(unprintable)?
             } else {
@@ -123,19 +133,19 @@ fn run(args: Args, quiet: bool) -> Result<Exit, Failure> {
         }
         Command::Why(path) => {
             let path = resolve(&path)?;
-            let verdict = connect(wanted)?.why(&path)?;
+            let verdict = connect(wanted)?.client.why(&path)?;
             print(&why(&path, &verdict))
         }
         Command::Decide(decision) => {
-            match wanted {
+            match &wanted.sandbox {
                 // The broker there says no.
                 None if is_inside() => Client::connect()?.decide(decision)?,
-                _ => outside::decide(wanted, decision)?,
+                wanted => outside::decide(wanted.as_deref(), decision)?,
             }
             Exit::Done
         }
         Command::Ps { json } => print(&outside::ps(json).map_err(unprintable)?),
-        Command::Events { follow, json } => outside::events(connect(wanted)?, follow, json)?,
+        Command::Events { follow, json } => outside::events(connect(wanted)?.client, follow, json)?,
         Command::Log { id, json } => outside::log(id.as_deref(), json)?,
     })
 }
@@ -144,12 +154,41 @@ fn unprintable(error: impl ToString) -> Failure {
     ClientError::BadReply(BadReply(error.to_string())).into()
 }
 
-/// Connects to the broker that is meant: in a sandbox its own, else the one chosen.
-fn connect(wanted: Option<&OsStr>) -> Result<Client, Failure> {
-    if wanted.is_none() && is_inside() {
-        return Ok(Client::connect()?);
+/// A connection to a broker.
+struct Way {
+    client: Client,
+    /// Where it listens, if it is remountd.
+    daemon: Option<PathBuf>,
+}
+
+impl From<Client> for Way {
+    fn from(client: Client) -> Self {
+        Self { client, daemon: None }
     }
-    outside::choose(wanted).map(|running| running.client)
+}
+
+/// Connects to the broker that is meant: the one named, in a sandbox of remount-run its
+/// own, else the one of the sandbox chosen; where there is none of those, to remountd.
+fn connect(wanted: &Broker) -> Result<Way, Failure> {
+    if let Some(socket) = daemon::named(wanted)? {
+        return daemon::connect(&[socket], wanted.pid);
+    }
+    if wanted.sandbox.is_none() && wanted.pid.is_none() && is_inside() {
+        return Ok(Client::connect()?.into());
+    }
+    if wanted.pid.is_some() {
+        return daemon::connect(&daemon::places(), wanted.pid);
+    }
+    match outside::choose(wanted.sandbox.as_deref()) {
+        // What is said of the daemon matters only if there is one.
+        Err(Failure::NotOne(NotOne::None)) => match daemon::connect(&daemon::places(), None) {
+            Err(Failure::Client(ClientError::NoBroker(NoBroker {
+                errno: Errno::NOENT, ..
+            }))) => Err(Failure::NotOne(NotOne::None)),
+            other => other,
+        },
+        other => other.map(|running| running.client.into()),
+    }
 }
 
 /// Whether this process seems to be in a sandbox: only the way to a broker depends on it.
@@ -160,17 +199,20 @@ fn is_inside() -> bool {
 
 /// Changes modes, with the patience that this takes.
 fn change(
-    client: &mut Client,
+    way: &mut Way,
     set: SetRequest,
 ) -> Result<Vec<remount_broker::proto::TargetReport>, ClientError> {
+    let client = &mut way.client;
     let wait = match set.busy {
         Some(OnBusy::Wait(time)) => time,
         Some(OnBusy::Kill { grace, .. }) => grace + Duration::from_secs(3),
         // The profile may say to wait; there the broker's word ends it.
         Some(OnBusy::Fail) => Duration::ZERO,
+        None if way.daemon.is_some() => Duration::ZERO,
         None => PATIENCE,
     };
-    if set.wish != Wish::Ro {
+    // remountd asks nobody.
+    if set.wish != Wish::Ro && way.daemon.is_none() {
         tell_if_a_person_is_asked(client, &set.targets)?;
     }
     client.set_timeout(wait.saturating_add(TIMEOUT))?;

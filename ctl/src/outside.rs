@@ -43,9 +43,9 @@ pub(super) fn decide(wanted: Option<&OsStr>, decision: Decision) -> Result<(), F
 /// Every target of every sandbox; all are tried, and the worst is the result.
 pub(super) fn ro_everywhere(busy: Option<OnBusy>, quiet: bool) -> Exit {
     let mut worst = Exit::Done;
-    for mut running in all() {
+    for running in all() {
         let set = SetRequest { busy, ..SetRequest::new(Selection::All, Wish::Ro) };
-        match super::change(&mut running.client, set) {
+        match super::change(&mut running.client.into(), set) {
             Ok(targets) => {
                 let line = |line: &str| format!("{} {line}\n", running.id);
                 let text: String = render::modes(&targets).lines().map(line).collect();

@@ -1,12 +1,13 @@
 //! `rw NAME -- CMD`: writable while a command runs.
 
+use super::cli::Broker;
 use super::{Exit, Failure, change, complain, connect, held};
 use crate::render;
 use remount_broker::client::Client;
 use remount_broker::name::{Mode, TargetName};
 use remount_broker::proto::Selection;
 use remount_broker::sys::process::leave_terminal_signals_to_the_command;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
@@ -18,12 +19,12 @@ const CLOSING: Duration = Duration::from_millis(500);
 /// Runs `command` with the targets writable. The lease is the connection: it ends with
 /// this process, however that ends.
 pub(super) fn while_writable(
-    wanted: Option<&OsStr>,
+    wanted: &Broker,
     targets: Selection,
     command: &[OsString],
 ) -> Result<Exit, Failure> {
-    let mut client = connect(wanted)?;
-    let reports = change(&mut client, held(targets))?;
+    let mut way = connect(wanted)?;
+    let reports = change(&mut way, held(targets))?;
     let names: Vec<_> = reports.into_iter().map(|report| report.name).collect();
     let exit = match run(command) {
         Ok(status) => Exit::Of(code(status)),
@@ -32,9 +33,9 @@ pub(super) fn while_writable(
             Exit::Of(if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
         }
     };
-    drop(client);
+    drop(way);
     // What follows in a script must find it closed.
-    wait_until_closed(&mut connect(wanted)?, &names)?;
+    wait_until_closed(&mut connect(wanted)?.client, &names)?;
     Ok(exit)
 }
 

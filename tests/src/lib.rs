@@ -28,6 +28,7 @@
 pub mod agent;
 mod answer;
 mod cmd;
+pub mod daemon;
 pub mod leftovers;
 pub mod model;
 mod pty;

@@ -13,6 +13,39 @@ pub fn broker_filter() -> Filter {
     Filter::new(Action::KillProcess, Action::KillProcess, GROUPS)
 }
 
+/// What a helper of remountd may do once it is in a mount namespace that is not its own;
+/// everything else kills it: it opens nothing by following a link, executes nothing,
+/// connects to nothing, enters nothing else.
+#[must_use]
+pub fn visitor_filter() -> Filter {
+    let shared =
+        ["descriptor-flags", "toggle", "look", "non-blocking", "memory", "no-new-code", "runtime"];
+    let shared = GROUPS.iter().filter(|group| shared.contains(&group.name)).copied();
+    let groups: Vec<Group> = shared.chain([VISITOR]).collect();
+    Filter::new(Action::KillProcess, Action::KillProcess, &groups)
+}
+
+const VISITOR: Group = allow(
+    "visit",
+    &[
+        libc::SYS_read,
+        libc::SYS_write,
+        libc::SYS_close,
+        libc::SYS_ppoll,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_poll,
+        libc::SYS_clock_gettime,
+        libc::SYS_clock_nanosleep,
+        libc::SYS_nanosleep,
+        libc::SYS_restart_syscall,
+        libc::SYS_sched_yield,
+        libc::SYS_gettid,
+        libc::SYS_getpid,
+        libc::SYS_tgkill,
+        libc::SYS_exit_group,
+    ],
+);
+
 const fn allow(name: &'static str, calls: &'static [libc::c_long]) -> Group {
     Group { name, rule: Rule::Always(Action::Allow), calls }
 }

@@ -63,6 +63,8 @@ struct WireRequest {
     id: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     follow: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pid: Option<u32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,6 +119,7 @@ impl WireRequest {
             path: None,
             id: None,
             follow: None,
+            pid: None,
         }
     }
 
@@ -135,6 +138,7 @@ impl WireRequest {
             ("path", self.path.is_some()),
             ("id", self.id.is_some()),
             ("follow", self.follow.is_some()),
+            ("pid", self.pid.is_some()),
         ];
         match there.iter().find(|(key, there)| *there && !taken.contains(key)) {
             Some((key, _)) => Err(Malformed::Form(format!("this operation does not take '{key}'"))),
@@ -181,6 +185,19 @@ impl WireRequest {
 fn parse_json(text: &str) -> Result<Request, Malformed> {
     let mut wire: WireRequest =
         serde_json::from_str(text).map_err(|error| Malformed::Form(error.to_string()))?;
+    let sandbox = match wire.op {
+        Op::Set | Op::List | Op::Status | Op::Holders => wire.pid.take(),
+        // `only` refuses it.
+        Op::Why | Op::Approve | Op::Deny | Op::Events => None,
+    };
+    let request = parse_operation(wire)?;
+    Ok(match sandbox {
+        Some(pid) => Request::In(pid, Box::new(request)),
+        None => request,
+    })
+}
+
+fn parse_operation(mut wire: WireRequest) -> Result<Request, Malformed> {
     match wire.op {
         Op::List => wire.only(&[]).map(|()| Request::List),
         Op::Status => wire.only(&[]).map(|()| Request::Status),
@@ -205,11 +222,18 @@ fn parse_json(text: &str) -> Result<Request, Malformed> {
         }
         Op::Set => {
             let busy = ["busy", "wait-ms", "grace-ms", "force"];
-            wire.only(&[&["targets", "all", "mode", "for-ms", "hold"], &busy[..]].concat())?;
+            wire.only(
+                &[&["targets", "all", "mode", "for-ms", "hold", "path"], &busy[..]].concat(),
+            )?;
             let targets = wire.selection()?;
             let wish = wire.mode.ok_or_else(|| form("'set' takes 'mode'"))?;
             let (busy, lease) = (wire.on_busy()?, wire.lease(wish)?);
-            Ok(Request::Set(SetRequest { targets, wish, path: None, busy, lease }))
+            let path = wire.path.take();
+            if path.as_ref().is_some_and(|path| !path.starts_with('/')) {
+                return Err(form("'path' must be absolute"));
+            }
+            let path = path.map(|text| PathClaim { text, classic: false });
+            Ok(Request::Set(SetRequest { targets, wish, path, busy, lease }))
         }
     }
 }
@@ -227,7 +251,7 @@ fn parse_classic(text: &str) -> Result<Request, Malformed> {
     let name: TargetName = name.parse()?;
     let path = match rest {
         "" => None,
-        path if path.starts_with('/') => Some(PathClaim(path.to_owned())),
+        path if path.starts_with('/') => Some(PathClaim { text: path.to_owned(), classic: true }),
         pid if is_pid(pid) => None,
         _ => return Err(form("expected an absolute path or a pid after the name")),
     };
@@ -247,8 +271,17 @@ impl Request {
     /// it ([`Request::Quit`]: just close) or it would be too long.
     #[must_use]
     pub fn to_line(&self) -> Option<Vec<u8>> {
+        let wire = self.to_wire()?;
+        let line = json_line(&wire);
+        (line.len() <= MAX_LINE).then_some(line)
+    }
+
+    fn to_wire(&self) -> Option<WireRequest> {
         let mut wire = WireRequest::new(Op::List);
         match self {
+            Self::In(pid, request) => {
+                return Some(WireRequest { pid: Some(*pid), ..request.to_wire()? });
+            }
             Self::List => {}
             Self::Status => wire.op = Op::Status,
             Self::Quit => return None,
@@ -272,11 +305,11 @@ impl Request {
                 wire.op = Op::Set;
                 wire.mode = Some(set.wish);
                 wire.select(&set.targets);
+                wire.path = set.path.as_ref().map(|path| path.text.clone());
                 wire.conditions(set);
             }
         }
-        let line = json_line(&wire);
-        (line.len() <= MAX_LINE).then_some(line)
+        Some(wire)
     }
 }
 

@@ -29,7 +29,7 @@ pub struct Log {
 /// One event. What is empty is left out.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) struct Entry<'a> {
+pub(crate) struct Entry<'a> {
     pub event: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<&'a str>,
@@ -68,7 +68,7 @@ fn is_zero(number: &u64) -> bool {
 }
 
 #[derive(Debug)]
-pub(super) struct Journal {
+pub(crate) struct Journal {
     sandbox: String,
     seq: u64,
     kept: VecDeque<Vec<u8>>,
@@ -90,7 +90,7 @@ struct File {
 impl Journal {
     /// Begins with the event `start`, which is written together with the next one: a
     /// sandbox of which nobody wants anything leaves no file behind.
-    pub(super) fn new(log: Option<Log>, sandbox: &str, start: &Entry<'_>) -> Self {
+    pub(crate) fn new(log: Option<Log>, sandbox: &str, start: &Entry<'_>) -> Self {
         let (kept, sandbox) = (VecDeque::new(), sandbox.to_owned());
         let mut journal = Self { sandbox, seq: 0, kept, log, file: None, lost: 0, start: None };
         journal.start = Some(journal.line(start));
@@ -111,7 +111,7 @@ impl Journal {
     }
 
     /// Notes an event; on return it is in the file. Returns its line.
-    pub(super) fn record(&mut self, entry: &Entry<'_>) -> Vec<u8> {
+    pub(crate) fn record(&mut self, entry: &Entry<'_>) -> Vec<u8> {
         let line = self.line(entry);
         if self.log.is_some() {
             let start = self.start.take().unwrap_or_default();
@@ -124,12 +124,12 @@ impl Journal {
     }
 
     /// Whether anything but the start has been written.
-    pub(super) fn has_begun(&self) -> bool {
+    pub(crate) fn has_begun(&self) -> bool {
         self.start.is_none()
     }
 
     /// The last events.
-    pub(super) fn events(&self) -> Vec<Event> {
+    pub(crate) fn events(&self) -> Vec<Event> {
         self.kept.iter().filter_map(|line| serde_json::from_slice(line).ok()).collect()
     }
 

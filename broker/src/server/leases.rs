@@ -17,18 +17,25 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Between two attempts to end a lease of a busy target.
-const AGAIN: Duration = Duration::from_millis(100);
+pub(crate) const AGAIN: Duration = Duration::from_millis(100);
 
 /// One of so many attempts is made while the sandbox stands still, if nobody is found who
 /// holds the target.
 const HALTED: u32 = 10;
 
 /// The session of what the broker asks itself; no client has this number.
-pub(super) const OWN: SessionId = 0;
+pub(crate) const OWN: SessionId = 0;
 
-#[derive(Debug, Default)]
-pub(super) struct Leases {
-    by_target: BTreeMap<Index, Running>,
+/// The leases of a broker's targets, each known by a `K`.
+#[derive(Debug)]
+pub(crate) struct Leases<K = Index> {
+    by_target: BTreeMap<K, Running>,
+}
+
+impl<K> Default for Leases<K> {
+    fn default() -> Self {
+        Self { by_target: BTreeMap::new() }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -46,10 +53,10 @@ struct Closing {
     tries: u32,
 }
 
-impl Leases {
+impl<K: Ord + Clone> Leases<K> {
     /// What there is to say of a target's lease.
-    pub(super) fn report(&self, target: Index, now: Instant) -> Option<Lease> {
-        let running = self.by_target.get(&target)?;
+    pub(crate) fn report(&self, target: &K, now: Instant) -> Option<Lease> {
+        let running = self.by_target.get(target)?;
         let ends = running.held.iter().map(|(_, end)| *end).chain([running.until]);
         let ends = ends.flatten().max();
         // A client without an end holds it longer than any time.
@@ -63,9 +70,9 @@ impl Leases {
     }
 
     /// Takes note that a request made `target` `mode`.
-    pub(super) fn changed(
+    pub(crate) fn changed(
         &mut self,
-        target: Index,
+        target: &K,
         mode: Mode,
         session: SessionId,
         lease: Option<Term>,
@@ -76,7 +83,7 @@ impl Leases {
         let end = |time: Duration| Some(most.map_or(now + time, |most| most.min(now + time)));
         match (mode, lease, most) {
             (Mode::Ro, ..) | (Mode::Rw, None, None) => {
-                self.by_target.remove(&target);
+                self.by_target.remove(target);
                 return;
             }
             (Mode::Rw, None, Some(_)) => self.entry(target).until = most,
@@ -86,14 +93,14 @@ impl Leases {
         self.entry(target).closing = None;
     }
 
-    fn entry(&mut self, target: Index) -> &mut Running {
-        self.by_target.entry(target).or_default()
+    fn entry(&mut self, target: &K) -> &mut Running {
+        self.by_target.entry(target.clone()).or_default()
     }
 
     /// Drops what has ended, and gives the targets whose turn to be closed it is.
-    fn due(&mut self, now: Instant, lives: impl Fn(SessionId) -> bool) -> Vec<(Index, u32)> {
+    pub(crate) fn due(&mut self, now: Instant, lives: impl Fn(SessionId) -> bool) -> Vec<(K, u32)> {
         let mut due = Vec::new();
-        for (&target, running) in &mut self.by_target {
+        for (target, running) in &mut self.by_target {
             let ended = |end: Option<Instant>| end.is_some_and(|end| end <= now);
             running.held.retain(|(session, end)| lives(*session) && !ended(*end));
             if ended(running.until) {
@@ -106,14 +113,14 @@ impl Leases {
             if closing.next.is_some_and(|next| next <= now) {
                 closing.next = None;
                 closing.tries = closing.tries.saturating_add(1);
-                due.push((target, closing.tries));
+                due.push((target.clone(), closing.tries));
             }
         }
         due
     }
 
     /// When something is due next.
-    pub(super) fn next(&self) -> Option<Instant> {
+    pub(crate) fn next(&self) -> Option<Instant> {
         let next = |running: &Running| {
             let ends = running.held.iter().filter_map(|(_, end)| *end).chain(running.until);
             let closing = running.closing.as_ref().and_then(|closing| closing.next);
@@ -123,18 +130,29 @@ impl Leases {
     }
 
     /// Whether a lease has lost its last client, and nobody has looked yet.
-    pub(super) fn is_unheld(&self, lives: impl Fn(SessionId) -> bool) -> bool {
+    pub(crate) fn is_unheld(&self, lives: impl Fn(SessionId) -> bool) -> bool {
         let gone = |running: &Running| running.held.iter().any(|(session, _)| !lives(*session));
         self.by_target.values().any(gone)
     }
 
-    pub(super) fn holds(&self, session: SessionId) -> bool {
+    pub(crate) fn holds(&self, session: SessionId) -> bool {
         let held = self.by_target.values().flat_map(|running| &running.held);
         held.into_iter().any(|(holder, _)| *holder == session)
     }
 
-    fn retry(&mut self, target: Index, at: Instant) {
-        if let Some(closing) = self.by_target.get_mut(&target).and_then(|it| it.closing.as_mut()) {
+    /// Whether there is one.
+    pub(crate) fn has(&self, target: &K) -> bool {
+        self.by_target.contains_key(target)
+    }
+
+    /// Takes note that `target` is closed.
+    pub(crate) fn ended(&mut self, target: &K) {
+        self.by_target.remove(target);
+    }
+
+    /// Takes note that it could not be closed; it is due again then.
+    pub(crate) fn retry(&mut self, target: &K, at: Instant) {
+        if let Some(closing) = self.by_target.get_mut(target).and_then(|it| it.closing.as_mut()) {
             closing.next = Some(at);
         }
     }
@@ -142,7 +160,7 @@ impl Leases {
 
 impl Server<'_> {
     /// Begins to close the targets whose lease has ended.
-    pub(super) fn end_leases(&mut self, now: Instant) {
+    pub(crate) fn end_leases(&mut self, now: Instant) {
         let sessions = &self.sessions;
         let due = self.leases.due(now, |id| sessions.has(id));
         for (target, tries) in due {
@@ -161,7 +179,7 @@ impl Server<'_> {
     }
 
     /// Takes note of how an attempt to close went.
-    pub(super) fn lease_closed(
+    pub(crate) fn lease_closed(
         &mut self,
         pending: &Pending,
         tries: u32,
@@ -173,10 +191,10 @@ impl Server<'_> {
             let message = outcome.as_ref().err().map(ToString::to_string);
             let entry = Entry { targets: &names, message: message.as_deref(), ..Entry::default() };
             if closed {
-                self.leases.by_target.remove(&target);
+                self.leases.ended(&target);
                 self.record(&Entry { event: "lease-ended", mode: Some("ro"), ..entry });
             } else {
-                self.leases.retry(target, Instant::now() + AGAIN);
+                self.leases.retry(&target, Instant::now() + AGAIN);
                 if tries == 1 {
                     self.record(&Entry { event: "lease-busy", ..entry });
                 }

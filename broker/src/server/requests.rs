@@ -64,6 +64,7 @@ impl Server<'_> {
                 }
                 Reply::Events(self.journal.events())
             }
+            Request::In(..) => return Err(Fault::OneSandbox),
             Request::Set(_) | Request::Quit => Reply::Bye,
         })
     }
@@ -144,8 +145,8 @@ impl Server<'_> {
                 for (&index, report) in pending.targets.iter().zip(&mut targets) {
                     let most = self.registry.target(index).max_lease;
                     let lease = pending.request.lease;
-                    self.leases.changed(index, report.mode, session, lease, most);
-                    report.lease = self.leases.report(index, Instant::now());
+                    self.leases.changed(&index, report.mode, session, lease, most);
+                    report.lease = self.leases.report(&index, Instant::now());
                 }
                 let holds = self.leases.holds(session);
                 if let Some(session) = self.sessions.get_mut(session) {
@@ -215,7 +216,7 @@ impl Server<'_> {
         let mut reports = self.registry.report(which.iter().copied());
         let now = Instant::now();
         for (&index, report) in which.iter().zip(&mut reports) {
-            report.lease = self.leases.report(index, now);
+            report.lease = self.leases.report(&index, now);
         }
         reports
     }
@@ -302,7 +303,7 @@ impl ErrorCode {
 }
 
 impl proto::Wish {
-    fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Ro => "ro",
             Self::Rw => "rw",

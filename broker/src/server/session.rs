@@ -11,25 +11,25 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A connected client.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(crate) struct Session {
     stream: OwnedFd,
     /// Who it is.
-    pub(super) caller: Caller,
+    pub(crate) caller: Caller,
     /// Bytes that came and are not answered yet, at most [`MAX_LINE`].
     input: Vec<u8>,
     /// The rest of one reply. The next request waits until it is gone, so a peer that
     /// does not read holds up itself only.
     output: Vec<u8>,
     /// Whether a request of this client is being carried out.
-    pub(super) busy: bool,
+    pub(crate) busy: bool,
     /// Whether that will take a while, so that the client's end has to be looked for.
-    pub(super) parked: bool,
+    pub(crate) parked: bool,
     /// Whether a lease lasts as long as this connection.
-    pub(super) holds: bool,
+    pub(crate) holds: bool,
     /// Whether it is told what happens.
-    pub(super) follows: bool,
+    pub(crate) follows: bool,
     /// The peer's command line, once it was asked for.
-    pub(super) command: OnceCell<String>,
+    pub(crate) command: OnceCell<String>,
     /// Nothing more comes in.
     ended: bool,
     /// Nobody reads our replies; requests that came all the same are carried out.
@@ -39,7 +39,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(stream: OwnedFd, caller: Caller) -> Self {
+    pub(crate) fn new(stream: OwnedFd, caller: Caller) -> Self {
         let (input, output) = (Vec::new(), Vec::new());
         Self {
             stream,
@@ -57,9 +57,14 @@ impl Session {
         }
     }
 
+    /// The connection.
+    pub(crate) fn stream(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
     /// What to wait for; `None` for nothing, not even a hang-up, which would be reported
     /// again and again until the request under way is finished.
-    pub(super) fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+    pub(crate) fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
         let flags = if !self.output.is_empty() {
             PollFlags::OUT
         } else if self.parked {
@@ -75,7 +80,7 @@ impl Session {
 
     /// Reads or writes, whichever it waited for. `false` if the client is gone, and what
     /// it waits for is not worth going on with.
-    pub(super) fn ready(&mut self) -> bool {
+    pub(crate) fn ready(&mut self) -> bool {
         if !self.output.is_empty() {
             self.flush();
         } else if self.parked {
@@ -89,7 +94,7 @@ impl Session {
     }
 
     /// Says what happened, unless the client is behind: then it is sent away.
-    pub(super) fn tell(&mut self, event: &[u8]) {
+    pub(crate) fn tell(&mut self, event: &[u8]) {
         if self.output.is_empty() {
             self.reply(event);
         } else {
@@ -112,7 +117,7 @@ impl Session {
     }
 
     /// Whether [`Self::next_line`] has something to say.
-    pub(super) fn has_line(&self) -> bool {
+    pub(crate) fn has_line(&self) -> bool {
         let whole = self.input.contains(&b'\n') || self.input.len() >= MAX_LINE;
         whole && !self.busy && !self.closing && self.output.is_empty()
     }
@@ -120,7 +125,7 @@ impl Session {
     /// The next request, without its newline, if it is this client's turn; also what has
     /// got too long to be one. Bytes at the end of the stream that no newline follows are
     /// no request: a client that died while it wrote did not mean what it had written.
-    pub(super) fn next_line(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn next_line(&mut self) -> Option<Vec<u8>> {
         if !self.has_line() {
             return None;
         }
@@ -133,7 +138,7 @@ impl Session {
     }
 
     /// Answers a request.
-    pub(super) fn reply(&mut self, bytes: &[u8]) {
+    pub(crate) fn reply(&mut self, bytes: &[u8]) {
         if !self.deaf {
             self.output.extend_from_slice(bytes);
             self.flush();
@@ -141,7 +146,7 @@ impl Session {
     }
 
     /// Ends the connection; what is not sent by now never will be.
-    pub(super) fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.closing = true;
     }
 
@@ -163,7 +168,7 @@ impl Session {
     }
 
     /// Whether the connection can be closed.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         let idle = !self.busy && self.output.is_empty() && !self.has_line();
         (self.closing && !self.busy) || (self.ended && idle)
     }

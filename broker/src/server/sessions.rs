@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 pub(super) const MAX_CLIENTS: usize = 64;
 
 /// Names a session; never given twice.
-pub(super) type SessionId = u64;
+pub(crate) type SessionId = u64;
 
 #[derive(Debug, Default)]
 pub(super) struct Sessions {

@@ -5,6 +5,7 @@
 //! cannot express.
 
 pub mod mount;
+pub mod namespace;
 pub mod net;
 pub mod patience;
 pub mod process;

@@ -53,3 +53,34 @@ pub fn peer_pidfd(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
     // wrote its number to `raw`; nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
+
+/// The supplementary groups that the peer had when it connected (`SO_PEERGROUPS`).
+///
+/// # Errors
+/// As `getsockopt(2)`; `ERANGE` for more than 65,536, which no process has.
+pub fn peer_groups(fd: BorrowedFd<'_>) -> Result<Vec<u32>> {
+    const SO_PEERGROUPS: libc::c_int = 59; // include/uapi/asm-generic/socket.h
+    let mut groups = vec![0_u32; 32];
+    loop {
+        let mut len = size_of_val(&groups[..]) as libc::socklen_t;
+        // SAFETY: the buffer and `len` outlive the call, and `len` is the buffer's true
+        // size in bytes, which bounds what the kernel writes.
+        let result = unsafe {
+            libc::getsockopt(
+                fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut len,
+            )
+        };
+        if result == 0 {
+            groups.truncate(len as usize / size_of::<u32>());
+            return Ok(groups);
+        }
+        match last_errno() {
+            Errno::RANGE if groups.len() < 1 << 16 => groups.resize(1 << 16, 0),
+            errno => return Err(errno),
+        }
+    }
+}

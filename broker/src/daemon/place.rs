@@ -1,0 +1,202 @@
+//! In which mount namespace a request acts: the kernel's word, never the peer's.
+
+use super::rules::Who;
+use crate::proto::{ErrorCode, Refusal};
+use crate::reason::Reason;
+use crate::sys::namespace::{owner, owner_uid};
+use crate::sys::socket::peer_pidfd;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, statat};
+use rustix::io::{Errno, Result as KernelResult};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::thread::CapabilitySet;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Which namespace: device and inode of its file.
+pub(super) type NsId = (u64, u64);
+
+/// A refusal in so many words.
+pub(super) fn refusal(error: ErrorCode, message: impl Into<String>, hint: &str) -> Refusal {
+    let hint = (!hint.is_empty()).then(|| hint.to_owned());
+    Refusal { error, message: message.into(), hint, holders: None }
+}
+
+/// What the daemon knows of the machine.
+#[derive(Debug)]
+pub(super) struct World {
+    pub proc: OwnedFd,
+    /// Mount namespaces that are the host's: the daemon's own, and that of process 1.
+    host: Vec<NsId>,
+    /// The daemon's own PID namespace.
+    pids: NsId,
+    /// Whether it may enter mount namespaces without entering a user namespace first.
+    pub privileged: bool,
+}
+
+/// A mount namespace to act in, and what has been found out about it.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub id: NsId,
+    pub mount: OwnedFd,
+    /// The user namespace that owns it, to be entered first; none for the daemon's own.
+    pub user: Option<OwnedFd>,
+    pub is_host: bool,
+    /// Who made it.
+    pub owner: u32,
+    /// The PID namespace of the process that it was found by, and that process.
+    pub pids: NsId,
+    pub pid: Pid,
+}
+
+impl World {
+    pub fn new() -> KernelResult<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let proc = rustix::fs::open(c"/proc", flags, Mode::empty())?;
+        let mut host = vec![id_at(proc.as_fd(), "self/ns/mnt")?];
+        // An ordinary user may not look; no sandbox of that user's is the host's then.
+        host.extend(id_at(proc.as_fd(), "1/ns/mnt"));
+        let pids = id_at(proc.as_fd(), "self/ns/pid")?;
+        let sets = rustix::thread::capabilities(None)?;
+        let privileged = sets.effective.contains(CapabilitySet::SYS_ADMIN);
+        Ok(Self { proc, host, pids, privileged })
+    }
+
+    /// The mount namespace of the process that connected.
+    pub fn namespace_of(&self, stream: BorrowedFd<'_>, who: &Who) -> Result<NsId, Refusal> {
+        let process = self.peer(stream, who)?;
+        let id = id_at(process.dir.as_fd(), "ns/mnt").map_err(|errno| unseen("look at", errno))?;
+        process.check_alive()?;
+        Ok(id)
+    }
+
+    pub fn is_host(&self, id: NsId) -> bool {
+        self.host.contains(&id)
+    }
+
+    /// Where the process that connected is now; it has to be where it connected from.
+    pub fn locate(&self, stream: BorrowedFd<'_>, who: &Who, from: NsId) -> Result<Place, Refusal> {
+        let place = self.place(&self.peer(stream, who)?)?;
+        if place.id != from {
+            let message = "find the caller: it has changed its mount namespace since it connected";
+            return Err(refusal(ErrorCode::Failed, message, "connect anew"));
+        }
+        Ok(place)
+    }
+
+    /// Where the process is that a caller on the host names: one of the caller's own.
+    pub fn locate_named(
+        &self,
+        pid: u32,
+        stream: BorrowedFd<'_>,
+        who: &Who,
+    ) -> Result<Place, Refusal> {
+        let denied = |why: &str| {
+            let message = format!("find the sandbox of process {pid}: {why}");
+            refusal(ErrorCode::NotAuthorised, message, "")
+        };
+        let caller = self.peer(stream, who)?;
+        let same = id_at(caller.dir.as_fd(), "ns/pid") == Ok(self.pids);
+        caller.check_alive()?;
+        if !same {
+            return Err(denied("the caller numbers processes in its own way"));
+        }
+        let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let gone =
+            || refusal(ErrorCode::UnknownTarget, format!("find process {pid}: there is none"), "");
+        let number = number.ok_or_else(gone)?;
+        let pidfd = pidfd_open(number, PidfdFlags::empty()).map_err(|_| gone())?;
+        let process = self.process(number, pidfd)?;
+        if process.real_uid() != Some(who.peer.uid) {
+            return Err(denied("it is another user's"));
+        }
+        self.place(&process)
+    }
+
+    fn peer(&self, stream: BorrowedFd<'_>, who: &Who) -> Result<Process, Refusal> {
+        let gone = || refusal(ErrorCode::Failed, "find the caller: it has ended", "");
+        let unknown = "find the caller: its process is not visible from here";
+        let number = who.peer.pid.ok_or_else(|| refusal(ErrorCode::Failed, unknown, ""))?;
+        match peer_pidfd(stream) {
+            Ok(pidfd) => self.process(number, pidfd),
+            // Before Linux 6.5. The number could be another process's by now: it must at
+            // least be the same user's, and so in a sandbox of that user's.
+            Err(Errno::NOPROTOOPT) => {
+                let pidfd = pidfd_open(number, PidfdFlags::empty()).map_err(|_| gone())?;
+                let process = self.process(number, pidfd)?;
+                let same = process.real_uid() == Some(who.peer.uid);
+                if same { Ok(process) } else { Err(gone()) }
+            }
+            Err(_) => Err(gone()),
+        }
+    }
+
+    fn process(&self, number: Pid, pidfd: OwnedFd) -> Result<Process, Refusal> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let name = number.as_raw_nonzero().get().to_string();
+        let dir = openat(&self.proc, name, flags, Mode::empty()).map_err(|errno| match errno {
+            Errno::NOENT => refusal(ErrorCode::Failed, "find the caller: it has ended", ""),
+            errno => unseen("look at", errno),
+        })?;
+        // The directory is of the process that had the number when it was opened. If the
+        // one of the pidfd has not ended by now, it had it all the time.
+        let process = Process { number, pidfd, dir };
+        process.check_alive()?;
+        Ok(process)
+    }
+
+    fn place(&self, process: &Process) -> Result<Place, Refusal> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let open = |path| openat(&process.dir, path, flags, Mode::empty());
+        let mount = open("ns/mnt").map_err(|errno| unseen("enter", errno))?;
+        let pids = id_at(process.dir.as_fd(), "ns/pid").map_err(|errno| unseen("enter", errno))?;
+        process.check_alive()?;
+        let stat = rustix::fs::fstat(&mount).map_err(|errno| unseen("enter", errno))?;
+        let id = (stat.st_dev, stat.st_ino);
+        let user = owner(mount.as_fd()).map_err(|errno| unseen("find the owner of", errno))?;
+        let owner = owner_uid(user.as_fd()).map_err(|errno| unseen("find the owner of", errno))?;
+        let own =
+            id_at(self.proc.as_fd(), "self/ns/user").map_err(|errno| unseen("enter", errno))?;
+        let stat = rustix::fs::fstat(&user).map_err(|errno| unseen("enter", errno))?;
+        let user = ((stat.st_dev, stat.st_ino) != own).then_some(user);
+        Ok(Place { id, mount, user, is_host: self.is_host(id), owner, pids, pid: process.number })
+    }
+}
+
+/// A process, pinned.
+#[derive(Debug)]
+struct Process {
+    number: Pid,
+    pidfd: OwnedFd,
+    /// Its directory in `/proc`.
+    dir: OwnedFd,
+}
+
+impl Process {
+    fn check_alive(&self) -> Result<(), Refusal> {
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        match poll(&mut fds, Some(&now)) {
+            Ok(0) => Ok(()),
+            _ => Err(refusal(ErrorCode::Failed, "find the caller: it has ended", "")),
+        }
+    }
+
+    fn real_uid(&self) -> Option<u32> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = openat(&self.dir, "status", flags, Mode::empty()).ok()?;
+        let text = std::io::read_to_string(std::fs::File::from(file)).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+        self.check_alive().ok()?;
+        line.split_ascii_whitespace().next()?.parse().ok()
+    }
+}
+
+fn id_at(dir: BorrowedFd<'_>, path: &str) -> KernelResult<NsId> {
+    let stat = statat(dir, path, AtFlags::empty())?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+fn unseen(what: &str, errno: Errno) -> Refusal {
+    let message = format!("{what} the caller's mount namespace: {:#}", Reason::from(errno));
+    refusal(ErrorCode::NotAuthorised, message, "")
+}

@@ -1,0 +1,270 @@
+//! What is done in a sandbox, by a process of its own that enters it.
+//!
+//! That process executes nothing, loads nothing, and looks at nothing but the paths that
+//! the rules name and the host's `/proc`, which it was given as a descriptor. Whatever
+//! stands in its way there can hold up nobody but it.
+
+use super::place::{Place, refusal};
+use super::rules::Who;
+use crate::apply::{Operation, Progress, RETRY_EVERY};
+use crate::escape::Escaped;
+use crate::filter::Program;
+use crate::holders::{Inspector, pause, watched};
+use crate::name::{Authority, TargetName};
+use crate::proto::{
+    Dialect, ErrorCode, Holders, Refusal, Reply, Selection, SetRequest, State, TargetReport, Wish,
+};
+use crate::reason::Reason;
+use crate::sandbox::{Registry, Standing};
+use crate::sys::mount::{self, FileId};
+use crate::sys::{namespace, process, seccomp};
+use crate::target::{Member, Target};
+use rustix::fs::CWD;
+use rustix::io::{Errno, Result as KernelResult};
+use rustix::process::{
+    DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal,
+};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType, move_into_link_name_space,
+    set_capabilities, set_thread_groups,
+};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Act {
+    Set { wish: Wish, standing: Standing },
+    Report,
+    Holders,
+}
+
+/// A target, and where it is looked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Spot {
+    pub name: TargetName,
+    pub path: PathBuf,
+    pub source: PathBuf,
+    pub authority: Authority,
+    pub max_lease: Option<Duration>,
+}
+
+/// One request, as far as it concerns the sandbox.
+#[derive(Debug, Clone)]
+pub(super) struct Task {
+    pub spots: Vec<Spot>,
+    /// Whether those that are not there are passed over.
+    pub optional: bool,
+    pub act: Act,
+    /// Until then `ro` puts up with EBUSY.
+    pub deadline: Instant,
+}
+
+/// A helper's whole life. Answers each task with a line on `answers`, in their order.
+pub(super) fn visit(
+    place: &Place,
+    who: &Who,
+    privileged: bool,
+    tasks: &[Task],
+    (proc, filter): (BorrowedFd<'_>, &Program),
+    answers: &OwnedFd,
+) -> ! {
+    let mut keep = vec![answers.as_fd(), place.mount.as_fd(), proc];
+    keep.extend(place.user.as_ref().map(AsFd::as_fd));
+    let visitor = process::close_all_but(&keep)
+        .and_then(|()| Visitor::enter(place, who, privileged, tasks, proc, filter));
+    for (number, task) in tasks.iter().enumerate() {
+        let reply = match &visitor {
+            Ok(visitor) => visitor.carry_out(number, task),
+            Err(errno) => {
+                let message = format!("enter the sandbox: {:#}", Reason::from(*errno));
+                Reply::Refused(refusal(ErrorCode::Failed, message, ""))
+            }
+        };
+        if write_all(answers, &reply.to_bytes(Dialect::Json)).is_err() {
+            process::exit(1);
+        }
+    }
+    process::exit(0)
+}
+
+fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> KernelResult<()> {
+    while !bytes.is_empty() {
+        bytes = &bytes[rustix::io::write(to, bytes)?..];
+    }
+    Ok(())
+}
+
+/// A process that is in a sandbox.
+struct Visitor {
+    /// For each task and spot: the file that it has to be.
+    meant: Vec<Vec<KernelResult<FileId>>>,
+    is_host: bool,
+    inspector: KernelResult<Inspector>,
+}
+
+impl Visitor {
+    fn enter(
+        place: &Place,
+        who: &Who,
+        privileged: bool,
+        tasks: &[Task],
+        proc: BorrowedFd<'_>,
+        filter: &Program,
+    ) -> KernelResult<Self> {
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+        if privileged {
+            // With the rights of who asks, here and there: what that user may not reach
+            // is not reached, nor told of.
+            let groups: Vec<Gid> = who.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+            set_thread_groups(&groups)?;
+            namespace::reach_files_as(who.peer.uid, who.peer.gid)?;
+        }
+        let id = |source: &PathBuf| Ok(mount::stat(mount::open_exact(CWD, source)?.as_fd())?.id);
+        let of_task = |task: &Task| task.spots.iter().map(|spot| id(&spot.source)).collect();
+        let meant = tasks.iter().map(of_task).collect();
+        let inspector =
+            rustix::io::dup(proc).and_then(|proc| Inspector::new(proc, place.pids, place.pid));
+        if !place.is_host {
+            if let Some(user) = &place.user {
+                move_into_link_name_space(user.as_fd(), Some(LinkNameSpaceType::User))?;
+            }
+            move_into_link_name_space(place.mount.as_fd(), Some(LinkNameSpaceType::Mount))?;
+        }
+        let keep = CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_PTRACE;
+        let now = rustix::thread::capabilities(None)?.permitted;
+        let (keep, inheritable) = (keep & now, CapabilitySet::empty());
+        set_capabilities(None, CapabilitySets { effective: keep, permitted: keep, inheritable })?;
+        // Changing user or user namespace takes both back (commit_creds, kernel/cred.c).
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        seccomp::load(filter)?;
+        Ok(Self { meant, is_host: place.is_host, inspector })
+    }
+
+    fn carry_out(&self, number: usize, task: &Task) -> Reply {
+        let done = match task.act {
+            Act::Set { wish, standing } => self.set(number, task, wish, standing).map(Reply::Done),
+            Act::Report => Ok(Reply::List(self.report(number, task))),
+            Act::Holders => self.registry(number, task).map(|it| Reply::Holders(self.holders(&it))),
+        };
+        done.unwrap_or_else(Reply::Refused)
+    }
+
+    /// The targets that are to be switched; each has to be a mount.
+    fn registry(&self, number: usize, task: &Task) -> Result<Registry, Refusal> {
+        let mut targets = Vec::new();
+        for (spot, meant) in task.spots.iter().zip(&self.meant[number]) {
+            let (target, is_mount) = match find(spot, *meant) {
+                Err(_) if task.optional => continue,
+                found => found?,
+            };
+            if !is_mount && task.optional {
+                continue;
+            }
+            if !is_mount {
+                let path = Escaped::path(&spot.path);
+                let message = format!("switch {}: {path} is no mount of its own", spot.name);
+                let hint = "bind it in the sandbox: bwrap --bind DIR DIR, or --ro-bind DIR DIR";
+                return Err(refusal(ErrorCode::Stale, message, hint));
+            }
+            targets.push(target);
+        }
+        let bad = |error: crate::sandbox::BadTargets| {
+            refusal(ErrorCode::BadRequest, error.to_string(), "")
+        };
+        Registry::new(targets).map_err(bad)
+    }
+
+    fn set(
+        &self,
+        number: usize,
+        task: &Task,
+        wish: Wish,
+        standing: Standing,
+    ) -> Result<Vec<TargetReport>, Refusal> {
+        let registry = self.registry(number, task)?;
+        let request = SetRequest::new(Selection::All, wish);
+        let fault = |fault| Refusal::from(&fault);
+        let right = registry.authorize(&request, standing).map_err(fault)?;
+        let mut operation = Operation::new(right, &registry, task.deadline);
+        loop {
+            match operation.advance(&registry, Instant::now()) {
+                Progress::Parked => pause(RETRY_EVERY),
+                Progress::Done(Ok(())) => return Ok(registry.report(registry.all())),
+                Progress::Done(Err(fault)) => {
+                    let mut refusal = Refusal::from(&fault);
+                    if refusal.error == ErrorCode::Busy {
+                        refusal.hint = Some(
+                            "close what writes there, or use --wait 10s; nothing was changed"
+                                .into(),
+                        );
+                        refusal.holders = Some(self.holders(&registry));
+                    }
+                    return Err(refusal);
+                }
+            }
+        }
+    }
+
+    fn holders(&self, registry: &Registry) -> Holders {
+        let Ok(inspector) = &self.inspector else { return Holders::default() };
+        let members = registry.all().map(|index| registry.target(index)).flat_map(|target| {
+            target.members.iter().map(|it| (&target.name, it.fd.as_fd(), it.path.as_path()))
+        });
+        let mounts: Vec<_> =
+            members.filter_map(|(name, fd, path)| watched(name, fd, path)).collect();
+        inspector.search(&mounts).report()
+    }
+
+    /// What is there of the targets; what is not, is left out.
+    fn report(&self, number: usize, task: &Task) -> Vec<TargetReport> {
+        let mut reports = Vec::new();
+        for (spot, meant) in task.spots.iter().zip(&self.meant[number]) {
+            let Ok((target, is_mount)) = find(spot, *meant) else { continue };
+            let Ok(registry) = Registry::new(vec![target]) else { continue };
+            let mut found = registry.report(registry.all());
+            for report in &mut found {
+                let here = is_mount || self.is_host;
+                report.state = if here { State::Ok } else { State::Stale };
+            }
+            reports.append(&mut found);
+        }
+        reports
+    }
+}
+
+/// The target, and whether it is the root of a mount; it is the file that is meant.
+fn find(spot: &Spot, meant: KernelResult<FileId>) -> Result<(Target, bool), Refusal> {
+    let path = Escaped::path(&spot.path);
+    let stale = |why: String| {
+        let message = format!("find {}: {path}: {why}", spot.name);
+        refusal(
+            ErrorCode::Stale,
+            message,
+            "the sandbox has to show there what the host has at the path",
+        )
+    };
+    let meant = meant.map_err(|errno| {
+        let source = Escaped::path(&spot.source);
+        let message = format!("find {} on the host: {source}: {}", spot.name, Reason::from(errno));
+        refusal(ErrorCode::Stale, message, "")
+    })?;
+    let fd = mount::open_exact(CWD, &spot.path).map_err(|errno| match errno {
+        Errno::LOOP => stale("there is a symbolic link in it, which is not followed".to_owned()),
+        errno => stale(Reason::from(errno).to_string()),
+    })?;
+    let stat = mount::stat(fd.as_fd()).map_err(|errno| stale(Reason::from(errno).to_string()))?;
+    if stat.id != meant {
+        return Err(stale("in the sandbox that is another file".to_owned()));
+    }
+    let target = Target {
+        name: spot.name.clone(),
+        path: spot.path.clone(),
+        authority: spot.authority,
+        max_lease: spot.max_lease,
+        members: vec![Member { fd, path: spot.path.clone() }],
+    };
+    Ok((target, stat.is_mount_root))
+}

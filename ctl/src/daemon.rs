@@ -1,0 +1,120 @@
+//! remountd, the broker of sandboxes that others made.
+
+use super::cli::Broker;
+use super::{Failure, Way, render};
+use remount_broker::channel::Connection;
+use remount_broker::client::{Client, ClientError, TIMEOUT};
+use remount_broker::proto::{BadReply, ErrorCode, Refusal, Selection, SetRequest, Wish};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+/// Where the system's daemon listens.
+const SYSTEM: &str = "/run/remountd/remountd.sock";
+
+/// The socket that the command line names.
+pub(super) fn named(wanted: &Broker) -> Result<Option<PathBuf>, Failure> {
+    if let Some(socket) = &wanted.socket {
+        return Ok(Some(socket.clone()));
+    }
+    let Some(config) = &wanted.config else { return Ok(None) };
+    let tried = |error| Failure::Io(format!("read {}", render::path(config)), error);
+    let text = std::fs::read_to_string(config).map_err(tried)?;
+    match socket_in(&text) {
+        Some(socket) => Ok(Some(socket)),
+        None => Ok(Some(PathBuf::from(SYSTEM))),
+    }
+}
+
+/// The socket that a configuration names, in YAML or in TOML: for this one line no parser
+/// is worth it.
+fn socket_in(text: &str) -> Option<PathBuf> {
+    let value = text.lines().find_map(|line| {
+        let rest = line.strip_prefix("socket")?.trim_start();
+        rest.strip_prefix([':', '=']).map(str::trim)
+    })?;
+    let value = match value.chars().next()? {
+        quote @ ('"' | '\'') => value[1..].split(quote).next()?,
+        _ => value.split(" #").next()?.trim_end(),
+    };
+    value.starts_with('/').then(|| value.into())
+}
+
+/// Where a daemon may listen: the user's own, then the system's.
+pub(super) fn places() -> Vec<PathBuf> {
+    let dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let user = dir.filter(|dir| dir.is_absolute()).map(|dir| dir.join("remountd.sock"));
+    user.into_iter().chain([SYSTEM.into()]).collect()
+}
+
+/// Connects to the first that answers.
+pub(super) fn connect(places: &[PathBuf], pid: Option<u32>) -> Result<Way, Failure> {
+    let mut last = Failure::NotOne(remount_broker::host::NotOne::None);
+    for place in places {
+        match Connection::open_at(place, TIMEOUT) {
+            Ok(connection) => {
+                let client = Client::from(connection);
+                let client = match pid {
+                    Some(pid) => client.of_process(pid),
+                    None => client,
+                };
+                return Ok(Way { client, daemon: Some(place.clone()) });
+            }
+            Err(error) => last = ClientError::from(error).into(),
+        }
+    }
+    Err(last)
+}
+
+/// Asks once more, in the words that remountd's first version understands; `bad` is what
+/// it made of the others.
+pub(super) fn classic(way: &Way, set: &SetRequest, bad: BadReply) -> Result<String, Failure> {
+    let (Some(daemon), Selection::Named(names)) = (&way.daemon, &set.targets) else {
+        return Err(ClientError::from(bad).into());
+    };
+    let plain = *set
+        == SetRequest { path: set.path.clone(), ..SetRequest::new(set.targets.clone(), set.wish) };
+    let ([name], Wish::Ro | Wish::Rw, true) = (&names[..], set.wish, plain) else {
+        return Err(ClientError::from(bad).into());
+    };
+    let verb = if set.wish == Wish::Ro { "ro" } else { "rw" };
+    let path = set.path.as_ref().map_or(String::new(), |path| format!("{} ", path.as_str()));
+    let line = format!("{verb} {name} {path}{}\n", std::process::id());
+    let tried = |error| Failure::Io(format!("ask {}", render::path(daemon)), error);
+    let reply = ask(daemon, &line).map_err(tried)?;
+    if reply == "OK" {
+        return Ok(format!("{name}: {verb}\n"));
+    }
+    let message = reply.strip_prefix("ERROR: ").unwrap_or(&reply).to_owned();
+    let refusal = Refusal { error: ErrorCode::Failed, message, hint: None, holders: None };
+    Err(ClientError::Refused(refusal).into())
+}
+
+fn ask(daemon: &Path, line: &str) -> io::Result<String> {
+    let mut stream = UnixStream::connect(daemon)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.write_all(line.as_bytes())?;
+    let mut reply = String::new();
+    BufReader::new(io::Read::take(stream, 1 << 16)).read_line(&mut reply)?;
+    Ok(reply.trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_socket_is_found_in_both_languages() {
+        for (text, socket) in [
+            ("# x\nsocket: /run/a.sock\nallow:\n", Some("/run/a.sock")),
+            ("socket: '/run/a b.sock' # x\n", Some("/run/a b.sock")),
+            ("socket: /run/a.sock # x\n", Some("/run/a.sock")),
+            ("socket = \"/run/a.sock\"\n", Some("/run/a.sock")),
+            ("sockets = \"/x\"\n[targets.a]\n socket = 1\n", None),
+            ("socket: x\n", None),
+            ("socket:\n", None),
+        ] {
+            assert_eq!(socket_in(text), socket.map(PathBuf::from), "{text}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The ways in which remountd gets its socket, and what may be in the way.
+
+use remount_tests::daemon::{Daemon, configure, remountd, socket};
+use remount_tests::{Cmd, Sandbox, bin, require, wait_until};
+use rustix::process::Signal;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
+
+#[test]
+fn a_stale_socket_makes_way_and_nothing_else_does() {
+    let sandbox = Sandbox::new();
+    let (config, path) = (configure(&sandbox, ""), socket(&sandbox));
+    let start = || remountd(&sandbox).option("--config").option(&config);
+    sandbox.file("outside/s.sock", "precious");
+    start().run().exits(1).says("no socket").says("hint: ");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    std::fs::remove_file(&path).unwrap();
+    // Bound, and nobody listens any more.
+    drop(UnixListener::bind(&path).unwrap());
+    let daemon = Daemon::new(&sandbox, "");
+    start().run().exits(1).says("another daemon already serves there");
+    assert!(UnixStream::connect(&path).is_ok(), "the first one serves on");
+    let mode = path.symlink_metadata().unwrap();
+    assert!(mode.file_type().is_socket());
+    assert_eq!(mode.permissions().mode() & 0o7, 0, "others cannot connect");
+    daemon.running.kill(Signal::TERM);
+    daemon.running.wait().success();
+    assert!(!path.exists(), "its socket goes with it");
+}
+
+#[test]
+fn the_configuration_is_read_again_without_dropping_anybody() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::new(&sandbox, "");
+    let target = daemon.target();
+    let script =
+        "(echo 'rw w'; read line; echo 'rw w'; sleep 0.5) | \"$SOCAT\" -t5 - UNIX-CONNECT:\"$S\"";
+    let target = target.to_str().unwrap();
+    let mut inside = daemon.bwrap(["--ro-bind", target, target]).sh(script).start_interactive();
+    assert_eq!(inside.line().trim(), "OK");
+    configure(&sandbox, "modes = [\"ro\"]\n");
+    daemon.running.kill(Signal::HUP);
+    wait_until("the new rules hold", Duration::from_secs(20), || {
+        !daemon.sandboxed("\"$CTL\" --socket \"$S\" rw w").stdout().contains("rw")
+    });
+    inside.send("\n");
+    assert!(inside.line().contains("does not allow"));
+    // One that makes no sense changes nothing.
+    sandbox.file("outside/remountd.toml", "nonsense");
+    daemon.running.kill(Signal::HUP);
+    daemon.sandboxed("\"$CTL\" --socket \"$S\" ro w").success();
+}
+
+#[test]
+fn a_socket_of_systemds_is_served() {
+    let sandbox = Sandbox::new();
+    let (config, path) = (configure(&sandbox, ""), socket(&sandbox));
+    let program = bin("remountd");
+    let mut words = vec![program.into_os_string()];
+    if !remount_tests::as_root() {
+        words.push("--user".into());
+    }
+    words.extend(["--config".into(), config.into_os_string()]);
+    let running = sandbox
+        .host(require("systemd-socket-activate"))
+        .option("-l")
+        .option(&path)
+        .command(words)
+        .start();
+    wait_until("systemd listens", Duration::from_secs(20), || path.exists());
+    let daemon = Daemon { sandbox: &sandbox, running };
+    let outcome = daemon.sandboxed(
+        "\"$CTL\" --socket \"$S\" rw w && echo x >\"$W/a\" && \"$CTL\" --socket \"$S\" ro w",
+    );
+    assert_eq!(outcome.stdout(), "w: rw\nw: ro\n", "{outcome}");
+}
+
+#[test]
+fn one_connection_is_served_as_inetd_hands_it_over() {
+    let sandbox = Sandbox::new();
+    let (config, path) = (configure(&sandbox, ""), socket(&sandbox));
+    let user = if remount_tests::as_root() { "" } else { "--user " };
+    let command =
+        format!("{} {user}--inetd --config {}", bin("remountd").display(), config.display());
+    let running = sandbox
+        .host(require("socat"))
+        .option(format!("UNIX-LISTEN:{},fork", path.display()))
+        .option(format!("EXEC:\"{command}\",nofork"))
+        .start();
+    wait_until("socat listens", Duration::from_secs(20), || path.exists());
+    let daemon = Daemon { sandbox: &sandbox, running };
+    let outcome = daemon.sandboxed(
+        "\"$CTL\" --socket \"$S\" rw w && echo x >\"$W/a\" && \"$CTL\" --socket \"$S\" ro w",
+    );
+    assert_eq!(outcome.stdout(), "w: rw\nw: ro\n", "{outcome}");
+    remountd(&sandbox)
+        .options(["--inetd", "--config"])
+        .option(&config)
+        .run()
+        .exits(1)
+        .says("no unix socket");
+}
+
+#[test]
+fn a_configuration_that_others_can_change_is_refused() {
+    let sandbox = Sandbox::new();
+    let config = configure(&sandbox, "");
+    let start = || remountd(&sandbox).option("--config").option(&config);
+    let listed = start().option("--list").run();
+    assert_eq!(listed.stdout(), format!("w {}\n", sandbox.root().join("outside/w").display()));
+    std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o666)).unwrap();
+    start().option("--list").run().exits(1).says("others can change it");
+    Cmd::plain(bin("remountd")).option("--version").run().success();
+}
+
+#[test]
+fn few_descriptors_are_survived() {
+    let sandbox = Sandbox::new();
+    let config = configure(&sandbox, "");
+    let user = if remount_tests::as_root() { "" } else { "--user" };
+    let script = format!(
+        "ulimit -n 64; exec {} {user} --config {}",
+        bin("remountd").display(),
+        config.display()
+    );
+    let running = sandbox.host(require("sh")).command(["-c", &script]).start();
+    let path = socket(&sandbox);
+    wait_until("the daemon listens", Duration::from_secs(20), || {
+        UnixStream::connect(&path).is_ok()
+    });
+    let daemon = Daemon { sandbox: &sandbox, running };
+    let crowd: Vec<_> = (0..200).filter_map(|_| UnixStream::connect(&path).ok()).collect();
+    assert!(crowd.len() >= 64, "{}", crowd.len());
+    let outcome = daemon.sandboxed("\"$CTL\" --socket \"$S\" rw w");
+    assert_eq!(outcome.stdout(), "w: rw\n", "{outcome}");
+}
+
+/// What systemd itself finds wrong with the units; and that the service is shut off from what
+/// it does not need.
+#[test]
+fn the_units_are_what_systemd_wants() {
+    let sandbox = Sandbox::new();
+    let repo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let bins = bin("remountd").parent().unwrap().to_str().unwrap().to_owned();
+    for place in ["systemd", "systemd/user"] {
+        for unit in ["remountd.socket", "remountd.service"] {
+            let text = std::fs::read_to_string(repo.join(place).join(unit)).unwrap();
+            sandbox.file(format!("outside/{place}/{unit}"), text.replace("@BINDIR@", &bins));
+        }
+    }
+    let dir = sandbox.outside().join("systemd");
+    let analyze = || sandbox.host(require("systemd-analyze")).env("SYSTEMD_PAGER", "");
+    let units =
+        |dir: &std::path::Path| ["remountd.socket", "remountd.service"].map(|it| dir.join(it));
+    let verified = analyze().options(["verify", "--man=no"]).options(units(&dir)).run();
+    verified.success();
+    assert!(!verified.stderr().contains("remountd"), "{verified}");
+    let words = ["security", "--offline=yes", "--threshold=40", "--no-pager"];
+    analyze().options(words).option(dir.join("remountd.service")).run().success();
+}
