@@ -1,10 +1,10 @@
 //! The standalone broker, remountd: one for many sandboxes, which others have made.
 //!
 //! It acts in the mount namespace of the process that asks, as the kernel names it
-//! ([`place`]), and on what its rules name ([`rules`]). It never goes there itself: a
+//! (`place`), and on what its rules name (`rules`). It never goes there itself: a
 //! process forked for the purpose enters, looks, changes one mount, answers over a pipe
-//! and ends ([`visit`]). If a file system there does not answer, that process is given up
-//! ([`helpers`]); nobody else notices.
+//! and ends (`visit`). If a file system there does not answer, that process is given up
+//! (`helpers`); nobody else notices.
 
 mod clients;
 mod helpers;

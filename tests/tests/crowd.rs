@@ -76,17 +76,16 @@ impl Model {
                 let _working = self.rest.read().unwrap();
                 let mut mode = self.modes[target as usize].lock().unwrap();
                 if below(20) == 0 {
-                    // Killed before the answer: it may be carried out or not, but by the time
-                    // that somebody who came later is heard, that is decided.
+                    // Killed before the answer: it may be carried out or not.
                     stream.write_all(line.as_bytes()).unwrap_or(());
                     drop(stream);
-                    *mode = self.told(target as usize);
+                    *mode = self.settled(target as usize);
                     break;
                 }
                 let Some(answer) = ask(&mut stream, &line) else {
                     // Sent away as the longest idle: the same holds.
                     drop(stream);
-                    *mode = self.told(target as usize);
+                    *mode = self.settled(target as usize);
                     break;
                 };
                 assert_eq!(answer["ok"], true, "{answer}");
@@ -117,6 +116,13 @@ impl Model {
         let dir = self.dirs[number].to_str().unwrap();
         let told = targets.iter().find(|target| target["path"] == dir).unwrap();
         told["mode"].as_str().unwrap().to_owned()
+    }
+
+    /// The mode after a request of somebody who is gone. One who comes later may be answered
+    /// in the turn in which that request is heard, which is carried out at the turn's end.
+    fn settled(&self, number: usize) -> Option<String> {
+        self.told(number)?;
+        self.told(number)
     }
 
     fn told(&self, number: usize) -> Option<String> {

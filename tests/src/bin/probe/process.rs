@@ -137,12 +137,22 @@ pub(crate) fn become_user(uid: u32) -> Result<(), Errno> {
 
 fn vm_read(pid: i64) -> Answer {
     let mut byte = 0u8;
+    // As wide as registers: what of an argument is left unwritten is not zero.
+    let (one, flags) = (1_u64, 0_u64);
     let local = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
     let remote = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 1 };
     // SAFETY: `local` names one byte that outlives the call; `remote` is an address
     // in another process.
     let value = unsafe {
-        libc::syscall(libc::SYS_process_vm_readv, pid, &raw const local, 1, &raw const remote, 1, 0)
+        libc::syscall(
+            libc::SYS_process_vm_readv,
+            pid,
+            &raw const local,
+            one,
+            &raw const remote,
+            one,
+            flags,
+        )
     };
     reached(value, &[Errno::EFAULT])
 }
