@@ -75,7 +75,8 @@ impl Spares {
     /// Takes back the empty directory at `name` in `parent`, which `stat` is of. Whether it did.
     ///
     /// # Errors
-    /// `ENOTEMPTY`: somebody has put something into it, or in its place; it is where it was.
+    /// `ENOTEMPTY`: somebody has put something into it. `ENOENT`: somebody has put something
+    /// in its place. Either is where it was.
     pub fn put(
         &mut self,
         parent: BorrowedFd<'_>,
@@ -100,13 +101,18 @@ impl Spares {
         }
         // Somebody may have been faster than the rename.
         rustix::fs::seek(&found, SeekFrom::Start(0))?;
-        let same = mount::lstat_at(dir.as_fd(), &*spare)?.id == stat.id;
-        if same && is_empty(found.as_fd())? {
+        let why_not = if mount::lstat_at(dir.as_fd(), &*spare)?.id != stat.id {
+            Errno::NOENT
+        } else if is_empty(found.as_fd())? {
             self.names.push(spare);
             return Ok(true);
-        }
-        rustix::fs::renameat_with(dir, &*spare, parent, name, RenameFlags::NOREPLACE)?;
-        Err(Errno::NOTEMPTY)
+        } else {
+            Errno::NOTEMPTY
+        };
+        // If something stands there again by now, nothing of it may be touched.
+        rustix::fs::renameat_with(dir, &*spare, parent, name, RenameFlags::NOREPLACE)
+            .map_err(|_| Errno::BUSY)?;
+        Err(why_not)
     }
 }
 
