@@ -13,7 +13,7 @@ use remount_broker::escape::Escaped;
 use remount_broker::placeholder::{Placeholders, Store};
 use remount_broker::reason::{IoReason, Reason};
 use remount_broker::sys::process::{self, Fork};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -206,14 +206,21 @@ impl Sandbox<'_> {
             .map_err(|errno| fault("read signals", Errno::from_raw_os_error(errno as i32)))?;
         let mut fate = Fate::Running;
         let mut reports_open = true;
+        let mut quiet = Some(QUIET);
         loop {
-            let ready = wait_for([
+            let fds = [
                 reports_open.then(|| self.reports.as_fd()),
                 Some(signals.as_fd()),
                 Some(self.init.fd.as_fd()),
                 self.confirm.interest(),
-            ])
-            .map_err(|errno| fault("wait for the sandbox", errno))?;
+            ];
+            let ready = wait_for(fds, quiet.as_ref())
+                .map_err(|errno| fault("wait for the sandbox", errno))?;
+            if !ready.contains(&true) {
+                quiet = None;
+                // If it fails, this process is larger than it need be.
+                process::release_program().unwrap_or(());
+            }
             if ready[0] {
                 match self.reports.next() {
                     Ok(Some(message)) => self.hear(message, &mut fate),
@@ -339,11 +346,18 @@ fn is_stopped(pidfd: &OwnedFd) -> Option<bool> {
     )
 }
 
-/// Waits until one of the descriptors is readable or closed; tells which.
-fn wait_for<const N: usize>(fds: [Option<BorrowedFd<'_>>; N]) -> Result<[bool; N], Errno> {
+/// A start is over after so long without any news: from then on launcher and init do little
+/// but wait.
+pub(crate) const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// Waits until one of the descriptors is readable or closed, or for so long; tells which.
+fn wait_for<const N: usize>(
+    fds: [Option<BorrowedFd<'_>>; N],
+    longest: Option<&Timespec>,
+) -> Result<[bool; N], Errno> {
     let mut polled: Vec<_> =
         fds.iter().flatten().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
-    while let Err(errno) = poll(&mut polled, None) {
+    while let Err(errno) = poll(&mut polled, longest) {
         if errno != Errno::INTR {
             return Err(errno);
         }

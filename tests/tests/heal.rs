@@ -137,7 +137,9 @@ fn a_placeholder_that_is_removed_is_made_again() {
         [".idea", ".mcp.json", ".git/commondir"].iter().all(|name| project.join(name).exists())
     });
     for name in [".idea", ".mcp.json"] {
-        wait_until(name, SOON, || inside.act(["create", &format!("{name}/x")]) == rofs());
+        // Until it is back, all around it is read-only.
+        wait_until(name, SOON, || inside.act(["rmdir", name]) == Answer::Errno("EBUSY".into()));
+        inside.act(["create", &format!("{name}/x")]).errno("EROFS");
         held(&mut inside, name);
     }
     protected(&mut inside, ".git/commondir");

@@ -78,6 +78,8 @@ impl Broker<'_> {
                     healer: Some(healer),
                 },
             };
+            // If it fails, this process is larger than it need be.
+            process::release_program().unwrap_or(());
             server::serve(setup).map(drop).map_err(|_| EnterError::NoBroker)
         };
         end(&reporter, serve())

@@ -6,6 +6,7 @@ use crate::exec;
 use crate::mount;
 use crate::plan::Plan;
 use crate::report::{Link, Message, Reporter};
+use crate::supervise::QUIET;
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use remount_broker::sys::net;
@@ -126,6 +127,7 @@ fn reap(agent: Pid, broker: &Link, reporter: &Reporter) -> Result<(), EnterError
     child.add(nix::sys::signal::Signal::SIGCHLD);
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let children = SignalFd::with_flags(&child, flags).step("watch the agent")?;
+    let mut quiet = Some(QUIET);
     loop {
         // First look, then wait: the agent may have ended before the descriptor was there.
         while let Some(state) = next_state(agent)? {
@@ -141,7 +143,12 @@ fn reap(agent: Pid, broker: &Link, reporter: &Reporter) -> Result<(), EnterError
             // Only its end matters: what the broker sends is for the agent.
             PollFd::new(broker, PollFlags::empty()),
         ];
-        match poll(&mut fds, None) {
+        match poll(&mut fds, quiet.as_ref()) {
+            Ok(0) => {
+                quiet = None;
+                // If it fails, this process is larger than it need be.
+                process::release_program().unwrap_or(());
+            }
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno).step("wait for the agent"),
         }
