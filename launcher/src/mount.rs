@@ -210,7 +210,12 @@ impl Tree {
         mode: Mode,
         submounts: &[PathBuf],
     ) -> Result<(), Failed> {
-        let at = match mount::open_exact_in(self.root(), &op.dest) {
+        let found = match id {
+            // A symlink, if it is the one that was found when the plan was made.
+            Some(_) => mount::open_exact_or_link_in(self.root(), &op.dest),
+            None => mount::open_exact_in(self.root(), &op.dest),
+        };
+        let at = match found {
             // Not every kernel has every file in /proc.
             Err(Errno::NOENT) if id.is_none() && op.dest.starts_with("/proc") => return Ok(()),
             result => result.step("find")?,

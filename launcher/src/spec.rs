@@ -101,8 +101,10 @@ pub(crate) enum What {
     Overlay { lower: Found },
     /// Nothing to see.
     Mask(Shape),
-    /// Read-only under a writable mount.
+    /// Read-only under a writable mount; a symlink itself.
     Protect(Found),
+    /// In the midst of that, with the mode of the target around.
+    Open(Found),
     /// The same, where nothing is: a placeholder will stand there.
     Guard(StandIn),
 }

@@ -225,6 +225,18 @@ pub fn open_exact_in(root: BorrowedFd<'_>, path: impl rustix::path::Arg) -> Resu
     open_location(root, path, resolve)
 }
 
+/// As [`open_exact_in`], but a last component that is a symlink is opened itself.
+///
+/// # Errors
+/// As [`open_exact_or_link`].
+pub fn open_exact_or_link_in(
+    root: BorrowedFd<'_>,
+    path: impl rustix::path::Arg,
+) -> Result<OwnedFd> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    open_with(root, path, OFlags::NOFOLLOW, resolve)
+}
+
 /// Opens `path` as a mere location (`O_PATH`), following symlinks.
 ///
 /// # Errors

@@ -70,6 +70,11 @@ impl MountPlan {
             let (dest, origin) = (entry.dest.clone(), entry.origin.clone());
             ops.insert(dest.clone(), MountOp { dest, kind, member_of, origin });
         }
+        for entry in &spec.entries {
+            if matches!(entry.what, What::Open(_)) {
+                open_part(&mut ops, &targets, &entry.dest);
+            }
+        }
         protect_kernel_files(&mut ops, host_mounts);
         pin_ancestors(&mut ops, host_mounts);
         assign_submounts(&mut ops, host_mounts);
@@ -150,6 +155,15 @@ fn target_of(entry: &Entry, targets: &mut Vec<TargetPlan>) -> Option<usize> {
     Some(targets.len() - 1)
 }
 
+/// Makes a mount a member of the target around it, with its mode.
+fn open_part(ops: &mut BTreeMap<PathBuf, MountOp>, targets: &[TargetPlan], dest: &Path) {
+    let mut around = dest.ancestors().skip(1).filter_map(|parent| ops.get(parent)?.member_of);
+    let Some(target) = around.next() else { return };
+    if let Some(MountOp { kind: OpKind::Bind { mode, .. }, member_of, .. }) = ops.get_mut(dest) {
+        (*mode, *member_of) = (targets[target].mode, Some(target));
+    }
+}
+
 fn kind_of(entry: &Entry) -> OpKind {
     match &entry.what {
         What::Bind { source, path, mode, devices, .. } => OpKind::Bind {
@@ -163,6 +177,13 @@ fn kind_of(entry: &Entry) -> OpKind {
         }
         What::Overlay { lower } => OpKind::Overlay { lower: source_of(Some(lower), &lower.path) },
         What::Mask(shape) => OpKind::Mask(*shape),
+        // Its mode is that of the target around it, once that is known.
+        What::Open(found) => OpKind::Bind {
+            source: source_of(Some(found), &found.path),
+            mode: Mode::Ro,
+            devices: false,
+            submounts: Vec::new(),
+        },
         What::Protect(found) => self_bind(Some(found.stat.id), Mode::Ro, None),
         // Made by the start: whatever is there by then is protected.
         What::Guard(stand_in) => self_bind(None, Mode::Ro, Some(stand_in.clone())),

@@ -2,9 +2,11 @@
 
 mod checks;
 mod cover;
+mod repository;
 
-use super::view::{Area, Place, View};
-use super::{Asker, Entry, SpecError, Toggle, What, git};
+use super::git::{self, GitDir};
+use super::view::{Area, Place, View, Way};
+use super::{Asker, Entry, SpecError, Toggle, What};
 use crate::cli::{Args, Step};
 use crate::host::{Found, Host, Mount};
 use crate::paths::is_in;
@@ -66,7 +68,8 @@ impl<'h> Layout<'h> {
             host,
             default_authority,
         };
-        let mut wishes = layout.wishes_of_profile(profile, variables)?;
+        let git = git::git_dir(&variables.workspace, host.files.as_ref());
+        let mut wishes = layout.wishes_of_profile(profile, variables, git.as_ref())?;
         wishes.extend(wishes_of_command_line(args)?);
         // Parents first, so that a destination is followed through what stands there
         // by then. The sort is stable: at one destination the later wish wins.
@@ -79,6 +82,7 @@ impl<'h> Layout<'h> {
                 layout.toggle(name, dest)?;
             }
         }
+        layout.protect_repository(&variables.workspace, git, profile.workspace.git.value)?;
         layout.protect_all(args, profile, variables)?;
         layout.mask_all(args, profile, variables)?;
         layout.hide_state()?;
@@ -109,6 +113,7 @@ impl<'h> Layout<'h> {
         &mut self,
         profile: &Profile,
         variables: &Variables,
+        git: Option<&GitDir>,
     ) -> Result<Vec<Wish>, SpecError> {
         let mut wishes = Vec::new();
         for entry in &profile.tmpfs {
@@ -131,7 +136,7 @@ impl<'h> Layout<'h> {
             let what = WishKind::Cache { variable };
             wishes.push(Wish { dest, origin, what });
         }
-        wishes.extend(self.workspace(profile, variables)?);
+        wishes.extend(self.workspace(profile, variables, git)?);
         for entry in &profile.binds {
             let (value, origin) = (&entry.value, Asker::Profile(entry.origin.clone()));
             let source = path_of(&value.path, variables, &origin)?;
@@ -158,6 +163,7 @@ impl<'h> Layout<'h> {
         &mut self,
         profile: &Profile,
         variables: &Variables,
+        git: Option<&GitDir>,
     ) -> Result<Vec<Wish>, SpecError> {
         let root = variables.workspace.clone();
         let origin = Asker::Profile(profile.workspace.path.origin.clone());
@@ -181,11 +187,11 @@ impl<'h> Layout<'h> {
         };
         let mut wishes =
             vec![bind(root.clone(), workspace.name.value.clone(), workspace.mode.value)];
-        let git = git::git_dir(&root, self.host.files.as_ref());
-        if let (Some(git), Ok(name)) = (git, "git".parse())
+        let git = git.and_then(|git| git.target(&root));
+        if let (Some(path), Ok(name)) = (git, "git".parse())
             && workspace.git.value != GitPolicy::Ro
         {
-            wishes.push(bind(git.common, name, workspace.mode.value));
+            wishes.push(bind(path.to_owned(), name, workspace.mode.value));
         }
         Ok(wishes)
     }
@@ -296,8 +302,13 @@ impl<'h> Layout<'h> {
     }
 
     fn locate(&self, path: &Path, origin: &Asker) -> Result<Rc<Place>, SpecError> {
+        Ok(self.locate_way(path, origin)?.0)
+    }
+
+    /// Where a path leads, and the symlinks on the way.
+    fn locate_way(&self, path: &Path, origin: &Asker) -> Result<Way, SpecError> {
         require_plain(path, origin)?;
-        self.view.locate(path).map_err(|errno| find_error(path, origin, errno))
+        self.view.locate_way(path).map_err(|errno| find_error(path, origin, errno))
     }
 
     fn check_mountpoint(
