@@ -326,7 +326,7 @@ impl<'a> Server<'a> {
         let heard = has(|token| matches!(token, Token::Names)) && healer.heard();
         let asked = has(|token| matches!(token, Token::Mounts | Token::Session(_)));
         if heard || asked || healer.due() <= now {
-            for event in healer.look(&mut self.registry, now) {
+            for event in healer.look(&mut self.registry, self.context.inspector.as_ref(), now) {
                 let path = Escaped::path(&event.path).to_string();
                 let name = event.what.name();
                 let message = Some(path.as_str());

@@ -320,6 +320,26 @@ pub fn attach(tree: BorrowedFd<'_>, at: BorrowedFd<'_>) -> Result<()> {
     rustix::mount::move_mount(tree, c"", at, c"", flags)
 }
 
+/// As [`attach`], below the mount whose root `at` is open on: it is seen once that is gone.
+///
+/// # Errors
+/// As `move_mount(2)` with `MOVE_MOUNT_BENEATH`; `EINVAL` also before Linux 6.5.
+pub fn attach_beneath(tree: BorrowedFd<'_>, at: BorrowedFd<'_>) -> Result<()> {
+    // include/uapi/linux/mount.h: MOVE_MOUNT_BENEATH.
+    let beneath = MoveMountFlags::from_bits_retain(0x200);
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(tree, c"", at, c"", flags | beneath)
+}
+
+/// Takes the topmost mount off `path`, which is no symlink, at once; whoever is in it keeps it.
+///
+/// # Errors
+/// As `umount2(2)`; `EINVAL` also if it came with the user namespace.
+pub fn detach(path: &Path) -> Result<()> {
+    let flags = rustix::mount::UnmountFlags::DETACH | rustix::mount::UnmountFlags::NOFOLLOW;
+    rustix::mount::unmount(path, flags)
+}
+
 /// As [`attach`], on the file `name` in `dir`; a symlink is not followed.
 ///
 /// # Errors

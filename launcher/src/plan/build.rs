@@ -10,7 +10,7 @@ use crate::confine::landlock::Access;
 use crate::host::{Found, MountTable};
 use crate::paths::is_in;
 use crate::spec::{Asker, Entry, Spec, What};
-use remount_broker::filter::agent_filter;
+use remount_broker::filter::{agent_filter, agent_filter_without_chmod};
 use remount_broker::name::Mode;
 use remount_broker::placeholder::Kind as StandIn;
 use remount_broker::sys::mount::FileId;
@@ -37,6 +37,7 @@ impl Plan {
         let mounts = MountPlan::build(&spec, host_mounts, is_root);
         let landlock =
             spec.landlock.map(|abi| LandlockPlan { abi, rules: mounts.landlock_rules() });
+        let filter = if spec.chmod { agent_filter } else { agent_filter_without_chmod };
         Self {
             profiles: spec.profiles,
             host_directories: spec.host_directories,
@@ -49,7 +50,7 @@ impl Plan {
             },
             mounts,
             landlock,
-            filter: spec.seccomp.then(|| agent_filter().compile()),
+            filter: spec.seccomp.then(|| filter().compile()),
             exec: spec.exec,
             policy: spec.policy,
             warnings: spec.warnings,
@@ -107,6 +108,14 @@ impl MountPlan {
             match &op.kind {
                 OpKind::Bind { devices: true, .. } => rules.push((op.dest.clone(), Access::Device)),
                 OpKind::Dev { .. } => rules.push((op.dest.join("shm"), Access::Full)),
+                // The rule is one for the file that is there now. Another that takes its place
+                // is found by the directory; all else in that is on a read-only mount.
+                OpKind::Bind { mode, follow: true, .. }
+                    if *mode == Mode::Rw || op.member_of.is_some() =>
+                {
+                    let parent = op.dest.parent().unwrap_or(Path::new("/"));
+                    rules.push((parent.to_owned(), Access::WriteExisting));
+                }
                 _ => {}
             }
         }
@@ -123,7 +132,13 @@ fn own_ops(spec: &Spec, is_root: bool) -> Vec<MountOp> {
         origin: Asker::Sandbox,
     };
     let root = Source { path: "/".into(), id: None, shape: Shape::Directory };
-    let root = OpKind::Bind { source: root, mode: Mode::Ro, devices: false, submounts: Vec::new() };
+    let root = OpKind::Bind {
+        source: root,
+        mode: Mode::Ro,
+        devices: false,
+        follow: false,
+        submounts: Vec::new(),
+    };
     let program = source_of(Some(&spec.program), &spec.program.path);
     let mut ops = vec![
         op("/", root),
@@ -166,10 +181,11 @@ fn open_part(ops: &mut BTreeMap<PathBuf, MountOp>, targets: &[TargetPlan], dest:
 
 fn kind_of(entry: &Entry) -> OpKind {
     match &entry.what {
-        What::Bind { source, path, mode, devices, .. } => OpKind::Bind {
+        What::Bind { source, path, mode, devices, follow, .. } => OpKind::Bind {
             source: source_of(source.as_ref(), path),
             mode: *mode,
             devices: *devices,
+            follow: *follow,
             submounts: Vec::new(),
         },
         What::Tmpfs { size, permissions } => {
@@ -182,6 +198,7 @@ fn kind_of(entry: &Entry) -> OpKind {
             source: source_of(Some(found), &found.path),
             mode: Mode::Ro,
             devices: false,
+            follow: false,
             submounts: Vec::new(),
         },
         What::Protect(found) => self_bind(Some(found.stat.id), Mode::Ro, None),

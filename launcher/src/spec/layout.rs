@@ -44,9 +44,21 @@ struct Wish {
 }
 
 enum WishKind {
-    Bind { source: PathBuf, mode: Mode, devices: bool, missing: Missing, target: Option<Toggle> },
-    Tmpfs { size: Option<u64>, permissions: u32 },
-    Cache { variable: Option<String> },
+    Bind {
+        source: PathBuf,
+        mode: Mode,
+        devices: bool,
+        follow: bool,
+        missing: Missing,
+        target: Option<Toggle>,
+    },
+    Tmpfs {
+        size: Option<u64>,
+        permissions: u32,
+    },
+    Cache {
+        variable: Option<String>,
+    },
 }
 
 impl<'h> Layout<'h> {
@@ -150,6 +162,7 @@ impl<'h> Layout<'h> {
                 source,
                 mode: value.mode,
                 devices: value.devices,
+                follow: value.follow,
                 missing: value.missing,
                 target,
             };
@@ -181,6 +194,7 @@ impl<'h> Layout<'h> {
                 source: path,
                 mode,
                 devices: false,
+                follow: false,
                 missing: Missing::Error,
                 target: Some(Toggle { name, authority, max_lease }),
             },
@@ -244,7 +258,7 @@ impl<'h> Layout<'h> {
                     return Ok(());
                 }
             },
-            WishKind::Bind { source, mode, devices, missing, target } => {
+            WishKind::Bind { source, mode, devices, follow, missing, target } => {
                 let Some((path, found)) = self.source(&source, missing, &origin)? else {
                     return Ok(());
                 };
@@ -254,7 +268,8 @@ impl<'h> Layout<'h> {
                 }
                 let writable = mode == Mode::Rw || target.is_some();
                 let area = Area::Host { source: path.clone(), writable };
-                (What::Bind { source: found, path, mode, devices, target }, area)
+                let follow = follow && !devices && shape == Shape::File;
+                (What::Bind { source: found, path, mode, devices, follow, target }, area)
             }
         };
         self.view.cover(&place.path, area);
@@ -363,8 +378,9 @@ impl<'h> Layout<'h> {
         let mode = if place.is_writable() { Mode::Rw } else { Mode::Ro };
         let path = found.path.clone();
         self.view.cover(&place.path, Area::Host { source: path.clone(), writable: true });
-        let what =
-            What::Bind { source: Some(found), path, mode, devices: false, target: Some(toggle) };
+        let follow = shape_of(&found) == Shape::File;
+        let (source, target, devices) = (Some(found), Some(toggle), false);
+        let what = What::Bind { source, path, mode, devices, follow, target };
         self.put(Entry { dest: place.path.clone(), what, origin });
         Ok(())
     }
@@ -393,6 +409,7 @@ fn wishes_of_command_line(args: &Args) -> Result<Vec<Wish>, SpecError> {
                     source: source.clone(),
                     mode,
                     devices: *devices,
+                    follow: true,
                     missing,
                     target: None,
                 };
