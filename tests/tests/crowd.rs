@@ -1,14 +1,12 @@
 //! Many clients at once, some of them rude: every answer is true, nobody waits for another's
 //! slowness, and the broker has in the end what it had before.
 
-use remount_tests::{Sandbox, wait_until};
+use remount_tests::{LIMIT, Sandbox, wait_until};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
-
-const LIMIT: Duration = Duration::from_secs(30);
 
 /// As many as a broker keeps of one origin; with the slow one and those that look, now and
 /// then the longest idle is sent away.

@@ -2,12 +2,11 @@
 //! can be used.
 
 use remount_tests::agent::{SECRET, SECRETS};
-use remount_tests::{Cmd, Running, Sandbox, as_root, bin, require, uid, wait_until};
+use remount_tests::{Cmd, LIMIT, Running, Sandbox, as_root, bin, require, uid, wait_until};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// The login of each agent that has a profile, below the home directory.
 const LOGINS: [(&str, &str); 11] = [
@@ -88,7 +87,7 @@ const SERVER: &str = r#"
     cp .ssh/id_ed25519.pub .ssh/authorized_keys
     dropbearkey -t ed25519 -f host_key | sed -n "s/^ssh-/[127.0.0.1]:$1 ssh-/p" >.ssh/known_hosts
     ssh-agent -D -a "$2" >/dev/null &
-    while ! test -S "$2"; do sleep 0.01; done
+    until SSH_AUTH_SOCK=$2 ssh-add -l >/dev/null 2>&1 || test $? = 1; do sleep 0.01; done
     SSH_AUTH_SOCK=$2 ssh-add -q .ssh/id_ed25519
     git init -q --bare remote.git
     echo ready
@@ -111,9 +110,7 @@ fn serve(sandbox: &Sandbox, port: u16, agent: &Path) -> Running {
         words(named(sandbox, run).arg("/bin/sh"))
     };
     server.line_with("ready");
-    wait_until("the server listens", Duration::from_secs(20), || {
-        TcpStream::connect(("127.0.0.1", port)).is_ok()
-    });
+    wait_until("the server listens", LIMIT, || TcpStream::connect(("127.0.0.1", port)).is_ok());
     server
 }
 
