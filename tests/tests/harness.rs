@@ -1,6 +1,6 @@
 //! The harness does what it says: a harness that sees no failure hides them all.
 
-use remount_tests::{LIMIT, Answer, Sandbox, Snapshot, Twin, bin, leftovers, mounts, require, uid};
+use remount_tests::{Answer, LIMIT, Sandbox, Snapshot, Twin, bin, leftovers, mounts, require, uid};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! A busy target: who holds it is named, can be waited for, and can be ended.
 
-use remount_tests::{LIMIT, Cmd, Inside, Sandbox, bin, wait_until};
+use remount_tests::{Cmd, Inside, LIMIT, Sandbox, bin, wait_until};
 use std::time::{Duration, Instant};
 
 const CTL: &str = "/run/remount/bin/remountctl";

@@ -1,7 +1,7 @@
 //! The ways in which remountd gets its socket, and what may be in the way.
 
 use remount_tests::daemon::{Daemon, configure, remountd, socket};
-use remount_tests::{listens, Cmd, LIMIT, Sandbox, bin, require, wait_until};
+use remount_tests::{Cmd, LIMIT, Sandbox, bin, listens, require, wait_until};
 use rustix::process::Signal;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
