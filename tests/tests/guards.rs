@@ -7,7 +7,6 @@ use remount_tests::{
 use rustix::process::{Pid, Signal, kill_process};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// What the default profile protects and a fresh repository lacks, as the form that
 /// stands in.

@@ -7,7 +7,6 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
 
 const CTL: &str = "/run/remount/bin/remountctl";
 
