@@ -1,11 +1,8 @@
 //! Symlinks: those of the host are followed as it does, and no protection is lost behind one.
 
-use remount_tests::{Answer, Inside, Sandbox, Snapshot, bin, require, wait_until};
+use remount_tests::{Answer, Inside, LIMIT, Sandbox, Snapshot, bin, require, wait_until};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use std::time::Duration;
-
-const SOON: Duration = Duration::from_secs(60);
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -136,7 +133,7 @@ fn directories_that_can_only_be_passed_through_are() {
     // And what the host takes away there comes back.
     let set = ["config", "test.key", "value"];
     sandbox.host(require("git")).command(set).run().success();
-    wait_until("the configuration is protected", SOON, || {
+    wait_until("the configuration is protected", LIMIT, || {
         inside.act(["open-write", ".git/config"]) == Answer::Errno("EROFS".into())
     });
     inside.end().success();
@@ -166,11 +163,93 @@ fn a_link_that_is_replaced_outside_is_held_again() {
     for (place, contents) in [("two", "two"), ("one", "one"), ("two", "two")] {
         symlink(format!("../outside/{place}"), project.join("new")).unwrap();
         std::fs::rename(project.join("new"), &link).unwrap();
-        wait_until("it is seen", SOON, || {
+        wait_until("it is seen", LIMIT, || {
             inside.act(["read", ".vscode/tasks.json"]) == Answer::Ok(contents.into())
         });
-        wait_until("it is held", SOON, || is_mounted(&mut inside, &link));
+        wait_until("it is held", LIMIT, || is_mounted(&mut inside, &link));
         link_is_held(&mut inside, ".vscode");
+    }
+    inside.end().success();
+}
+
+/// One of them could undo what was said of the other: an error that names both.
+#[test]
+fn the_same_directory_at_two_places_is_refused() {
+    let sandbox = Sandbox::new();
+    let project = sandbox.project();
+    let dir = sandbox.dir("outside/dir");
+    let (inner, file) = (sandbox.dir("outside/dir/inner"), sandbox.file("outside/file", ""));
+    let (link, second) = (sandbox.outside().join("link"), sandbox.outside().join("second"));
+    symlink(&project, &link).unwrap();
+    std::fs::hard_link(&file, &second).unwrap();
+    let refused = |options: &[&str], named: [&str; 2]| {
+        let outcome = sandbox.refused(125, sandbox.remount().options(options).sh("true"));
+        let stderr = outcome.stderr();
+        assert!(stderr.contains("the same files at two places"), "{outcome}");
+        assert!(named.iter().all(|name| stderr.contains(name)), "{outcome}");
+    };
+    let (dir, inner) = (text(&dir), text(&inner));
+    // The project itself, by its name, by another, and a directory above it.
+    refused(&["--bind", text(&project), "/tmp/x"], [text(&project), "/tmp/x"]);
+    refused(&["--bind", text(&link), "/tmp/x"], [text(&project), "/tmp/x"]);
+    refused(&["--bind", text(sandbox.root()), "/tmp/x"], [text(&project), "/tmp/x"]);
+    // A directory, and one in it.
+    refused(&["--bind", dir, "/tmp/x", "--bind", inner, "/tmp/y"], ["/tmp/x", "/tmp/y"]);
+    let options = ["--bind", dir, "/tmp/x", "--ro-bind", dir, "/tmp/y", "--toggle", "y", "/tmp/y"];
+    refused(&options, ["/tmp/x", "/tmp/y"]);
+    // One file of two names.
+    let options = ["--bind", text(&file), "/tmp/x", "--bind", text(&second), "/tmp/y"];
+    refused(&options, ["/tmp/x", "/tmp/y"]);
+    // Said to be so: only one of them is ever writable.
+    let options = ["--bind", dir, "/tmp/x", "--ro-bind", inner, "/tmp/y"];
+    let mut inside = sandbox.remount().options(options).serve();
+    inside.act(["create", "/tmp/x/inner/new"]).ok();
+    inside.act(["unlink", "/tmp/y/new"]).errno("EROFS");
+    inside.end().success();
+}
+
+/// The host has a directory mounted a second time, in the project: what is protected is so
+/// there too.
+#[test]
+fn what_the_host_shows_twice_is_protected_twice() {
+    let sandbox = Sandbox::git();
+    let project = sandbox.project();
+    let alias = sandbox.dir("project/alias");
+    let git = project.join(".git");
+    let options = ["--userns", "--bind", text(&git), text(&alias), "exec"];
+    let mut inside = sandbox.remount().within(bin("probe"), &options).unseparated().serve();
+    for dir in [".git", "alias"] {
+        for path in ["config", "hooks/pre-commit", "commondir", "info/attributes"] {
+            let path = &format!("{dir}/{path}");
+            let answer = inside.act(["write", path, "x"]);
+            assert_eq!(answer, Answer::Errno("EROFS".into()), "{path}");
+        }
+        held(inside.act(["rename", &format!("{dir}/hooks"), "x"]));
+        inside.act(["create", &format!("{dir}/new")]).ok();
+        inside.act(["unlink", &format!("{dir}/new")]).ok();
+    }
+    inside.end().success();
+}
+
+/// What the host has read-only below the project never becomes writable, whatever is put
+/// back and switched.
+#[test]
+fn what_the_host_has_read_only_stays_so() {
+    let sandbox = Sandbox::git();
+    let data = sandbox.dir("project/data");
+    sandbox.file("project/data/deep/protected", "");
+    let options =
+        ["--userns", "--bind", text(&data), text(&data), "--read-only", text(&data), "exec"];
+    let run = sandbox.remount().options(["--protect", text(&data.join("deep/protected"))]);
+    let mut inside = run.within(bin("probe"), &options).unseparated().serve();
+    for round in 0..3 {
+        for path in ["data/new", "data/deep/new"] {
+            inside.act(["create", path]).errno("EROFS");
+        }
+        inside.act(["create", &format!("new-{round}")]).ok();
+        inside.ctl("ro workspace", 0);
+        inside.ctl("rw workspace", 0);
+        // Whatever the broker looks at, it has looked by now: it does so before each answer.
     }
     inside.end().success();
 }

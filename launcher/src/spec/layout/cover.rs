@@ -112,10 +112,38 @@ impl Layout<'_> {
             return Err(SpecError::ProtectTaken { path, by, origin: origin.to_string() });
         }
         let source = found.path.clone();
-        self.view.cover(&place.path, Area::Host { source, writable: false });
-        let (dest, origin) = (place.path.clone(), origin.clone());
-        self.put(Entry { dest, what: What::Protect(found), origin });
+        self.view.cover(&place.path, Area::Host { source: source.clone(), writable: false });
+        let dest = place.path.clone();
+        self.put(Entry { dest, what: What::Protect(found), origin: origin.clone() });
+        self.protect_aliases(&source, None, origin);
         Ok(())
+    }
+
+    /// Protects a file, or what stands in for it, wherever else the host shows it in a
+    /// writable directory.
+    fn protect_aliases(&mut self, path: &Path, stand_in: Option<&Kind>, origin: &Asker) {
+        // Nearly always: then no path leads there but by a bind, of which there are no two.
+        let mounts = &self.host.mounts;
+        let shows_mounts = |entry: &Entry| match &entry.what {
+            What::Bind { path, .. } => !mounts.below(path).is_empty(),
+            _ => false,
+        };
+        if !self.entries.iter().any(shows_mounts) {
+            return;
+        }
+        for alias in mounts.aliases(path) {
+            let Ok(place) = self.view.locate(&alias) else { continue };
+            let is_taken = self.entries.iter().any(|entry| entry.dest == place.path);
+            let what = match (stand_in, place.found()) {
+                (Some(kind), _) => What::Guard(kind.clone()),
+                (None, Some(found)) => What::Protect(found),
+                (None, None) => continue,
+            };
+            if place.is_writable() && !place.is_fresh() && !is_taken {
+                let (dest, origin) = (place.path.clone(), origin.clone());
+                self.put(Entry { dest, what, origin });
+            }
+        }
     }
 
     /// Keeps what does not exist from being created: a placeholder stands there, and, where
@@ -149,7 +177,7 @@ impl Layout<'_> {
             wanted.push(Wanted { path: path.into_owned(), kind: Kind::Directory });
             inside = parent;
         }
-        let area = Area::Host { source: path, writable: false };
+        let area = Area::Host { source: path.clone(), writable: false };
         for wanted in wanted.into_iter().rev() {
             if !self.placeholders.iter().any(|other| other.path == wanted.path) {
                 self.placeholders.push(wanted);
@@ -157,7 +185,8 @@ impl Layout<'_> {
         }
         let dest = place.path.clone();
         self.view.cover(&dest, area);
-        self.put(Entry { dest, what: What::Guard(kind), origin: origin.clone() });
+        self.put(Entry { dest, what: What::Guard(kind.clone()), origin: origin.clone() });
+        self.protect_aliases(&path, Some(&kind), origin);
         Ok(())
     }
 
