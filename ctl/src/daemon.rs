@@ -68,27 +68,36 @@ pub(super) fn connect(places: &[PathBuf], pid: Option<u32>) -> Result<Way, Failu
 
 /// Asks once more, in the words that remountd's first version understands; `bad` is what
 /// it made of the others.
-pub(super) fn classic(way: &Way, set: &SetRequest, bad: BadReply) -> Result<String, Failure> {
-    let (Some(daemon), Selection::Named(names)) = (&way.daemon, &set.targets) else {
-        return Err(ClientError::from(bad).into());
+pub(super) fn classic(way: Way, set: &SetRequest, bad: BadReply) -> Result<String, Failure> {
+    let daemon = place(way, bad)?;
+    let names = match &set.targets {
+        Selection::Named(names) => &names[..],
+        Selection::All => &[],
     };
     let plain = *set
         == SetRequest { path: set.path.clone(), ..SetRequest::new(set.targets.clone(), set.wish) };
-    let ([name], Wish::Ro | Wish::Rw, true) = (&names[..], set.wish, plain) else {
-        return Err(ClientError::from(bad).into());
+    let ([name], Wish::Ro | Wish::Rw, true) = (names, set.wish, plain) else {
+        let message = "carry out the request: this remountd is of the first version".to_owned();
+        let hint = Some("it knows 'ro NAME [PATH]', 'rw NAME [PATH]' and 'list'".to_owned());
+        let refusal = Refusal { error: ErrorCode::Failed, message, hint, holders: None };
+        return Err(ClientError::Refused(refusal).into());
     };
     let verb = if set.wish == Wish::Ro { "ro" } else { "rw" };
     let path = set.path.as_ref().map_or(String::new(), |path| format!("{} ", path.as_str()));
     let line = format!("{verb} {name} {path}{}\n", std::process::id());
-    ask(daemon, &line)?;
+    ask(&daemon, &line)?;
     Ok(format!("{name}: {verb}\n"))
 }
 
 /// Asks for the targets in those words, and shows them as they come.
-pub(super) fn classic_list(way: &Way, bad: BadReply) -> Result<String, Failure> {
-    let Some(daemon) = &way.daemon else { return Err(ClientError::from(bad).into()) };
-    let lines = ask(daemon, "list\n")?;
+pub(super) fn classic_list(way: Way, bad: BadReply) -> Result<String, Failure> {
+    let lines = ask(&place(way, bad)?, "list\n")?;
     Ok(lines.iter().map(|line| format!("{}\n", render::line(line))).collect())
+}
+
+/// Where the daemon listens. The connection that there is ends: it may serve one at a time.
+fn place(way: Way, bad: BadReply) -> Result<PathBuf, Failure> {
+    way.daemon.ok_or_else(|| ClientError::from(bad).into())
 }
 
 /// Makes a request of one line; what the answer says before its `OK`.

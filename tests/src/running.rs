@@ -10,8 +10,11 @@ use std::process::{Child, ChildStdin, Command, ExitStatus};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// How long a closed pipe and the last processes may take after the command's end.
+/// How long a closed pipe may take after the command's end.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// How long the last processes may take to be gone, however busy the machine is.
+const SETTLE: Duration = Duration::from_secs(30);
 
 /// How a command ended, and what it printed.
 #[derive(Debug, Clone)]
@@ -223,7 +226,7 @@ impl Running {
         let left = if self.may_leave_processes {
             Vec::new()
         } else {
-            leftovers::after(self.pid(), &self.id, GRACE)
+            leftovers::after(self.pid(), &self.id, SETTLE)
         };
         let stderr = if closed { self.stderr_until_end() } else { String::new() };
         if !left.is_empty() {

@@ -70,7 +70,11 @@ fn the_units_are_what_systemd_wants() {
     let sandbox = Sandbox::new();
     let prefix = sandbox.dir("outside/prefix");
     install(&sandbox, &["--prefix", prefix.to_str().unwrap()]).success();
-    let analyze = || sandbox.host(require("systemd-analyze")).env("SYSTEMD_PAGER", "");
+    let run = sandbox.dir("outside/run");
+    let analyze = || {
+        let command = sandbox.host(require("systemd-analyze")).env("SYSTEMD_PAGER", "");
+        command.env("XDG_RUNTIME_DIR", &run)
+    };
     for (place, more) in [("system", None), ("user", Some("--user"))] {
         let dir = prefix.join("lib/systemd").join(place);
         let units = ["remountd.socket", "remountd.service"].map(|it| dir.join(it));
