@@ -2,13 +2,10 @@
 //! stopped meanwhile, so that what comes first is certain.
 
 use remount_tests::daemon::{Daemon, configure, remountd, socket};
-use remount_tests::{Running, Sandbox, bin, require, wait_until};
+use remount_tests::{LIMIT, Running, Sandbox, bin, require, wait_until};
 use rustix::process::Signal;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-const LIMIT: Duration = Duration::from_secs(60);
 
 /// Connects and is known to the daemon; on a word makes its request and goes on as `THEN`
 /// says. `tell` reads the answer. Whoever stays behind in the sandbox says what it can write.

@@ -2,11 +2,9 @@
 //! `REMOUNT_REQUESTS=1000000` and `REMOUNT_SANDBOXES=1000` are what is promised.
 
 use remount_tests::daemon::{Daemon, socket};
-use remount_tests::{Inside, Sandbox, bin, wait_until};
+use remount_tests::{Inside, LIMIT, Sandbox, bin, wait_until};
 use std::path::Path;
 use std::time::Duration;
-
-const LIMIT: Duration = Duration::from_secs(60);
 
 fn count(variable: &str, otherwise: u32) -> u32 {
     std::env::var(variable).map_or(otherwise, |text| text.parse().expect("a number"))

@@ -2,13 +2,10 @@
 //! other. An ordinary user cannot be a second one; its daemon serves nobody else at all.
 
 use remount_tests::daemon::{Daemon, configure, remountd, socket};
-use remount_tests::{Cmd, Outcome, Running, Sandbox, as_root, require, uid, wait_until};
+use remount_tests::{Cmd, LIMIT, Outcome, Running, Sandbox, as_root, require, uid, wait_until};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
-
-const LIMIT: Duration = Duration::from_secs(60);
 
 /// Two members of the daemon's group, one who is not, and their group.
 const ADA: &str = "61301";
