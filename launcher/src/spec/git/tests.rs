@@ -139,7 +139,7 @@ fn what_is_in_the_worktree_itself_is_protected_without_proof() {
 
 #[test]
 fn a_configuration_is_read_as_git_writes_it() {
-    let read = |text: &str| pointer::core_worktree(text.as_bytes()).map(|it| String::from_utf8(it));
+    let read = |text: &str| pointer::core_worktree(text.as_bytes()).map(String::from_utf8);
     for (text, value) in [
         ("[core]\n\tworktree = ../x y\n", "../x y"),
         ("[CORE]\nWorkTree=a\n[core]\nworktree = b\n", "b"),
