@@ -186,6 +186,11 @@ impl Healer {
         Self { slots, table, limit, watches, closed, halted, is_halted_for, due }
     }
 
+    /// Whether the sandbox stands still.
+    pub(crate) fn is_halted(&self) -> bool {
+        self.halted.is_some()
+    }
+
     /// What to wait for: the first for `POLLPRI`, the second for `POLLIN`.
     pub(crate) fn sources(&self) -> (BorrowedFd<'_>, Option<BorrowedFd<'_>>) {
         (self.table.as_fd(), self.watches.source())

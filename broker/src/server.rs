@@ -309,8 +309,10 @@ impl<'a> Server<'a> {
             self.hear();
             self.expire_approvals(now);
             self.resume(now);
-            for finished in self.queue.advance(&self.registry, self.context.inspector.as_ref(), now)
-            {
+            // Who stands still already is not to be resumed by somebody else.
+            let is_halted = self.context.healer.as_ref().is_some_and(Healer::is_halted);
+            let inspector = self.context.inspector.as_ref().filter(|_| !is_halted);
+            for finished in self.queue.advance(&self.registry, inspector, now) {
                 self.finish(finished);
             }
             let _limited = patience.limit();
