@@ -39,6 +39,9 @@ pub enum Action {
 impl Action {
     /// "This kernel has no such call": callers fall back to an older one.
     pub const NO_SYS: Self = Self::Errno(libc::ENOSYS as u16);
+    /// "Done", though nothing was: for what may not happen, and whose failure programs take
+    /// for a reason to give up.
+    pub const PRETEND: Self = Self::Errno(0);
     /// "You may not."
     pub const NOT_PERMITTED: Self = Self::Errno(libc::EPERM as u16);
 }
@@ -75,6 +78,11 @@ pub enum Condition {
         arg: Arg,
         /// The values that satisfy the test.
         values: &'static [u32],
+    },
+    /// The argument, all of it, is not 0.
+    NonZero {
+        /// Which argument.
+        arg: Arg,
     },
 }
 

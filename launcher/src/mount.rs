@@ -176,7 +176,7 @@ impl Tree {
                 let at = self.mountpoint(&op.dest, Shape::Directory)?;
                 devices::mount(self.old_root.as_fd(), at.as_fd(), terminal.as_deref())
             }
-            OpKind::Proc => self.proc(op),
+            OpKind::Proc(mode) => self.proc(op, *mode),
             OpKind::Control { program, hooks } => {
                 let at = self.mountpoint(&op.dest, Shape::Directory)?;
                 let program = self.open_source(program)?;
@@ -320,12 +320,18 @@ impl Tree {
         mount::attach(empty.as_fd(), at.as_fd()).step("mask")
     }
 
-    fn proc(&mut self, op: &MountOp) -> Result<(), Failed> {
-        let proc = files::proc().step("make")?;
+    fn proc(&mut self, op: &MountOp, mode: Mode) -> Result<(), Failed> {
+        let mut proc = files::proc().step("make")?;
         if self.limit_namespaces {
             // Opened now, since it will be read-only, and written last.
             self.limit =
                 Some(files::namespace_limit(proc.as_fd()).step("limit mount namespaces in")?);
+        }
+        if mode == Mode::Ro {
+            // A copy: what is open for writing keeps the other one writable.
+            proc = mount::clone_tree(proc.as_fd()).step("copy")?;
+            let read_only = mount::set_attributes(proc.as_fd(), Attributes::READ_ONLY, Reach::This);
+            read_only.step("make read-only")?;
         }
         self.attach(op, proc.as_fd(), Shape::Directory)
     }

@@ -173,8 +173,9 @@ pub enum OpKind {
         /// The terminal of the person.
         terminal: Option<PathBuf>,
     },
-    /// The process file system of the new PID namespace.
-    Proc,
+    /// The process file system of the new PID namespace; in mode `rw`, what a process can
+    /// change there of itself.
+    Proc(Mode),
     /// The sandbox's own directory: `remountctl` and the broker's socket.
     Control {
         /// This program's file: under the name `remountctl` it is the client.
@@ -250,7 +251,7 @@ impl OpKind {
         match self {
             Self::Bind { mode, .. } | Self::SelfBind { mode, .. } => *mode == Mode::Rw,
             Self::Tmpfs { .. } | Self::Overlay { .. } | Self::Dev { .. } => true,
-            Self::Mask(_) | Self::Proc | Self::Control { .. } => false,
+            Self::Mask(_) | Self::Proc(_) | Self::Control { .. } => false,
         }
     }
 }

@@ -67,6 +67,14 @@ const fn allowed_if(
     Group { name, rule: Rule::If { all, then: Action::Allow, otherwise }, calls }
 }
 
+const fn pretended(
+    name: &'static str,
+    calls: &'static [libc::c_long],
+    all: &'static [Condition],
+) -> Group {
+    Group { name, rule: Rule::If { all, then: Action::PRETEND, otherwise: Action::Allow }, calls }
+}
+
 /// Flags of `clone` and `unshare` that make a namespace.
 const NEW_NAMESPACE: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
@@ -186,6 +194,21 @@ pub const GROUPS: &[Group] = &[
     // Watches whole mounts and filesystems.
     denied("fanotify", &[libc::SYS_fanotify_init, libc::SYS_fanotify_mark]),
     denied("reap-memory", &[libc::SYS_process_mrelease]),
+    // At a limit of 0 a handler on the host, run by root, reads what crashed; at 1, which it
+    // is, none is started. Programs that guard keys set it to 0 and give up if they cannot.
+    pretended(
+        "core-limit",
+        &[libc::SYS_setrlimit],
+        &[Condition::LowIn { arg: Arg::A0, values: &[libc::RLIMIT_CORE] }],
+    ),
+    pretended(
+        "core-limit-of-process",
+        &[libc::SYS_prlimit64],
+        &[
+            Condition::LowIn { arg: Arg::A1, values: &[libc::RLIMIT_CORE] },
+            Condition::NonZero { arg: Arg::A2 },
+        ],
+    ),
     // Personalities weaken memory protection or take old kernel paths. Those that are
     // left: the native one, 32-bit addresses (8), the 2.6 version number (0x20000), both,
     // no address randomisation (0x40000, debuggers), and the question which one it is.

@@ -200,6 +200,12 @@ impl Assembler {
                 values.iter().rev().fold(fail, |no, &v| self.branch(IF_EQUAL, v, pass, no));
                 self.push(LOAD, arg.low())
             }
+            Condition::NonZero { arg } => {
+                self.branch(IF_ANY_BIT, u32::MAX, pass, fail);
+                let low = self.push(LOAD, arg.low());
+                self.branch(IF_ANY_BIT, u32::MAX, pass, low);
+                self.push(LOAD, arg.high())
+            }
         }
     }
 

@@ -71,6 +71,7 @@ fn decide(filter: &Filter, call: &Call) -> Action {
                 Condition::LowIn { arg, values } => {
                     values.contains(&(call.args[arg as usize] as u32))
                 }
+                Condition::NonZero { arg } => call.args[arg as usize] != 0,
             };
             if all.iter().all(holds) { *then } else { *otherwise }
         }
@@ -107,6 +108,8 @@ fn argument_samples(filter: &Filter) -> Vec<u64> {
                         samples.extend([v, v + 1, v.wrapping_sub(1), v | 1 << 32, v | 1 << 63]);
                     }
                 }
+                // 0 and each half alone are among them.
+                Condition::NonZero { .. } => {}
             }
         }
     }
@@ -264,6 +267,9 @@ impl Random {
 
     fn condition(&mut self) -> Condition {
         let arg = [Arg::A0, Arg::A1, Arg::A2, Arg::A3, Arg::A4, Arg::A5][self.below(6) as usize];
+        if self.below(8) == 0 {
+            return Condition::NonZero { arg };
+        }
         if self.below(2) == 0 {
             let mask = self.bits();
             // Mostly satisfiable.

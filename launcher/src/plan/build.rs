@@ -17,14 +17,11 @@ use remount_broker::sys::mount::FileId;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// What of a fresh `/proc` is read-only: with these, root without a user namespace
-/// could change the host (as container runtimes do).
-const PROC_READ_ONLY: &[&str] =
-    &["sys", "sysrq-trigger", "irq", "bus", "fs", "acpi", "scsi", "mtrr"];
-
-/// An ordinary user owns nothing below `/proc` but its processes and, in a user
-/// namespace, some of `/proc/sys`.
-const PROC_READ_ONLY_FOR_USERS: &[&str] = &["sys", "sysrq-trigger"];
+/// What of a fresh `/proc` is read-only for an ordinary user, who owns nothing there but
+/// his processes and, in a user namespace, some of `/proc/sys`. For root all of it is: it
+/// owns the files, of which all process file systems show the same, and could change the
+/// host by writing to some and its permissions on others.
+const PROC_READ_ONLY: &[&str] = &["sys", "sysrq-trigger"];
 
 /// What of a fresh `/proc` only root can read, and must not.
 const PROC_MASKED: &[&str] =
@@ -95,10 +92,11 @@ impl MountPlan {
                 Some(Access::Full)
             }
             OpKind::Tmpfs { .. } | OpKind::Overlay { .. } => Some(Access::Full),
-            OpKind::Proc => Some(Access::WriteExisting),
+            OpKind::Proc(Mode::Rw) => Some(Access::WriteExisting),
             OpKind::Bind { .. }
             | OpKind::SelfBind { .. }
             | OpKind::Mask(_)
+            | OpKind::Proc(Mode::Ro)
             | OpKind::Control { .. } => None,
         };
         let mut rules: Vec<_> =
@@ -146,10 +144,10 @@ fn own_ops(spec: &Spec, is_root: bool) -> Vec<MountOp> {
         op("/run", OpKind::Tmpfs { size: None, permissions: 0o755 }),
         op(CONTROL_DIR, OpKind::Control { program, hooks: spec.hooks.clone() }),
         op("/dev", OpKind::Dev { terminal: spec.terminal.clone() }),
-        op("/proc", OpKind::Proc),
+        op("/proc", OpKind::Proc(if is_root { Mode::Ro } else { Mode::Rw })),
     ];
     let (read_only, masked) =
-        if is_root { (PROC_READ_ONLY, PROC_MASKED) } else { (PROC_READ_ONLY_FOR_USERS, &[][..]) };
+        if is_root { (&[][..], PROC_MASKED) } else { (PROC_READ_ONLY, &[][..]) };
     for name in read_only {
         let kind = self_bind(None, Mode::Ro, None);
         ops.push(op(&format!("/proc/{name}"), kind));

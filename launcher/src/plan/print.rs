@@ -196,7 +196,7 @@ impl Plan {
             }
             OpKind::SelfBind { .. }
             | OpKind::Dev { .. }
-            | OpKind::Proc
+            | OpKind::Proc(_)
             | OpKind::Control { .. } => {}
         }
         if !op.submounts().is_empty() {
@@ -219,7 +219,7 @@ impl MountOp {
             OpKind::Overlay { .. } => "overlay",
             OpKind::Mask(_) => "mask",
             OpKind::Dev { .. } => "dev",
-            OpKind::Proc => "proc",
+            OpKind::Proc(_) => "proc",
             OpKind::Control { .. } => "control",
         }
     }

@@ -92,7 +92,15 @@ pub enum SpecError {
         /// Who gave it.
         origin: String,
     },
-    /// A source on a process file system.
+    /// A source that profiles are read from, to be writable.
+    #[error("{origin}: bind {path:?} writable: profiles of remount-run are read from there")]
+    Configuration {
+        /// The source.
+        path: PathBuf,
+        /// Who gave it.
+        origin: String,
+    },
+    /// A source on a process file system, or that has one in it.
     #[error("{origin}: bind {}: it would show the host's processes", show(path))]
     ProcSource {
         /// The source.
@@ -293,7 +301,12 @@ impl SpecError {
                 "choose another destination; /, /dev, /proc, /run and /run/remount are taken"
             }
             Self::OutsideOnly { .. } => "leave it out: an agent must not reach it",
-            Self::ProcSource { .. } => "the sandbox has a /proc of its own",
+            Self::Configuration { .. } => {
+                "an agent must not decide what the next start allows: bind it read-only"
+            }
+            Self::ProcSource { .. } => {
+                "the sandbox has a /proc of its own; of /, bind the directories that are needed"
+            }
             Self::PlantedLink { .. } => {
                 "name the file the link leads to, if it is the one you mean"
             }

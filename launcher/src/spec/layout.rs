@@ -1,6 +1,7 @@
 //! Places: every source found, every destination followed, every conflict named.
 
 mod checks;
+mod configuration;
 mod cover;
 mod repository;
 
@@ -32,6 +33,8 @@ pub(super) struct Layout<'h> {
     sources: View<'h>,
     /// Every source of a bind as it was asked for, and by whom.
     asked: Vec<(PathBuf, Asker)>,
+    /// Binds of a directory at another place than its own: source and destination.
+    moved: Vec<(PathBuf, PathBuf)>,
     host: &'h Host,
     default_authority: Authority,
 }
@@ -77,6 +80,7 @@ impl<'h> Layout<'h> {
             view: View::new(host.files.as_ref()),
             sources: View::of_host(host.files.as_ref()),
             asked: Vec::new(),
+            moved: Vec::new(),
             host,
             default_authority,
         };
@@ -95,6 +99,7 @@ impl<'h> Layout<'h> {
             }
         }
         layout.protect_repository(&variables.workspace, git, profile.workspace.git.value)?;
+        layout.protect_configuration(args, variables)?;
         layout.protect_all(args, profile, variables)?;
         layout.mask_all(args, profile, variables)?;
         layout.hide_state()?;
@@ -280,6 +285,11 @@ impl<'h> Layout<'h> {
     /// Adds an entry, in place of one with the same destination.
     fn put(&mut self, entry: Entry) {
         self.entries.retain(|other| other.dest != entry.dest);
+        if let What::Bind { path, .. } = &entry.what
+            && path.as_os_str() != entry.dest.as_os_str()
+        {
+            self.moved.push((path.clone(), entry.dest.clone()));
+        }
         self.entries.push(entry);
     }
 
@@ -298,7 +308,8 @@ impl<'h> Layout<'h> {
                 }
                 let on_proc =
                     self.host.mounts.of(&found.path).is_some_and(|mount| mount.kind == "proc");
-                if on_proc || found.path.starts_with("/proc") {
+                let is_root = found.path == Path::new("/");
+                if on_proc || is_root || found.path.starts_with("/proc") {
                     return Err(SpecError::ProcSource {
                         path: source.to_owned(),
                         origin: origin.to_string(),

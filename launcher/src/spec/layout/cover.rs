@@ -65,6 +65,9 @@ impl Layout<'_> {
     ) -> Result<(), SpecError> {
         let (place, links) = self.locate_way(path, origin)?;
         self.protect_links(links, origin);
+        if !self.moved.is_empty() {
+            self.protect_moved(path, origin, missing)?;
+        }
         match (self.existing(&place), missing) {
             (Some(found), _) => self.protect_found(&place, found, origin),
             (None, IfMissing::Skip) => Ok(()),
@@ -74,6 +77,24 @@ impl Layout<'_> {
                 Err(find_error(path, origin, Errno::NOENT))
             }
         }
+    }
+
+    /// Protects a file of the host at the other places to which binds bring it.
+    fn protect_moved(
+        &mut self,
+        path: &Path,
+        origin: &Asker,
+        missing: &IfMissing,
+    ) -> Result<(), SpecError> {
+        let Ok(on_host) = self.sources.locate(path) else { return Ok(()) };
+        for place in self.elsewhere(&on_host.path) {
+            match (self.existing(&place), missing) {
+                (Some(found), _) => self.protect_found(&place, found, origin)?,
+                (None, IfMissing::Guard(kind)) => self.guard(place, kind.clone(), origin)?,
+                (None, IfMissing::Skip | IfMissing::Error) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Keeps symlinks as they are: what a path leads to is protected for nothing if the path
@@ -239,6 +260,12 @@ impl Layout<'_> {
                     return Err(SpecError::Find { path, origin: origin.to_string(), errno });
                 }
             }
+            // What is hidden by something else in its own place may be seen at another.
+            if !self.moved.is_empty()
+                && let Some(found) = self.sources.locate(&path).ok().and_then(|it| it.found())
+            {
+                self.mask_elsewhere(&found.path, &origin)?;
+            }
         }
         for path in &args.mask {
             let asker = Asker::Option("--mask");
@@ -260,12 +287,41 @@ impl Layout<'_> {
     ) -> Result<(), SpecError> {
         let Some(found) = place.found() else { return Ok(()) };
         self.mask(place, origin.clone())?;
-        for alias in self.host.mounts.aliases(&found.path) {
-            if let Ok(place) = self.view.locate(&alias) {
-                self.mask(&place, origin.clone())?;
-            }
+        self.mask_elsewhere(&found.path, origin)
+    }
+
+    /// Masks a file of the host at all places but its own.
+    fn mask_elsewhere(&mut self, on_host: &Path, origin: &Asker) -> Result<(), SpecError> {
+        for place in self.elsewhere(on_host) {
+            self.mask(&place, origin.clone())?;
         }
         Ok(())
+    }
+
+    /// The other places at which a file of the host, or something below it, is seen: the
+    /// host has the same file system mounted there too, or a bind shows it at another path.
+    fn elsewhere(&self, on_host: &Path) -> Vec<Rc<Place>> {
+        let aliases = self.host.mounts.aliases(on_host);
+        let mut seen: Vec<(PathBuf, &Path)> = Vec::new();
+        for path in aliases.iter().map(PathBuf::as_path).chain([on_host]) {
+            if path != on_host {
+                seen.push((path.to_owned(), path));
+            }
+            for (source, dest) in &self.moved {
+                // What is bound itself was meant to be seen.
+                if let Ok(below) = path.strip_prefix(source).map(Path::as_os_str)
+                    && !below.is_empty()
+                {
+                    seen.push((dest.join(below), path));
+                }
+            }
+        }
+        let locate = |(at, path): (PathBuf, &Path)| {
+            let place = self.view.locate(&at).ok()?;
+            let is_it = place.on_host().is_some_and(|shown| shown == path);
+            is_it.then_some(place)
+        };
+        seen.into_iter().filter_map(locate).collect()
     }
 
     pub(super) fn mask(&mut self, place: &Place, origin: Asker) -> Result<(), SpecError> {

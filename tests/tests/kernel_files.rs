@@ -1,0 +1,43 @@
+//! What of the kernel a sandbox shares with the host: files below `/proc`, the limit that
+//! decides about handlers of crashes.
+
+use remount_tests::{Sandbox, as_root};
+
+const CORE_LIMIT: &str = "ulimit -c 0 && sed -n '/core file/s/[^0-9]\\+/ /gp' /proc/self/limits";
+
+/// At 0 the kernel starts the handler of cores, which is root outside. Programs that guard
+/// keys set it and give up if they cannot.
+#[test]
+fn the_limit_of_cores_seems_to_be_lowered_and_is_not() {
+    let sandbox = Sandbox::new();
+    let lowered = sandbox.host("sh").command(["-c", CORE_LIMIT]).run().success().stdout();
+    assert_eq!(lowered.trim(), "0 0");
+    let inside = sandbox.remount().sh(CORE_LIMIT).run().success().stdout();
+    assert_eq!(inside.trim(), "1 1");
+    // Reading it, and every other limit, is as it was.
+    let others = sandbox.remount().sh("ulimit -c; ulimit -n 77 && ulimit -n").run();
+    assert!(others.success().stdout().ends_with("\n77\n"));
+}
+
+/// All process file systems show the same files of the machine, and of a network: in one
+/// that the test made, nobody else sees what becomes of them.
+#[test]
+fn root_cannot_change_the_permissions_of_what_the_kernel_shows() {
+    let sandbox = Sandbox::new();
+    if !as_root() {
+        // They are not this user's; his processes are.
+        let inside = sandbox.remount().sh("chmod 0400 /proc/self/net/dev").run();
+        inside.exits(1).says("Operation not permitted");
+        sandbox.remount().sh("echo 500 > /proc/self/oom_score_adj").run().success();
+        return;
+    }
+    let always = "extends = [\"default\"]\n[sandbox]\nuser-namespace = \"always\"\n";
+    let always = sandbox.file("outside/always.toml", always);
+    let change = |cmd: remount_tests::Cmd| cmd.within("unshare", &["--net"]).run();
+    let chmod = ["chmod", "0400", "/proc/self/net/dev"];
+    change(sandbox.host("env").command(chmod)).success();
+    for options in [&[][..], &["--profile", always.to_str().unwrap()]] {
+        let inside = change(sandbox.remount().options(options).command(chmod));
+        inside.exits(1).says("Read-only file system");
+    }
+}
