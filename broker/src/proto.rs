@@ -34,6 +34,8 @@
 
 use crate::escape::Escaped;
 use crate::name::{Authority, BadName, Mode, TargetName};
+use crate::reason::Reason;
+use rustix::io::Errno;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -279,6 +281,22 @@ pub enum Fault {
         /// Who may.
         authority: Authority,
     },
+    /// A person holds a directory read-only in all sandboxes.
+    #[error("make {name} writable: {} is held read-only", Escaped::path(.path))]
+    Held {
+        /// The target.
+        name: TargetName,
+        /// The directory, on the host.
+        path: PathBuf,
+    },
+    /// It cannot be found out what is held.
+    #[error("make {name} writable: read what is held read-only: {}", Reason::from(*.errno))]
+    HeldUnknown {
+        /// The target.
+        name: TargetName,
+        /// Why.
+        errno: Errno,
+    },
     /// A mount is no longer where the sandbox was given it.
     #[error("{}: {} is no longer the mount it was", stale(name, *mode), Escaped::path(.path))]
     Stale {
@@ -372,6 +390,8 @@ impl Fault {
                 ErrorCode::UnknownTarget
             }
             Self::NotAuthorised { .. }
+            | Self::Held { .. }
+            | Self::HeldUnknown { .. }
             | Self::OutsideOnly(_)
             | Self::AlreadyWaiting { .. }
             | Self::Denied(_)
@@ -394,6 +414,10 @@ impl Fault {
             }
             Self::NotAuthorised { .. } => {
                 Some("only a request from outside the sandbox can make it writable")
+            }
+            Self::Held { .. } => Some("'remountctl rw --path DIR', outside, ends that"),
+            Self::HeldUnknown { .. } => {
+                Some("mend the file 'held' in $XDG_STATE_HOME/remount, outside, or remove it")
             }
             Self::Stale { .. } | Self::Detached { .. } => Some(
                 "the directory was moved or replaced outside; start the sandbox anew to write there",

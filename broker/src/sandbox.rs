@@ -4,6 +4,7 @@
 //! [`Authorized`], and that is the only thing [`crate::apply`] acts on.
 
 use crate::apply::{Kernel, Mounts};
+use crate::held::Watch;
 use crate::name::{Authority, Mode, TargetName};
 use crate::proto::{Fault, Origin, Selection, SetRequest, State, TargetReport};
 use crate::sys::socket::Peer;
@@ -12,6 +13,7 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,12 +65,12 @@ impl Authorized {
 }
 
 impl Registry {
-    /// A registry of real mounts.
+    /// A registry of real mounts. What `holds` says is held is not made writable.
     ///
     /// # Errors
     /// Two targets share a name, or one has no member.
-    pub fn new(targets: Vec<Target>) -> Result<Self, BadTargets> {
-        Self::with_mounts(targets, Box::new(Kernel))
+    pub fn new(targets: Vec<Target>, holds: Option<Arc<Watch>>) -> Result<Self, BadTargets> {
+        Self::with_mounts(targets, Box::new(Kernel { holds }))
     }
 
     pub(crate) fn with_mounts(
@@ -89,9 +91,31 @@ impl Registry {
         Ok(registry)
     }
 
-    /// The mode that a target is to have.
+    /// The mode that a target is to have: read-only while a person holds any of it.
     pub(crate) fn wanted(&self, index: Index) -> Mode {
-        self.wanted[index].get()
+        match self.wanted[index].get() {
+            Mode::Rw if self.held(index).is_some() => Mode::Ro,
+            mode => mode,
+        }
+    }
+
+    /// Why a target must not become writable now: a person holds it or something in it
+    /// that has no mount of its own, or nobody can tell.
+    pub(crate) fn held(&self, index: Index) -> Option<Fault> {
+        let target = self.target(index);
+        let name = || target.name.clone();
+        let paths = match self.mounts.held() {
+            Ok(paths) => paths,
+            Err(errno) => return Some(Fault::HeldUnknown { name: name(), errno }),
+        };
+        let is_held = |member: &Member, held: &Path| {
+            let Some(source) = &member.source else { return false };
+            source.starts_with(held)
+                || held.strip_prefix(source).is_ok_and(|below| self.mounts.shows(member, below))
+        };
+        let mut held = paths.iter();
+        held.find(|held| target.members.iter().any(|member| is_held(member, held)))
+            .map(|path| Fault::Held { name: name(), path: path.clone() })
     }
 
     /// A target has been given a mode.

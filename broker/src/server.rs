@@ -23,6 +23,7 @@ use crate::apply::RETRY_EVERY;
 use crate::channel::{self, Arrival};
 use crate::escape::Escaped;
 use crate::heal::Healer;
+use crate::held::Watch;
 use crate::holders::Inspector;
 use crate::name::TargetName;
 use crate::proto::{OnBusy, Origin, SandboxInfo, Verdict};
@@ -48,6 +49,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 mod approvals;
@@ -97,6 +99,8 @@ pub struct Context<'a> {
     pub explain: Option<Explain<'a>>,
     /// What puts mounts back that the host takes away.
     pub healer: Option<Healer>,
+    /// Where it is written what a person holds read-only.
+    pub holds: Option<Arc<Watch>>,
 }
 
 impl Default for Context<'_> {
@@ -109,6 +113,7 @@ impl Default for Context<'_> {
             approval_timeout: PATIENCE,
             explain: None,
             healer: None,
+            holds: None,
         }
     }
 }
@@ -167,7 +172,8 @@ pub enum ServerError {
 /// The setup is unusable, or the kernel does not let it wait.
 pub fn serve(setup: Setup<'_>) -> Result<Ending, ServerError> {
     let Setup { life, init, shared, listeners, targets, context } = setup;
-    Server::new(life, init, shared, listeners, Registry::new(targets)?, context)?.run()
+    let registry = Registry::new(targets, context.holds.clone())?;
+    Server::new(life, init, shared, listeners, registry, context)?.run()
 }
 
 /// How long a source of connections that failed (no descriptors left, no memory) is not

@@ -31,4 +31,7 @@ pub struct Member {
     /// Where the mount was attached, absolute and without symlinks: another mount found
     /// there later means that the target is stale.
     pub path: PathBuf,
+    /// What of the host it shows, without symlinks: what a person holds read-only is not
+    /// made writable. None if it is of no interest there.
+    pub source: Option<PathBuf>,
 }

@@ -41,8 +41,8 @@ pub struct MountError {
 /// needs of the tree.
 #[derive(Debug)]
 pub struct Handles {
-    /// The broker's listening socket.
-    pub listener: OwnedFd,
+    /// The broker's listening socket, if there is one inside.
+    pub listener: Option<OwnedFd>,
     /// One descriptor for each mount of each target.
     pub members: Vec<MemberHandle>,
 }
@@ -54,6 +54,8 @@ pub struct MemberHandle {
     pub target: usize,
     /// Where the mount is, inside.
     pub path: PathBuf,
+    /// What of the host it shows; `None` where the plan says so.
+    pub source: Option<PathBuf>,
     /// The root of the mount, opened as a location.
     pub fd: OwnedFd,
 }
@@ -250,7 +252,7 @@ impl Tree {
                 mount::set_attributes(fd.as_fd(), Attributes::READ_ONLY, Reach::This)
                     .step("set the mode of")?;
             }
-            self.members.push(MemberHandle { target, path, fd });
+            self.members.push(MemberHandle { target, path, source: None, fd });
         }
         Ok(())
     }
@@ -314,7 +316,7 @@ impl Tree {
             rustix::process::chdir(c"/").step("enter")
         };
         enter().map_err(|failed| failed.on(Path::new("/"), &Asker::Sandbox))?;
-        Ok(Handles { listener: control.listener, members: self.members })
+        Ok(Handles { listener: Some(control.listener), members: self.members })
     }
 }
 

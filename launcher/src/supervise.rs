@@ -2,7 +2,7 @@
 //! stops and resumes with the agent, and ends with the agent's exit code.
 
 use crate::confirm::Confirm;
-use crate::enter::{self, Broker, Init};
+use crate::enter::{self, Broker, Init, Serving};
 use crate::front::say;
 use crate::outside::{Outside, Presence};
 use crate::plan::Plan;
@@ -165,8 +165,9 @@ impl Forked {
         let Fork::Parent(broker) = fork else {
             drop((life, reports, init));
             let (from_init, shared) = (to_init.0, shared.0);
-            let broker = Broker { plan, life: broker_life, reporter, init: pid, from_init, shared };
-            broker.run()
+            let serving = Serving::of(plan);
+            let (life, init, end) = (broker_life, pid, None);
+            Broker { serving, life, reporter, init, from_init, end, shared }.run()
         };
         let broker = Process::new(broker).map_err(|errno| fault("watch the broker", errno))?;
         Ok(Self { init, broker, reports, life, terminal: Terminal::controlled() })

@@ -20,8 +20,11 @@ pub struct Cmd {
     cwd: PathBuf,
     stdin: Option<Vec<u8>>,
     timeout: Duration,
-    may_leave_processes: bool,
+    last: Option<Duration>,
 }
+
+/// What is left is waited for, and ends at once on a machine that is not busy.
+const LAST: Duration = Duration::from_secs(40);
 
 /// Tells the processes of one command from those of all others, by environment.
 pub(crate) const ID: &str = "REMOUNT_TEST_ID";
@@ -38,7 +41,7 @@ impl Cmd {
             cwd: "/".into(),
             stdin: None,
             timeout: Duration::from_secs(60),
-            may_leave_processes: false,
+            last: Some(LAST),
         }
     }
 
@@ -109,7 +112,14 @@ impl Cmd {
 
     /// Does without the check that no process is left after the end.
     pub fn may_leave_processes(mut self) -> Cmd {
-        self.may_leave_processes = true;
+        self.last = None;
+        self
+    }
+
+    /// How long the last processes may take after the command's end, instead of as long
+    /// as it takes on the busiest machine.
+    pub fn last_within(mut self, limit: Duration) -> Cmd {
+        self.last = Some(limit);
         self
     }
 
@@ -156,7 +166,7 @@ impl Cmd {
     fn start_with(self, stdin: Stdio) -> Running {
         let (mut command, id) = self.to_command();
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Running::start(command, id, self.stdin, self.timeout, self.may_leave_processes)
+        Running::start(command, id, self.stdin, self.timeout, self.last)
     }
 
     /// Runs this command as the arguments of another program.

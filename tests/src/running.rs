@@ -10,7 +10,7 @@ use std::process::{Child, ChildStdin, Command, ExitStatus};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// How long a closed pipe and the last processes may take after the command's end.
+/// How long a closed pipe may take after the command's end.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// How a command ended, and what it printed.
@@ -91,7 +91,8 @@ pub struct Running {
     stderr: Receiver<Vec<u8>>,
     seen: Vec<u8>,
     end: Instant,
-    may_leave_processes: bool,
+    /// How long the last processes may take after its end; `None` if they may stay.
+    last: Option<Duration>,
     ended: bool,
 }
 
@@ -102,7 +103,7 @@ impl Running {
         id: String,
         input: Option<Vec<u8>>,
         timeout: Duration,
-        may_leave_processes: bool,
+        last: Option<Duration>,
     ) -> Running {
         crate::check_uid();
         let mut child = command
@@ -138,7 +139,7 @@ impl Running {
         });
         let end = Instant::now() + timeout;
         let (seen, ended) = (Vec::new(), false);
-        Running { child, id, stdin, lines, stderr, seen, end, may_leave_processes, ended }
+        Running { child, id, stdin, lines, stderr, seen, end, last, ended }
     }
 
     /// The process id of the command itself (of `remount-run`, for a sandbox).
@@ -220,11 +221,8 @@ impl Running {
         };
         self.ended = true;
         let closed = self.read_rest(GRACE);
-        let left = if self.may_leave_processes {
-            Vec::new()
-        } else {
-            leftovers::after(self.pid(), &self.id, GRACE)
-        };
+        let left =
+            self.last.map_or(Vec::new(), |last| leftovers::after(self.pid(), &self.id, last));
         let stderr = if closed { self.stderr_until_end() } else { String::new() };
         if !left.is_empty() {
             self.kill_group();

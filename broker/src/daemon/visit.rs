@@ -9,7 +9,9 @@ use super::rules::Who;
 use crate::apply::{Operation, Progress, RETRY_EVERY};
 use crate::escape::Escaped;
 use crate::filter::Program;
+use crate::held::Watch;
 use crate::holders::{Inspector, pause, watched};
+use crate::host::Places;
 use crate::name::{Authority, TargetName};
 use crate::proto::{
     Dialect, ErrorCode, Holders, Refusal, Reply, Selection, SetRequest, State, TargetReport, Wish,
@@ -30,6 +32,7 @@ use rustix::thread::{
 };
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What is to be done.
@@ -102,6 +105,8 @@ struct Visitor {
     meant: Vec<Vec<KernelResult<FileId>>>,
     is_host: bool,
     inspector: KernelResult<Inspector>,
+    /// What a user's own daemon knows to be held read-only.
+    holds: Option<Arc<Watch>>,
 }
 
 impl Visitor {
@@ -126,6 +131,8 @@ impl Visitor {
         let meant = tasks.iter().map(of_task).collect();
         let inspector =
             rustix::io::dup(proc).and_then(|proc| Inspector::new(proc, place.pids, place.pid));
+        let places = if privileged { None } else { Places::here() };
+        let holds = places.map(|places| Watch::new(&places.state).map(Arc::new)).transpose()?;
         if !place.is_host {
             if let Some(user) = &place.user {
                 move_into_link_name_space(user.as_fd(), Some(LinkNameSpaceType::User))?;
@@ -140,7 +147,7 @@ impl Visitor {
         set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
         set_parent_process_death_signal(Some(Signal::KILL))?;
         seccomp::load(filter)?;
-        Ok(Self { meant, is_host: place.is_host, inspector })
+        Ok(Self { meant, is_host: place.is_host, inspector, holds })
     }
 
     fn carry_out(&self, number: usize, task: &Task) -> Reply {
@@ -174,7 +181,7 @@ impl Visitor {
         let bad = |error: crate::sandbox::BadTargets| {
             refusal(ErrorCode::BadRequest, error.to_string(), "")
         };
-        Registry::new(targets).map_err(bad)
+        Registry::new(targets, self.holds.clone()).map_err(bad)
     }
 
     fn set(
@@ -223,7 +230,7 @@ impl Visitor {
         let mut reports = Vec::new();
         for (spot, meant) in task.spots.iter().zip(&self.meant[number]) {
             let Ok((target, is_mount)) = find(spot, *meant) else { continue };
-            let Ok(registry) = Registry::new(vec![target]) else { continue };
+            let Ok(registry) = Registry::new(vec![target], None) else { continue };
             let mut found = registry.report(registry.all());
             for report in &mut found {
                 let here = is_mount || self.is_host;
@@ -264,7 +271,7 @@ fn find(spot: &Spot, meant: KernelResult<FileId>) -> Result<(Target, bool), Refu
         path: spot.path.clone(),
         authority: spot.authority,
         max_lease: spot.max_lease,
-        members: vec![Member { fd, path: spot.path.clone() }],
+        members: vec![Member { fd, path: spot.path.clone(), source: Some(spot.source.clone()) }],
     };
     Ok((target, stat.is_mount_root))
 }

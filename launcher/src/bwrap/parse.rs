@@ -4,10 +4,10 @@ use super::caps::Requested;
 use super::environment::Environment;
 use super::error::{self, Die, OrDie, Result, bytes};
 use super::fds::{Named, Registry};
-use super::hold::Hold;
 use super::options::{self, Name, OptionRow};
 use super::request::{Access, Kind, Op, Request, Source, Store, Unshare};
 use super::seccomp::Program;
+use super::toggle::Toggle;
 use crate::plan::Identity;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -116,7 +116,9 @@ impl Parser {
             as_pid_1: false,
             capabilities: Requested::of_caller(caller.uid == 0)?,
             ops: Vec::new(),
-            hold: Hold::default(),
+            hold: None,
+            toggles: Vec::new(),
+            targets: None,
             command: Vec::new(),
         };
         Ok(Self { request, count, permissions: None, size: None, layers: Vec::new() })
@@ -378,6 +380,10 @@ impl Parser {
         let mut dest = second;
         let kind = match row.name {
             Name::Setenv => return self.request.environment.set(&first, &dest),
+            Name::Toggle => {
+                self.request.toggles.push(Toggle::new(&first, dest)?);
+                return Ok(());
+            }
             Name::Bind => bind(first, Access::Write, false),
             Name::BindTry => bind(first, Access::Write, true),
             Name::RoBind => bind(first, Access::ReadOnly, false),

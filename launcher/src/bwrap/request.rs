@@ -4,7 +4,8 @@
 use super::caps::Requested;
 use super::environment::Environment;
 use super::fds::{Named, Registry};
-use super::hold::Hold;
+use super::toggle::{Targets, Toggle};
+use crate::hold::Hold;
 use crate::plan::Identity;
 use std::ffi::OsString;
 
@@ -45,8 +46,12 @@ pub(super) struct Request {
     pub(super) capabilities: Requested,
     /// What is done to the file system, in order.
     pub(super) ops: Vec<Op>,
-    /// What may not be shown writable.
-    pub(super) hold: Hold,
+    /// What may not be shown writable; `None` if there is nowhere to look.
+    pub(super) hold: Option<Hold>,
+    /// Binds that were named to be targets.
+    pub(super) toggles: Vec<Toggle>,
+    /// What can be switched while the sandbox runs; `None` without any target.
+    pub(super) targets: Option<Targets>,
     /// The command and its arguments.
     pub(super) command: Vec<OsString>,
 }

@@ -6,11 +6,14 @@
 
 use super::error::{Die, OrDie, Result, bytes};
 use super::fds::{Named, link, write_all};
-use super::hold::{self, Hold, Shown};
+use super::hold;
+use super::members::{self, Members};
 use super::place::{Base, Place, below_new_root};
 use super::request::{Access, Kind, Op, Source, Store};
 use super::source::{HostFile, OldRoot, Sources, host_path, open_source, real_path};
-use crate::mount::{devices, files};
+use super::toggle::Targets;
+use crate::hold::{Hold, Shown};
+use crate::mount::{MemberHandle, devices, files};
 use remount_broker::sys::mount::{self, Attributes, Reach};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -33,11 +36,14 @@ pub(super) struct Surroundings<'a> {
     /// The SELinux label of files in memory.
     pub(super) label: Option<&'a OsStr>,
     /// What may not be shown writable.
-    pub(super) hold: &'a Hold,
+    pub(super) hold: Option<&'a Hold>,
+    /// What can be switched.
+    pub(super) targets: Option<&'a Targets>,
 }
 
-/// Builds the tree and makes it the root of this process's mount namespace.
-pub(super) fn build(ops: &[Op], around: &Surroundings<'_>) -> Result<()> {
+/// Builds the tree and makes it the root of this process's mount namespace. Answers the
+/// mounts of targets.
+pub(super) fn build(ops: &[Op], around: &Surroundings<'_>) -> Result<Vec<MemberHandle>> {
     let sources = Sources::find(ops)?;
     let old = OldRoot::open()?;
     // Mounts that the host makes later appear inside as well; none the other way round.
@@ -45,12 +51,20 @@ pub(super) fn build(ops: &[Op], around: &Surroundings<'_>) -> Result<()> {
     mount::set_attributes(old.root.as_fd(), receive, Reach::Tree)
         .or_die_mounting(|| "Failed to make / slave")?;
     let base = new_base(&old, around)?;
-    let mut tree = Tree { old, base, around, spare: None, made: 0 };
-    for (op, sources) in ops.iter().zip(sources.0) {
-        tree.perform(op, sources)?;
+    let members = Members::default();
+    let mut tree = Tree { old, base, around, spare: None, made: 0, members };
+    for (number, (op, sources)) in ops.iter().zip(sources.0).enumerate() {
+        tree.perform(number, op, sources)?;
     }
-    around.hold.check()?;
-    tree.enter()
+    if let Some(hold) = around.hold {
+        hold::check(&hold.since)?;
+    }
+    let members = match around.targets {
+        Some(targets) => std::mem::take(&mut tree.members).finish(&tree.base, targets)?,
+        None => Vec::new(),
+    };
+    tree.enter()?;
+    Ok(members)
 }
 
 /// The file system in memory with an empty `newroot` in it. As bubblewrap's it is mounted
@@ -104,6 +118,8 @@ struct Tree<'a> {
     spare: Option<OwnedFd>,
     /// How much was made there.
     made: u32,
+    /// Mounts of targets.
+    members: Members,
 }
 
 /// The mode of directories that are made on the way: whom the thing at the end is closed
@@ -123,7 +139,7 @@ fn parents_mode(kind: &Kind) -> u32 {
 }
 
 impl Tree<'_> {
-    fn perform(&mut self, op: &Op, sources: Option<Vec<HostFile>>) -> Result<()> {
+    fn perform(&mut self, number: usize, op: &Op, sources: Option<Vec<HostFile>>) -> Result<()> {
         let Some(sources) = sources else { return Ok(()) };
         let sources: Vec<_> =
             sources.into_iter().map(|file| self.old.take(file)).collect::<Result<_>>()?;
@@ -140,7 +156,10 @@ impl Tree<'_> {
         }
         let at = At { path: &path, dest: &op.dest };
         match &op.kind {
-            Kind::Bind { source, access, .. } => self.bind(at, &sources, source, *access),
+            Kind::Bind { source, access, .. } => {
+                let target = self.around.targets.and_then(|targets| targets.of(number));
+                self.bind(at, &sources, source, *access, target)
+            }
             Kind::Overlay { store, .. } => self.overlay(at, store, &sources),
             Kind::RemountRo => self.remount(at),
             Kind::Proc => self.proc(at),
@@ -218,7 +237,14 @@ impl Tree<'_> {
         Ok(tree)
     }
 
-    fn bind(&self, at: At<'_>, found: &[OwnedFd], from: &Source, access: Access) -> Result<()> {
+    fn bind(
+        &mut self,
+        at: At<'_>,
+        found: &[OwnedFd],
+        from: &Source,
+        access: Access,
+        target: Option<usize>,
+    ) -> Result<()> {
         let [source] = found else { return Ok(()) };
         let stat = mount::stat(source.as_fd())
             .or_die(|| bytes!("Can't get type of source ", &host_path(source.as_fd())))?;
@@ -237,18 +263,42 @@ impl Tree<'_> {
             named.close();
         }
         let text = || bind_text(&host_path(source.as_fd()), at.path);
-        let shown = match self.around.hold {
-            hold if hold.is_empty() || access == Access::ReadOnly => Shown::Writable,
-            hold => hold.shown(&real_path(source.as_fd()).or_die(text)?),
+        let close = |tree: &OwnedFd| {
+            mount::set_attributes(tree.as_fd(), Attributes::READ_ONLY, Reach::Tree)
+                .or_die_mounting(text)
         };
-        let tree = self.mount_bind(source.as_fd(), &place, at.path, access)?;
-        match shown {
-            Shown::Writable => Ok(()),
-            Shown::ReadOnly => {
-                mount::set_attributes(tree.as_fd(), Attributes::READ_ONLY, Reach::Tree)
-                    .or_die_mounting(text)
+        let shown = match self.around.hold {
+            Some(hold) if !hold.is_empty() && access != Access::ReadOnly => {
+                hold.shown(&real_path(source.as_fd()).or_die(text)?)
             }
-            Shown::Except(held) => held.iter().try_for_each(|path| hold::cover(tree.as_fd(), path)),
+            _ => Shown::Writable,
+        };
+        let at_first = match (access, target) {
+            // What of it the host has read-only is to be told apart.
+            (Access::ReadOnly, Some(_)) => Access::Write,
+            _ => access,
+        };
+        let tree = self.mount_bind(source.as_fd(), &place, at.path, at_first)?;
+        if let Some(target) = target {
+            let real = real_path(source.as_fd()).or_die(text)?;
+            self.members.note(target, tree.as_fd(), &real).or_die_mounting(text)?;
+        }
+        if at_first != access {
+            close(&tree)?;
+        }
+        match shown {
+            Shown::Writable => {}
+            Shown::ReadOnly => close(&tree)?,
+            Shown::Except(held) => {
+                held.iter().try_for_each(|path| hold::cover(tree.as_fd(), path))?;
+            }
+        }
+        match self.around.targets {
+            Some(targets) => {
+                let real = real_path(source.as_fd()).or_die(text)?;
+                members::hide(tree.as_fd(), &real, &targets.hidden())
+            }
+            None => Ok(()),
         }
     }
 
@@ -490,7 +540,7 @@ impl Tree<'_> {
     /// An overlay writes below its mount, where no flag holds it back.
     fn refuse_held(&self, upper: &OwnedFd) -> Result<()> {
         let path = real_path(upper.as_fd()).or_die(|| "Can't make overlay mount")?;
-        match self.around.hold.shown(&path) {
+        match self.around.hold.map_or(Shown::Writable, |hold| hold.shown(&path)) {
             Shown::Writable => Ok(()),
             _ => Err(Die::new(bytes!("Can't write to ", &path, ": it is held read-only"))),
         }

@@ -80,7 +80,7 @@ pub(crate) fn overlay_of(
 }
 
 /// Where the limit of mount namespaces of this process's user namespace is written.
-pub(super) fn namespace_limit(proc: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+pub(crate) fn namespace_limit(proc: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;
     rustix::fs::openat(proc, c"sys/user/max_mnt_namespaces", flags, Mode::empty())
 }
@@ -88,7 +88,7 @@ pub(super) fn namespace_limit(proc: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 /// Allows this process's user namespace, and all below it, no more mount namespaces
 /// than the one it has: a new one would keep its own writable copy of every target.
 /// Detached mounts count as well, so that this comes after the last of them.
-pub(super) fn forbid_mount_namespaces(limit: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(crate) fn forbid_mount_namespaces(limit: BorrowedFd<'_>) -> Result<(), Errno> {
     rustix::io::write(limit, b"1").map(drop)
 }
 

@@ -52,6 +52,7 @@ impl Plan {
             filter: spec.seccomp.then(|| agent_filter().compile()),
             exec: spec.exec,
             policy: spec.policy,
+            held: spec.held,
             warnings: spec.warnings,
         }
     }
