@@ -190,7 +190,8 @@ fn shell(script: &str) -> Step {
 #[track_caller]
 fn printed(result: &str) -> String {
     let result: serde_json::Value = serde_json::from_str(result).expect("JSON");
-    let text = result["output"].as_str().map_or_else(|| result["output"].to_string(), str::to_owned);
+    let text =
+        result["output"].as_str().map_or_else(|| result["output"].to_string(), str::to_owned);
     let (head, output) = text.split_once("Output:\n").unwrap_or(("", &text));
     let code = head.lines().find(|line| line.contains("exited")).unwrap_or("");
     format!("{code}\n{output}")

@@ -157,9 +157,7 @@ fn what_a_caller_binds_is_switched_by_a_rule() {
 fn authority_is_the_rules_to_give() {
     let world = World::new();
     let under = world.0.project();
-    world.rule(&format!(
-        "[[toggle]]\nname = \"repo\"\nunder = {under:?}\nauthority = \"host\"\n"
-    ));
+    world.rule(&format!("[[toggle]]\nname = \"repo\"\nunder = {under:?}\nauthority = \"host\"\n"));
     let mut running = world.stays("--bind $P $P --unshare-pid");
     assert_eq!(tells(&mut running, "remountctl ro repo").1, "0");
     let refused = tells(&mut running, "remountctl rw repo");
