@@ -151,6 +151,22 @@ impl EnterError {
             Self::Mount(error) if error.errno == Errno::STALE => {
                 Some("the file was replaced while the sandbox started: start it again")
             }
+            Self::Mount(error)
+                if error.step == crate::mount::OVERLAY
+                    && matches!(
+                        error.errno,
+                        Errno::PERM
+                            | Errno::ACCESS
+                            | Errno::NODEV
+                            | Errno::INVAL
+                            | Errno::OPNOTSUPP
+                    ) =>
+            {
+                Some(
+                    "an overlay needs overlayfs, for ordinary users Linux 5.11, and for the changes a file \
+                     system with user.* attributes (ext4, xfs, btrfs; tmpfs from Linux 6.6)",
+                )
+            }
             Self::Mount(error) => descriptors_hint(error.errno),
             Self::System { errno, .. } | Self::Rule { errno, .. } => descriptors_hint(*errno),
             Self::Exec { errno: Errno::ACCESS, .. } => {

@@ -23,6 +23,9 @@ use std::path::{Path, PathBuf};
 /// What no mount of a sandbox honours: set-user-id bits and device nodes.
 const NO_SUID_DEV: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
 
+/// The step for which a kernel may lack something.
+pub(crate) const OVERLAY: &str = "make an overlay for";
+
 /// A mount that could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("{origin}: {step} {}: {:#}", Escaped::path(path), Reason::from(*errno))]
@@ -151,7 +154,7 @@ impl Tree {
                 let tmpfs = files::tmpfs(*size, *permissions).step("make a tmpfs for")?;
                 self.attach(op, tmpfs.as_fd(), Shape::Directory)
             }
-            OpKind::Overlay { lower } => self.overlay(op, lower),
+            OpKind::Overlay { lower, changes } => self.overlay(op, lower, changes.as_deref()),
             OpKind::Mask(shape) => self.mask(op, *shape),
             OpKind::Dev { terminal } => {
                 let at = self.mountpoint(&op.dest, Shape::Directory)?;
@@ -257,11 +260,22 @@ impl Tree {
         Ok(())
     }
 
-    fn overlay(&mut self, op: &MountOp, lower: &Source) -> Result<(), Failed> {
+    fn overlay(
+        &mut self,
+        op: &MountOp,
+        lower: &Source,
+        changes: Option<&Path>,
+    ) -> Result<(), Failed> {
         let lower = self.open_source(lower)?;
+        if let Some(changes) = changes {
+            let changes = mount::open_exact_in(self.old_root.as_fd(), changes)
+                .step("open what keeps the changes of")?;
+            let overlay = files::overlay(lower.as_fd(), changes.as_fd()).step(OVERLAY)?;
+            return self.attach(op, overlay.as_fd(), Shape::Directory);
+        }
         let scratch = files::tmpfs(None, 0o700).step("make a tmpfs for")?;
         self.attach(op, scratch.as_fd(), Shape::Directory)?;
-        let overlay = files::overlay(lower.as_fd(), scratch.as_fd()).step("make an overlay for")?;
+        let overlay = files::overlay(lower.as_fd(), scratch.as_fd()).step(OVERLAY)?;
         mount::attach(overlay.as_fd(), scratch.as_fd()).step("mount on")
     }
 

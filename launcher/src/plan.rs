@@ -83,6 +83,13 @@ pub struct Namespaces {
     pub hostname: Option<String>,
 }
 
+impl Plan {
+    /// Whether the sandbox waits until the launcher has made or taken something outside.
+    pub fn waits_for_host(&self) -> bool {
+        !self.placeholders.is_empty() || self.mounts.changes().next().is_some()
+    }
+}
+
 impl Namespaces {
     /// The names of the new namespaces.
     pub fn names(&self) -> Vec<&'static str> {
@@ -163,10 +170,13 @@ pub enum OpKind {
         /// Permission bits.
         permissions: u32,
     },
-    /// The host's directory, writes kept in memory and thrown away.
+    /// The host's directory, which can be written to and does not change.
     Overlay {
         /// What is seen through.
         lower: Source,
+        /// The directory of the host that keeps what is written; without one it is in memory,
+        /// and thrown away.
+        changes: Option<PathBuf>,
     },
     /// An empty, read-only directory or file.
     Mask(Shape),
@@ -247,6 +257,14 @@ pub struct Exec {
 }
 
 impl MountPlan {
+    /// The directories in which overlays keep what is written.
+    pub fn changes(&self) -> impl Iterator<Item = &Path> {
+        self.ops.iter().filter_map(|op| match &op.kind {
+            OpKind::Overlay { changes, .. } => changes.as_deref(),
+            _ => None,
+        })
+    }
+
     /// What of the host is seen at `path`, a place inside without symlinks.
     pub fn source_of(&self, path: &Path) -> Option<PathBuf> {
         let binds = self.ops.iter().filter_map(|op| match &op.kind {

@@ -102,8 +102,8 @@ pub(crate) enum What {
     Bind { source: Option<Found>, path: PathBuf, mode: Mode, devices: bool, target: Option<Toggle> },
     /// Private memory.
     Tmpfs { size: Option<u64>, permissions: u32 },
-    /// A directory of the host, writes thrown away.
-    Overlay { lower: Found },
+    /// A directory of the host, writes kept apart or thrown away.
+    Overlay { lower: Found, changes: Option<PathBuf> },
     /// Nothing to see.
     Mask(Shape),
     /// Read-only under a writable mount.

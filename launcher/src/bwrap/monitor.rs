@@ -51,6 +51,8 @@ pub(super) fn start(request: &Request) -> Result<ExitCode> {
         join_user_namespace(userns)?;
     }
     let (pid_socket, own_pid) = pid_sockets(request)?.unzip();
+    // Before there is a command: whoever sees that it runs may end the caller.
+    child::die_with_parent(request)?;
     let (inside, broker) = request.targets.is_some().then(serve::connect).transpose()?.unzip();
     let fork =
         process::fork_into(clone_flags(request)).map_err(|errno| no_namespaces(request, errno))?;
@@ -203,6 +205,7 @@ fn watch(request: &Request, child: Pid, mut ends: Ends) -> Result<ExitCode> {
     }
     request.capabilities.give_up()?;
     child::be_dumpable()?;
+    // Another user namespace may have reset it (prctl(2)).
     child::die_with_parent(request)?;
     if let Some(started) = started {
         started.tell(info, status)?;

@@ -311,17 +311,24 @@ impl Tree<'_> {
             .find(at.path)
             .or_die(|| bytes!(OsStr::from_bytes(&text()), ": realpath(destination)"))?;
         let is_root = mount::stat(place.as_fd()).or_die(text)?.is_mount_root;
+        let real = self.in_base(&place).or_die(text)?;
         if !is_root {
             let text = text();
             let text = OsStr::from_bytes(&text);
-            return Err(Die::new(bytes!(text, ": Unable to find \"", full, "\" in mount table")));
+            return Err(Die::new(bytes!(text, ": Unable to find \"", &real, "\" in mount table")));
         }
         let flags = Attributes::READ_ONLY.and_set(libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV);
         mount::set_attributes(place.as_fd(), flags, Reach::This).or_die_mounting(|| {
             let text = text();
             let text = OsStr::from_bytes(&text);
-            bytes!(text, ": Unable to remount destination \"", full, "\" with correct flags")
+            bytes!(text, ": Unable to remount destination \"", &real, "\" with correct flags")
         })
+    }
+
+    /// A place's path without symlinks, as messages name it.
+    fn in_base(&self, place: &OwnedFd) -> std::result::Result<PathBuf, Errno> {
+        let (base, path) = (real_path(self.base.0.as_fd())?, real_path(place.as_fd())?);
+        Ok(Path::new("/").join(path.strip_prefix(&base).unwrap_or(&path)))
     }
 
     fn tmpfs(&self, at: At<'_>, place: &Place, permissions: u32, size: Option<u64>) -> Result<()> {

@@ -64,7 +64,7 @@ fn build(plan: &Plan, broker: &Link, reporter: &Reporter) -> Result<EmptyBoundin
     // The modes of what is made are those that are asked for.
     let umask = rustix::process::umask(Mode::empty());
     let tree = mount::begin(&plan.mounts, plan.namespaces.user.is_some())?;
-    if !plan.placeholders.is_empty() {
+    if plan.waits_for_host() {
         reporter.wait().step("wait for the host's placeholders")?;
     }
     let handles = tree.finish(&plan.mounts)?;

@@ -48,11 +48,16 @@ pub(super) fn proc() -> Result<OwnedFd, Errno> {
     filesystem("proc", &[], &[], NO_SUID_DEV | MountAttrFlags::MOUNT_ATTR_NOEXEC)
 }
 
-/// What is below `lower`, with writes kept in `scratch`, an attached and empty tmpfs.
+/// What is below `lower`, with writes kept in `scratch`: an attached and empty tmpfs, or a
+/// directory that may have been used for that before.
 pub(super) fn overlay(lower: BorrowedFd<'_>, scratch: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let permissions = Mode::from_raw_mode(mount::stat(lower)?.mode.into());
-    rustix::fs::mkdirat(scratch, c"upper", permissions)?;
-    rustix::fs::mkdirat(scratch, c"work", Mode::RWXU)?;
+    let make = |name: &CStr, permissions| match rustix::fs::mkdirat(scratch, name, permissions) {
+        Err(Errno::EXIST) => Ok(()),
+        result => result,
+    };
+    make(c"upper", permissions)?;
+    make(c"work", Mode::RWXU)?;
     let upper = mount::open_exact(scratch, c"upper")?;
     let work = mount::open_exact(scratch, c"work")?;
     overlay_of(&[lower], Some((upper.as_fd(), work.as_fd())), &[], NO_SUID_DEV)

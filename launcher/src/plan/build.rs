@@ -162,7 +162,9 @@ fn kind_of(entry: &Entry) -> OpKind {
         What::Tmpfs { size, permissions } => {
             OpKind::Tmpfs { size: *size, permissions: *permissions }
         }
-        What::Overlay { lower } => OpKind::Overlay { lower: source_of(Some(lower), &lower.path) },
+        What::Overlay { lower, changes } => {
+            OpKind::Overlay { lower: source_of(Some(lower), &lower.path), changes: changes.clone() }
+        }
         What::Mask(shape) => OpKind::Mask(*shape),
         What::Protect(found) => self_bind(Some(found.stat.id), Mode::Ro, None),
         // Made by the start: whatever is there by then is protected.
