@@ -20,11 +20,8 @@ pub struct Cmd {
     cwd: PathBuf,
     stdin: Option<Vec<u8>>,
     timeout: Duration,
-    last: Option<Duration>,
+    may_leave_processes: bool,
 }
-
-/// What is left is waited for, and ends at once on a machine that is not busy.
-const LAST: Duration = Duration::from_secs(40);
 
 /// Tells the processes of one command from those of all others, by environment.
 pub(crate) const ID: &str = "REMOUNT_TEST_ID";
@@ -40,8 +37,8 @@ impl Cmd {
             env: vec![("PATH".into(), PATH.into()), ("LANG".into(), "C.UTF-8".into())],
             cwd: "/".into(),
             stdin: None,
-            timeout: Duration::from_secs(60),
-            last: Some(LAST),
+            timeout: Duration::from_secs(120),
+            may_leave_processes: false,
         }
     }
 
@@ -104,7 +101,7 @@ impl Cmd {
         self
     }
 
-    /// How long until the command is killed and the test fails (a minute, if not said).
+    /// How long until the command is killed and the test fails (two minutes, if not said).
     pub fn timeout(mut self, limit: Duration) -> Cmd {
         self.timeout = limit;
         self
@@ -112,14 +109,7 @@ impl Cmd {
 
     /// Does without the check that no process is left after the end.
     pub fn may_leave_processes(mut self) -> Cmd {
-        self.last = None;
-        self
-    }
-
-    /// How long the last processes may take after the command's end, instead of as long
-    /// as it takes on the busiest machine.
-    pub fn last_within(mut self, limit: Duration) -> Cmd {
-        self.last = Some(limit);
+        self.may_leave_processes = true;
         self
     }
 
@@ -166,7 +156,7 @@ impl Cmd {
     fn start_with(self, stdin: Stdio) -> Running {
         let (mut command, id) = self.to_command();
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Running::start(command, id, self.stdin, self.timeout, self.last)
+        Running::start(command, id, self.stdin, self.timeout, self.may_leave_processes)
     }
 
     /// Runs this command as the arguments of another program.

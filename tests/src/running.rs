@@ -10,8 +10,8 @@ use std::process::{Child, ChildStdin, Command, ExitStatus};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// How long a closed pipe may take after the command's end.
-const GRACE: Duration = Duration::from_secs(3);
+/// How long a closed pipe and the last processes may take after the command's end.
+const GRACE: Duration = Duration::from_secs(30);
 
 /// How a command ended, and what it printed.
 #[derive(Debug, Clone)]
@@ -91,8 +91,7 @@ pub struct Running {
     stderr: Receiver<Vec<u8>>,
     seen: Vec<u8>,
     end: Instant,
-    /// How long the last processes may take after its end; `None` if they may stay.
-    last: Option<Duration>,
+    may_leave_processes: bool,
     ended: bool,
 }
 
@@ -103,7 +102,7 @@ impl Running {
         id: String,
         input: Option<Vec<u8>>,
         timeout: Duration,
-        last: Option<Duration>,
+        may_leave_processes: bool,
     ) -> Running {
         crate::check_uid();
         let mut child = command
@@ -139,7 +138,7 @@ impl Running {
         });
         let end = Instant::now() + timeout;
         let (seen, ended) = (Vec::new(), false);
-        Running { child, id, stdin, lines, stderr, seen, end, last, ended }
+        Running { child, id, stdin, lines, stderr, seen, end, may_leave_processes, ended }
     }
 
     /// The process id of the command itself (of `remount-run`, for a sandbox).
@@ -202,7 +201,13 @@ impl Running {
 
     /// Waits for the end. Panics if the time is up or a process was left behind.
     #[track_caller]
-    pub fn wait(mut self) -> Outcome {
+    pub fn wait(self) -> Outcome {
+        self.wait_with(GRACE)
+    }
+
+    /// As [`Self::wait`]; so long may a closed pipe and the last processes take.
+    #[track_caller]
+    pub fn wait_with(mut self, grace: Duration) -> Outcome {
         self.stdin = None;
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("wait for the command") {
@@ -220,9 +225,12 @@ impl Running {
             std::thread::sleep(Duration::from_micros(500));
         };
         self.ended = true;
-        let closed = self.read_rest(GRACE);
-        let left =
-            self.last.map_or(Vec::new(), |last| leftovers::after(self.pid(), &self.id, last));
+        let closed = self.read_rest(grace);
+        let left = if self.may_leave_processes {
+            Vec::new()
+        } else {
+            leftovers::after(self.pid(), &self.id, grace)
+        };
         let stderr = if closed { self.stderr_until_end() } else { String::new() };
         if !left.is_empty() {
             self.kill_group();
