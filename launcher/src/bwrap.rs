@@ -4,8 +4,8 @@
 //! monitor ── init (PID 1, if the PID namespace is new) ── command
 //! ```
 //!
-//! Only what bubblewrap does is done: no Landlock, no filter, no masks; a broker only if
-//! there are targets. What its callers see (descriptors, documents, exit codes, messages) is the same; the file
+//! Only what bubblewrap does is done: no Landlock; a filter and masks only if a profile is
+//! named, a broker only if there are targets. What its callers see (descriptors, documents, exit codes, messages) is the same; the file
 //! tree is built by the same calls as that of a profile.
 
 mod caps;
@@ -18,6 +18,7 @@ mod hold;
 mod labels;
 mod members;
 mod monitor;
+mod narrow;
 mod options;
 mod parse;
 mod place;
@@ -83,6 +84,7 @@ fn front(mut words: Vec<OsString>) -> Result<ExitCode> {
         return no_command();
     }
     check_identity(&request)?;
+    narrow::settle(&mut request)?;
     let unshare = &mut request.unshare;
     let has_cgroups = || std::fs::exists("/proc/self/ns/cgroup").unwrap_or(false);
     if unshare.cgroup && !has_cgroups() {

@@ -304,6 +304,19 @@ fn what_cannot_be_a_target_is_said() {
 }
 
 #[test]
+fn a_file_can_be_a_target() {
+    let world = World::new();
+    world.0.file("project/file", "");
+    let mut running = world.stays("--bind $P/file $P/file --toggle file $P/file --unshare-pid");
+    assert_eq!(tells(&mut running, "echo x >file").1, "0");
+    world.ctl(&["ro", "file"]).success();
+    assert_ne!(tells(&mut running, "true; (echo y >file)").1, "0");
+    world.ctl(&["rw", "file"]).success();
+    assert_eq!(tells(&mut running, "echo z >file").1, "0");
+    ends(running);
+}
+
+#[test]
 fn what_is_read_only_can_be_named_too() {
     let world = World::new();
     let mut running = world.stays("--ro-bind $P $P --toggle work $P --unshare-pid");

@@ -94,6 +94,7 @@ fn set_up(inside: Inside<'_>) -> Result<u8> {
         label: request.file_label.as_deref(),
         hold: request.hold.as_ref(),
         targets: request.targets.as_ref(),
+        masks: &request.masks,
     };
     let members = tree::build(&request.ops, &around)?;
     let hand_over = |broker: serve::Inside| broker.hand_over(request, members, &proc);
@@ -106,7 +107,8 @@ fn set_up(inside: Inside<'_>) -> Result<u8> {
         block.close();
     }
     let late = request.seccomp_fd.as_ref().map(Program::read).transpose()?;
-    let filters: Vec<&Program> = request.filters.iter().chain(&late).collect();
+    let filters: Vec<&Program> =
+        request.narrowing.iter().chain(&request.filters).chain(&late).collect();
     rustix::process::umask(umask);
     let start = command::Start::new(request, cwd, filters, report, channel)?;
     if request.new_session {

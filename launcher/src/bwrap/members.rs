@@ -38,8 +38,12 @@ impl Members {
             .map_err(|error| Errno::from_raw_os_error(error.raw_os_error().unwrap_or(libc::EIO)))?;
         let own = mount::mount_id(tree)?;
         let below = MountTable::parse(&table).descendants(own);
-        for (id, below) in [(own, PathBuf::from("."))].into_iter().chain(below) {
-            let fd = mount::open_exact(tree, &below)?;
+        for (id, below) in [(own, PathBuf::new())].into_iter().chain(below) {
+            let fd = match below.as_os_str().is_empty() {
+                // It may be a file.
+                true => rustix::io::fcntl_dupfd_cloexec(tree, 3)?,
+                false => mount::open_exact(tree, &below)?,
+            };
             // Another mount may cover it: nobody reaches it then.
             if mount::mount_id(fd.as_fd())? == id && !mount::is_read_only(&fd)? {
                 let source = source.join(&below).components().collect();

@@ -288,8 +288,7 @@ fn wait_for(
         let mut alone = false;
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
             if let Some(broker) = broker.as_mut().filter(|broker| broker.pid() == pid) {
-                broker.has_ended();
-                alone = true;
+                alone = broker.leaves_it_alone();
             }
             if pid == child {
                 return Ok(exit_code(status));

@@ -75,6 +75,7 @@ pub(super) enum Name {
     Size,
     Chmod,
     Toggle,
+    Profile,
 }
 
 /// One row of the table.
@@ -167,6 +168,7 @@ pub(super) const OPTIONS: &[OptionRow] = &[
     row(Name::Size, "--size", "BYTES", "Size of the next --tmpfs"),
     row(Name::Chmod, "--chmod", "OCTAL PATH", "Change the mode of PATH"),
     row(Name::Toggle, "--toggle", "NAME DEST", "Not bubblewrap's: what is bound at DEST can be switched by remountctl"),
+    row(Name::Profile, "--profile", "NAME", "Not bubblewrap's: take away what this profile of remount-run does"),
 ];
 
 impl OptionRow {

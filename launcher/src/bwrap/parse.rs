@@ -109,6 +109,7 @@ impl Parser {
             json_status_fd: None,
             seccomp_fd: None,
             filters: Vec::new(),
+            narrowing: None,
             exec_label: None,
             file_label: None,
             new_session: false,
@@ -117,6 +118,8 @@ impl Parser {
             capabilities: Requested::of_caller(caller.uid == 0)?,
             ops: Vec::new(),
             hold: None,
+            profiles: Vec::new(),
+            masks: Vec::new(),
             toggles: Vec::new(),
             targets: None,
             command: Vec::new(),
@@ -278,6 +281,7 @@ impl Parser {
             Name::Chdir => set_last(&mut request.chdir, value, option),
             Name::Unsetenv => request.environment.unset(&value)?,
             Name::LockFile => request.lock_files.push(value),
+            Name::Profile => request.profiles.push(value),
             Name::Seccomp | Name::AddSeccompFd => self.filter(row, &value)?,
             Name::ExecLabel => {
                 super::labels::check(&value)?;

@@ -49,6 +49,8 @@ pub(super) struct Broker {
     reports: Reports,
     presence: Option<Presence>,
     ended: bool,
+    /// Why it has failed.
+    failure: Option<String>,
 }
 
 impl Broker {
@@ -81,7 +83,7 @@ impl Broker {
             error::warn(&warning);
         }
         handles.send(&life);
-        Ok(Self { pid, life, reports, presence, ended: false })
+        Ok(Self { pid, life, reports, presence, ended: false, failure: None })
     }
 
     /// Its process.
@@ -89,9 +91,19 @@ impl Broker {
         self.pid
     }
 
-    /// It was found dead, and has been buried.
-    pub(super) fn has_ended(&mut self) {
+    /// It was found dead, and has been buried. Whether the sandbox goes on without it: one
+    /// that could not be made ends by itself, and says why.
+    pub(super) fn leaves_it_alone(&mut self) -> bool {
         self.ended = true;
+        let consequence = EnterError::NoInit.to_string();
+        match self.reports.next() {
+            Ok(Some(Message::Failed(failure))) if failure.message == consequence => false,
+            Ok(Some(Message::Failed(failure))) => {
+                self.failure = Some(failure.message);
+                true
+            }
+            _ => true,
+        }
     }
 
     /// What must stay open as long as it lives.
@@ -102,18 +114,16 @@ impl Broker {
 
     /// Ends it, and says why it has failed, if it has.
     pub(super) fn finish(mut self) {
-        drop((self.life, self.presence.take()));
+        self.presence = None;
+        // It fails only if the broker is gone.
+        self.life.hang_up().unwrap_or(());
         if !self.ended {
             // It fails only if there is no such child.
             waitpid(Some(self.pid), WaitOptions::empty()).map(drop).unwrap_or(());
+            self.leaves_it_alone();
         }
-        // That the sandbox was not made has been said already.
-        let consequence = EnterError::NoInit.to_string();
-        match self.reports.next() {
-            Ok(Some(Message::Failed(failure))) if failure.message != consequence => {
-                Die::new(failure.message).print();
-            }
-            _ => {}
+        if let Some(failure) = self.failure {
+            Die::new(failure).print();
         }
     }
 }

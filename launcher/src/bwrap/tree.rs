@@ -39,6 +39,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) hold: Option<&'a Hold>,
     /// What can be switched.
     pub(super) targets: Option<&'a Targets>,
+    /// What is masked, as the host has it.
+    pub(super) masks: &'a [PathBuf],
 }
 
 /// Builds the tree and makes it the root of this process's mount namespace. Answers the
@@ -293,13 +295,49 @@ impl Tree<'_> {
                 held.iter().try_for_each(|path| hold::cover(tree.as_fd(), path))?;
             }
         }
-        match self.around.targets {
-            Some(targets) => {
-                let real = real_path(source.as_fd()).or_die(text)?;
-                members::hide(tree.as_fd(), &real, &targets.hidden())
-            }
-            None => Ok(()),
+        if let Some(targets) = self.around.targets {
+            let real = real_path(source.as_fd()).or_die(text)?;
+            members::hide(tree.as_fd(), &real, &targets.hidden())?;
         }
+        self.mask(tree.as_fd(), source)
+    }
+
+    /// Masks, in a mount that shows `source` of the host, what is to be masked there.
+    fn mask(&mut self, tree: BorrowedFd<'_>, source: &OwnedFd) -> Result<()> {
+        if self.around.masks.is_empty() {
+            return Ok(());
+        }
+        let source = real_path(source.as_fd()).or_die(|| "Can't mask")?;
+        for mask in self.around.masks {
+            let text = || bytes!("Can't mask ", mask);
+            // All of what is shown, or part of it.
+            let place = match mask.strip_prefix(&source) {
+                _ if source.starts_with(mask) => rustix::io::fcntl_dupfd_cloexec(tree, 3),
+                Ok(below) => mount::open_exact(tree, below),
+                Err(_) => continue,
+            };
+            let place = match place {
+                Err(Errno::NOENT | Errno::NOTDIR) => continue,
+                result => result.or_die(text)?,
+            };
+            let is_dir = mount::stat(place.as_fd()).or_die(text)?.is_dir();
+            let name = if is_dir { "nothing.d" } else { "nothing" };
+            let empty = self.spare().and_then(|spare| {
+                let made = match is_dir {
+                    true => rustix::fs::mkdirat(&spare, name, Mode::from_raw_mode(0o555)),
+                    false => files::empty_file(spare.as_fd(), name, 0o444),
+                };
+                match made {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(errno) => return Err(errno),
+                }
+                let empty = mount::clone_tree(mount::open_exact(spare.as_fd(), name)?.as_fd())?;
+                mount::set_attributes(empty.as_fd(), Attributes::READ_ONLY, Reach::Tree)?;
+                mount::attach(empty.as_fd(), place.as_fd())
+            });
+            empty.or_die_mounting(text)?;
+        }
+        Ok(())
     }
 
     fn remount(&self, at: At<'_>) -> Result<()> {
@@ -533,15 +571,16 @@ impl Tree<'_> {
         let fds = store.map(|(upper, work)| (upper.as_fd(), work.as_fd()));
         let source = [("source", "overlay")];
         let mounted = files::overlay_of(&lower, fds, &source, MountAttrFlags::empty())
-            .and_then(|tree| attach(tree.as_fd(), &place));
-        mounted.map_err(|errno| {
+            .and_then(|tree| attach(tree.as_fd(), &place).map(|()| tree));
+        let tree = mounted.map_err(|errno| {
             let text = overlay_text(at, layers, store);
             if errno == Errno::LOOP {
                 let text = OsStr::from_bytes(&text);
                 return Die::new(bytes!(text, ": Overlay directories may not overlap"));
             }
             Die::mount(text, errno)
-        })
+        })?;
+        found.iter().try_for_each(|layer| self.mask(tree.as_fd(), layer))
     }
 
     /// An overlay writes below its mount, where no flag holds it back.
