@@ -24,8 +24,11 @@ pub const LOG: &str = "log";
 /// What a socket's name ends with.
 pub const SUFFIX: &str = ".sock";
 
-/// A socket where nobody answers is removed once it is older: a sandbox that starts right
-/// now may not listen yet.
+/// What its name ends with until somebody listens at it. A launcher that is killed just
+/// then leaves it.
+pub const UNFINISHED: &str = ".new";
+
+/// What is unfinished is removed once it is older.
 const FRESH: Duration = Duration::from_secs(10);
 
 /// Where sandboxes are found, and what they leave behind.
@@ -77,11 +80,15 @@ pub fn running(places: &Places, timeout: Duration) -> Vec<Running> {
     let mut all: Vec<Running> = Vec::new();
     for dir in places.runtime.iter().chain([&places.run]) {
         let Ok(dir) = open_own(dir, ResolveFlags::empty()) else { continue };
-        for id in ids(&dir).unwrap_or_default() {
-            match connect(&dir, &id, timeout) {
-                Ok((client, status)) => all.push(Running { id, client, status }),
+        let names = names(&dir).unwrap_or_default();
+        for name in names.iter().filter(|name| name.ends_with(UNFINISHED)) {
+            remove_if_old(&dir, name);
+        }
+        for id in names.iter().filter_map(|name| name.strip_suffix(SUFFIX)) {
+            match connect(&dir, id, timeout) {
+                Ok((client, status)) => all.push(Running { id: id.to_owned(), client, status }),
                 Err(ClientError::NoBroker(NoBroker { errno: Errno::CONNREFUSED, .. })) => {
-                    remove_if_old(&dir, &id);
+                    remove(&dir, &format!("{id}{SUFFIX}"));
                 }
                 // One that is busy starting or ending.
                 Err(_) => {}
@@ -106,16 +113,18 @@ pub fn open_own(dir: &Path, resolve: ResolveFlags) -> Result<OwnedFd> {
     if is_own { Ok(fd) } else { Err(Errno::ACCESS) }
 }
 
-fn ids(dir: &OwnedFd) -> Result<Vec<String>> {
+/// The names in `dir` that are an id and an ending.
+fn names(dir: &OwnedFd) -> Result<Vec<String>> {
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut entries = RawDir::new(dir.as_fd(), &mut buffer);
-    let mut ids = Vec::new();
+    let mut names = Vec::new();
     while let Some(entry) = entries.next() {
         let entry = entry?;
-        let id = entry.file_name().to_str().ok().and_then(|name| name.strip_suffix(SUFFIX));
-        ids.extend(id.filter(|id| is_id(id)).map(str::to_owned));
+        let name = entry.file_name().to_str().ok();
+        let id = name.and_then(|name| Some(name.split_once('.')?.0));
+        names.extend(name.filter(|_| id.is_some_and(is_id)).map(str::to_owned));
     }
-    Ok(ids)
+    Ok(names)
 }
 
 /// Whether this can be a sandbox's id.
@@ -137,14 +146,17 @@ fn connect(
     Ok((client, status))
 }
 
-fn remove_if_old(dir: &OwnedFd, id: &str) {
-    let name = format!("{id}{SUFFIX}");
-    let Ok(stat) = rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW) else { return };
+fn remove_if_old(dir: &OwnedFd, name: &str) {
+    let Ok(stat) = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) else { return };
     let made = UNIX_EPOCH + Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
     if SystemTime::now().duration_since(made).is_ok_and(|age| age > FRESH) {
-        // If another process was faster, it is gone all the same.
-        rustix::fs::unlinkat(dir, &name, AtFlags::empty()).unwrap_or(());
+        remove(dir, name);
     }
+}
+
+/// If another process was faster, it is gone all the same.
+fn remove(dir: &OwnedFd, name: &str) {
+    rustix::fs::unlinkat(dir, name, AtFlags::empty()).unwrap_or(());
 }
 
 /// Why no single sandbox was meant.

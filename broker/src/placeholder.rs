@@ -194,10 +194,10 @@ impl Store {
         let uid = rustix::process::geteuid().as_raw();
         let (entries, bases) = prepare(wanted)?;
         let locked = self.lock()?;
-        locked.bury(uid, &entries)?;
+        // First of all: what a dead one has left and this one wants must not be without a
+        // record for a moment.
         let (name, record) = locked.write(&entries)?;
-        // Others may be about to make the same.
-        let made = make(&entries, &bases, &mut locked.spares());
+        let made = locked.bury(uid).and_then(|_| make(&entries, &bases, &mut locked.spares()));
         drop(locked);
         let placeholders = Placeholders { store: self, name, _record: record, entries, bases };
         match made {
@@ -215,7 +215,7 @@ impl Store {
     /// # Errors
     /// The records cannot be read.
     pub fn clean(&self) -> Result<Removed, PlaceholderError> {
-        self.lock()?.bury(rustix::process::geteuid().as_raw(), &[])
+        self.lock()?.bury(rustix::process::geteuid().as_raw())
     }
 
     /// What sandboxes that are dead have left: placeholders that still are there.
@@ -276,9 +276,8 @@ impl Locked<'_> {
         Ok((dead, live))
     }
 
-    /// Removes what the dead have left and nobody else uses, and their records; `kept` is
-    /// wanted again.
-    fn bury(&self, uid: u32, wanted: &[Entry]) -> Result<Removed, PlaceholderError> {
+    /// Removes what the dead have left and no living one wants, and their records.
+    fn bury(&self, uid: u32) -> Result<Removed, PlaceholderError> {
         let (dead, live) = self.records()?;
         let (mut removed, mut spares) = (Removed::default(), Spares::default());
         if !dead.is_empty() {
@@ -286,9 +285,7 @@ impl Locked<'_> {
         }
         for record in dead {
             for entry in record.entries.iter().rev() {
-                let is_used = live.iter().any(|record| record.holds(entry))
-                    || wanted.iter().any(|wanted| wanted.is_at(entry));
-                if is_used {
+                if live.iter().any(|record| record.holds(entry)) {
                     continue;
                 }
                 // Somewhere else now, or gone: whoever moved it knows why.

@@ -8,7 +8,7 @@
 use crate::host::Host;
 use crate::report::Link;
 use remount_broker::channel;
-use remount_broker::host::{LOG, Places, RUN, SUFFIX, open_own};
+use remount_broker::host::{LOG, Places, RUN, SUFFIX, UNFINISHED, open_own};
 use remount_broker::reason::Reason;
 use remount_broker::server::Log;
 use rustix::fs::{AtFlags, Mode, ResolveFlags};
@@ -107,8 +107,7 @@ impl Outside {
         let log = self.in_state(LOG).map(|directory| Log { directory, name: id.clone() });
         let log = log.map_err(|errno| warn("no event log is written: open its directory", errno));
         let socket = self.run().and_then(|directory| {
-            let name = format!("{id}{SUFFIX}");
-            let listener = listen(&directory, &name)?;
+            let (listener, name) = listen(&directory, &id)?;
             Ok((listener, Presence { directory, name }))
         });
         let socket = socket
@@ -179,12 +178,23 @@ fn open_exactly(dir: &Path) -> Result<OwnedFd, Errno> {
     open_own(dir, ResolveFlags::NO_SYMLINKS)
 }
 
-fn listen(directory: &OwnedFd, name: &str) -> Result<OwnedFd, Errno> {
+/// Makes the socket `ID.sock`. It gets this name when it listens: whoever sees it can
+/// connect.
+fn listen(directory: &OwnedFd, id: &str) -> Result<(OwnedFd, String), Errno> {
+    let unfinished = format!("{id}{UNFINISHED}");
+    let name = format!("{id}{SUFFIX}");
     // By descriptor: a socket's address is at most 107 bytes long (unix(7)).
-    let path = format!("/proc/self/fd/{}/{name}", directory.as_raw_fd());
+    let path = format!("/proc/self/fd/{}/{unfinished}", directory.as_raw_fd());
     let listener = channel::listen(Path::new(&path))?;
-    rustix::fs::chmodat(directory, name, Mode::RUSR | Mode::WUSR, AtFlags::empty())?;
-    Ok(listener)
+    let finish = || {
+        rustix::fs::chmodat(directory, &*unfinished, Mode::RUSR | Mode::WUSR, AtFlags::empty())?;
+        rustix::fs::renameat(directory, &*unfinished, directory, &*name)
+    };
+    if let Err(errno) = finish() {
+        rustix::fs::unlinkat(directory, &*unfinished, AtFlags::empty()).unwrap_or(());
+        return Err(errno);
+    }
+    Ok((listener, name))
 }
 
 /// Eight letters and digits by chance: ids of sandboxes that have ended stand in logs, so
@@ -213,6 +223,22 @@ mod tests {
         let (a, b) = (new_id(), new_id());
         assert!(remount_broker::host::is_id(&a), "{a}");
         assert_ne!(a, b);
+    }
+
+    #[test]
+    fn a_socket_that_has_its_name_answers() {
+        let dir = std::env::temp_dir().join(format!("outside-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        let opened = OwnedFd::from(std::fs::File::open(&dir).unwrap());
+        let (listener, name) = listen(&opened, "a1").unwrap();
+        let names = || -> Vec<_> {
+            std::fs::read_dir(&dir).unwrap().map(|it| it.unwrap().file_name()).collect()
+        };
+        assert_eq!((name.as_str(), names()), ("a1.sock", vec!["a1.sock".into()]));
+        std::os::unix::net::UnixStream::connect(dir.join(&name)).unwrap();
+        drop((listener, Presence { directory: opened, name }));
+        // Presence took its name away.
+        std::fs::remove_dir(&dir).unwrap();
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Directories for one test.
 
-use crate::{Cmd, Twin, bin, mounts, require};
+use crate::{Cmd, Twin, bin, mounts, require, wait_until};
 use std::ffi::OsStr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// A small world of one test's own: a project, a home, and a place that is in
 /// neither. Beside it, for what sandboxes leave on purpose, is `$XDG_STATE_HOME`.
@@ -81,6 +82,23 @@ impl Sandbox {
     /// `$XDG_STATE_HOME`: not below [`Self::root`], whose tree starts are to leave alone.
     pub fn state(&self) -> PathBuf {
         PathBuf::from(format!("{}.state", self.root.display()))
+    }
+
+    /// The control sockets of the sandboxes that run, where there is no `$XDG_RUNTIME_DIR`.
+    pub fn sockets(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.state().join("remount/run")).into_iter().flatten();
+        let paths = entries.map(|entry| entry.unwrap().path());
+        paths.filter(|path| path.extension().is_some_and(|end| end == "sock")).collect()
+    }
+
+    /// The control socket of the one sandbox, as soon as it is there: after the agent has
+    /// started, perhaps.
+    #[track_caller]
+    pub fn socket(&self) -> PathBuf {
+        wait_until("the control socket", Duration::from_secs(60), || !self.sockets().is_empty());
+        let mut sockets = self.sockets();
+        assert_eq!(sockets.len(), 1, "{sockets:?}");
+        sockets.remove(0)
     }
 
     /// Writes a file, making directories on the way; `path` is below the root

@@ -1,7 +1,7 @@
 //! Many clients at once, some of them rude: every answer is true, nobody waits for another's
 //! slowness, and the broker has in the end what it had before.
 
-use remount_tests::{Sandbox, wait_until};
+use remount_tests::Sandbox;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -177,11 +177,7 @@ fn a_crowd_of_clients_gets_true_answers_and_costs_nothing() {
         options.extend(["--toggle".to_owned(), format!("t{n}"), dir.to_str().unwrap().to_owned()]);
     }
     let inside = sandbox.remount().options(&options).serve();
-    let run = sandbox.state().join("remount/run");
-    wait_until("the sandbox is there", LIMIT, || {
-        std::fs::read_dir(&run).is_ok_and(|mut entries| entries.next().is_some())
-    });
-    let socket = std::fs::read_dir(&run).unwrap().next().unwrap().unwrap().path();
+    let socket = sandbox.socket();
     let status = ask(&mut connect(&socket), "{\"op\":\"status\"}\n").unwrap();
     let broker = broker(&status["sandbox"]["pid"].to_string());
     let model = Model {

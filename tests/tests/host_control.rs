@@ -6,15 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn run_dir(sandbox: &Sandbox) -> PathBuf {
     sandbox.state().join("remount/run")
-}
-
-fn sockets(sandbox: &Sandbox) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(run_dir(sandbox)).into_iter().flatten();
-    entries.map(|entry| entry.unwrap().path()).collect()
 }
 
 fn serve(sandbox: &Sandbox, options: &[&str]) -> Inside {
@@ -31,7 +26,7 @@ fn a_sandbox_is_listed_switched_and_gone() {
     let sandbox = Sandbox::new();
     sandbox.ctl().command(["ro", "workspace"]).run().exits(4).says("none of yours is running");
     let mut inside = serve(&sandbox, &[]);
-    let socket = sockets(&sandbox).remove(0);
+    let socket = sandbox.socket();
     assert_eq!(socket.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(run_dir(&sandbox).metadata().unwrap().permissions().mode() & 0o777, 0o700);
     let id = socket.file_stem().unwrap().to_str().unwrap().to_owned();
@@ -53,7 +48,7 @@ fn a_sandbox_is_listed_switched_and_gone() {
     let shown = sandbox.ctl().command(format).run().success().stdout();
     assert_eq!(shown, format!("{id} workspace=rw\n"));
     inside.end();
-    assert_eq!(sockets(&sandbox), Vec::<PathBuf>::new());
+    assert_eq!(sandbox.sockets(), Vec::<PathBuf>::new());
 }
 
 /// On a machine on which there never was one.
@@ -90,7 +85,7 @@ fn of_two_one_is_chosen_and_all_are_closed_at_once() {
     let other = sandbox.dir("other");
     let mut first = serve(&sandbox, &[]);
     let second = sandbox.remount().cwd(&other).serve();
-    wait_until("both are there", LIMIT, || sockets(&sandbox).len() == 2);
+    wait_until("both are there", LIMIT, || sandbox.sockets().len() == 2);
     let ctl = |words: &[&str], cwd: &std::path::Path| sandbox.ctl().command(words).cwd(cwd).run();
     ctl(&["ro", "workspace"], "/".as_ref()).exits(2).says("use -s with one of");
     ctl(&["ro", "workspace"], &other).success();
@@ -106,26 +101,21 @@ fn of_two_one_is_chosen_and_all_are_closed_at_once() {
 fn what_a_killed_launcher_left_is_removed() {
     let sandbox = Sandbox::new();
     let inside = serve(&sandbox, &[]);
-    let socket = sockets(&sandbox).remove(0);
+    let socket = sandbox.socket();
     drop(inside);
-    // As old as one must be that is not just starting.
     wait_until("nobody listens", LIMIT, || {
         std::os::unix::net::UnixStream::connect(&socket).is_err()
     });
-    let old = std::time::SystemTime::now() - Duration::from_secs(60);
-    let times = rustix::fs::Timestamps {
-        last_access: rustix::fs::Timespec { tv_sec: 0, tv_nsec: 0 },
-        last_modification: rustix::fs::Timespec {
-            tv_sec: old.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64,
-            tv_nsec: 0,
-        },
-    };
-    if socket.exists() {
-        let here = rustix::fs::CWD;
-        rustix::fs::utimensat(here, &socket, &times, rustix::fs::AtFlags::empty()).unwrap();
-    }
+    assert!(socket.exists());
+    // One that was killed just before it listened, and one that is about to.
+    let unfinished = |id: &str| run_dir(&sandbox).join(format!("{id}.new"));
+    let now = std::time::SystemTime::now();
+    let file = std::fs::File::create(unfinished("old")).unwrap();
+    file.set_modified(now - Duration::from_secs(60)).unwrap();
+    let file = std::fs::File::create(unfinished("fresh")).unwrap();
+    file.set_modified(now + Duration::from_secs(60)).unwrap();
     sandbox.ctl().command(["ps"]).run().success();
-    assert!(!socket.exists());
+    assert!(!socket.exists() && !unfinished("old").exists() && unfinished("fresh").exists());
 }
 
 #[test]
@@ -136,7 +126,7 @@ fn nothing_inside_reaches_the_control_socket() {
     let dest = sandbox.dir("dest");
     let (share, dest) = (share.to_str().unwrap().to_owned(), dest.to_str().unwrap().to_owned());
     let mut inside = serve(&sandbox, &["--authority", "host", "--ro-bind", &share, &dest]);
-    let socket = sockets(&sandbox).remove(0);
+    let socket = sandbox.socket();
     let name = socket.file_name().unwrap().to_str().unwrap();
     sandbox
         .host(remount_tests::bin("probe"))

@@ -1,7 +1,7 @@
 //! What a client should not do to a broker, done to it through the control socket and from
 //! inside: each gets one clear error or a closed connection, and nobody else notices.
 
-use remount_tests::{Inside, Sandbox, wait_until};
+use remount_tests::{Inside, Sandbox};
 use std::io::{IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -22,11 +22,7 @@ impl World {
     fn new() -> World {
         let sandbox = Sandbox::new();
         let inside = sandbox.remount().serve();
-        let run = sandbox.state().join("remount/run");
-        wait_until("the sandbox is there", LIMIT, || {
-            std::fs::read_dir(&run).is_ok_and(|mut entries| entries.next().is_some())
-        });
-        let socket = std::fs::read_dir(&run).unwrap().next().unwrap().unwrap().path();
+        let socket = sandbox.socket();
         World { sandbox, inside, socket }
     }
 
