@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 const CTL: &str = "/run/remount/bin/remountctl";
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn logs(sandbox: &Sandbox) -> Vec<PathBuf> {
     let dir = sandbox.state().join("remount/log");
