@@ -1,9 +1,8 @@
 //! A remountd of a test's own, and sandboxes that bwrap makes for it.
 
-use crate::{Cmd, Outcome, Running, Sandbox, bin, require, wait_until};
+use crate::{Cmd, LIMIT, Outcome, Running, Sandbox, bin, require, wait_until};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// A daemon that serves a world's directory `outside/w` as the target `w`: as root the
 /// system's kind, else the user's. It ends with this value.
@@ -38,9 +37,7 @@ impl<'a> Daemon<'a> {
         let running = remountd(sandbox).option("--config").option(config).start();
         let daemon = Daemon { sandbox, running };
         let path = socket(sandbox);
-        wait_until("the daemon listens", Duration::from_secs(20), || {
-            UnixStream::connect(&path).is_ok()
-        });
+        wait_until("the daemon listens", LIMIT, || UnixStream::connect(&path).is_ok());
         daemon
     }
 

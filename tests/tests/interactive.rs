@@ -3,8 +3,7 @@
 
 use remount_tests::agent::{Tools, World};
 use remount_tests::model::{Model, say};
-use remount_tests::{Snapshot, Tmux, wait_until};
-use std::time::Duration;
+use remount_tests::{LIMIT, Snapshot, Tmux, wait_until};
 
 /// A shell outside, in which the agent runs in its sandbox, as at home.
 fn on_a_screen<'a>(world: &'a World, model: &Model, arguments: &[&str]) -> Tmux<'a> {
@@ -67,7 +66,7 @@ fn can_be_used_with_keys(agent: &'static str, ready: &str, arguments: &[&str]) {
     // A tool is interrupted, then the agent ends, and the shell outside is as it was.
     screen.press(["once more"]);
     screen.press(["Enter"]);
-    wait_until("the tool runs", Duration::from_secs(60), || project.join("begun").exists());
+    wait_until("the tool runs", LIMIT, || project.join("begun").exists());
     screen.press(["C-c"]);
     screen.expect("nterrupted");
     screen.wait("ended", |shown| {

@@ -108,9 +108,9 @@ fn bytes_that_are_no_requests_harm_nobody() {
     let sandbox = Sandbox::new();
     let daemon = Daemon::new(&sandbox, "");
     let outcome = daemon.sandboxed(
-        r#"head -c 100000 /dev/urandom | "$SOCAT" -t1 - UNIX-CONNECT:"$S" >/dev/null 2>&1
-        head -c 5000 /dev/zero | tr '\0' x | "$SOCAT" -t1 - UNIX-CONNECT:"$S" 2>/dev/null | head -c 25
-        printf 'rw w' | "$SOCAT" -t1 - UNIX-CONNECT:"$S"
+        r#"head -c 100000 /dev/urandom | "$SOCAT" -t60 - UNIX-CONNECT:"$S" >/dev/null 2>&1
+        head -c 5000 /dev/zero | tr '\0' x | "$SOCAT" -t60 - UNIX-CONNECT:"$S" 2>/dev/null | head -c 25
+        printf 'rw w' | "$SOCAT" -t60 - UNIX-CONNECT:"$S"
         "$CTL" --socket "$S" rw w"#,
     );
     assert_eq!(outcome.stdout(), "ERROR: bad request: line w: rw\n", "{outcome}");
@@ -192,7 +192,7 @@ s.sendall(b"rw w\n"); print(first.decode().strip(), s.recv(999).decode().strip()
     ] {
         let command = daemon.bwrap(words(&[&"--ro-bind", &target, &target]));
         let script = format!(
-            "/usr/bin/python3 -c '{script}' \"$S\"; sleep 1; (echo x >\"$W/mark\") 2>/dev/null && echo WROTE; true"
+            "said=$(/usr/bin/python3 -c '{script}' \"$S\"); echo \"$said\"; (echo x >\"$W/mark\") 2>/dev/null && echo WROTE; true"
         );
         let outcome = command.sh(&script).run();
         assert_eq!(outcome.stdout().trim(), expected, "{outcome}");

@@ -93,7 +93,7 @@ fn the_first_versions_clients_are_served() {
     let daemon = Daemon::new(&sandbox, "");
     let outcome = daemon.sandboxed(
         "for line in \"rw w\" \"ro w 1\" \"rw w $W 1\" list \"ro w\" \"ro x\" quit; do echo \"$line\"; done \
-         | \"$SOCAT\" -t5 - UNIX-CONNECT:\"$S\"",
+         | \"$SOCAT\" -t60 - UNIX-CONNECT:\"$S\"",
     );
     let word = daemon.target().display().to_string();
     let expected = format!("OK\nOK\nOK\nw rw {word}\nOK\nOK\nERROR: unknown target x\nOK\n");
@@ -127,7 +127,7 @@ fn busy_targets_name_their_holders_and_can_be_waited_for() {
         r#""$CTL" --socket "$S" rw w; exec 9>"$W/held"
         "$CTL" --socket "$S" ro w; echo "code $?"
         (sleep 1; exec 9>&-) & exec 9>&-
-        "$CTL" --socket "$S" ro w --wait 20s; echo "code $?""#,
+        "$CTL" --socket "$S" ro w --wait 100s; echo "code $?""#,
     );
     assert_eq!(outcome.stdout(), "w: rw\ncode 3\nw: ro\ncode 0\n", "{outcome}");
     outcome.says("held");
@@ -138,8 +138,9 @@ fn leases_end_by_themselves_and_with_their_holder() {
     let sandbox = Sandbox::new();
     let daemon = Daemon::new(&sandbox, "max-lease = \"1h\"\n");
     let outcome = daemon.sandboxed(
-        r#""$CTL" --socket "$S" rw w --for 300ms
+        r#""$CTL" --socket "$S" rw w --for 1h
         "$CTL" --socket "$S" status
+        "$CTL" --socket "$S" rw w --for 300ms
         while echo x 2>/dev/null >"$W/a"; do sleep 0.05; done
         "$CTL" --socket "$S" rw w -- sh -c 'echo x >"$W/b"' && echo ran
         "$CTL" --socket "$S" list
