@@ -346,7 +346,7 @@ fn caught([_, init, broker, agent]: [i32; 4], asking: &mut Running) -> bool {
     while asking.runs() {
         if is_stopped(init) && is_stopped(agent) {
             kill(broker, Signal::STOP);
-            wait_until("the broker stands still", LONG, || is_stopped(broker));
+            wait_until("the broker stands still", LIMIT, || is_stopped(broker));
             if is_stopped(init) && is_stopped(agent) {
                 return true;
             }
