@@ -14,7 +14,6 @@ use crate::sys::mount::{self, Attributes, Reach};
 use crate::target::Member;
 use rustix::io::{Errno, Result as KernelResult};
 use std::fmt::Debug;
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -54,19 +53,19 @@ pub(crate) struct Kernel {
 
 impl Mounts for Kernel {
     fn mode(&self, member: &Member) -> KernelResult<Mode> {
-        let read_only = mount::is_read_only(&member.fd)?;
+        let read_only = mount::is_read_only(member.fd())?;
         Ok(if read_only { Mode::Ro } else { Mode::Rw })
     }
 
     fn set(&self, member: &Member, mode: Mode) -> KernelResult<()> {
-        mount::set_attributes(member.fd.as_fd(), Attributes::mode(mode), Reach::This)
+        mount::set_attributes(member.fd(), Attributes::mode(mode), Reach::This)
     }
 
     fn in_place(&self, member: &Member) -> bool {
         // Absolute paths, so the directory does not matter: the root is the sandbox's.
         let found = mount::mount_id_at(rustix::fs::CWD, &member.path);
         // A path that cannot be looked up is no proof either.
-        matches!((found, mount::mount_id(member.fd.as_fd())), (Ok(a), Ok(b)) if a == b)
+        matches!((found, member.id()), (Ok(a), Ok(b)) if a == b)
     }
 
     fn held(&self) -> KernelResult<Vec<PathBuf>> {
@@ -75,7 +74,7 @@ impl Mounts for Kernel {
 
     fn shows(&self, member: &Member, below: &Path) -> bool {
         match mount::mount_id_at(rustix::fs::CWD, member.path.join(below)) {
-            Ok(id) => mount::mount_id(member.fd.as_fd()) == Ok(id),
+            Ok(id) => member.id() == Ok(id),
             // Nothing is there that could be written to.
             Err(Errno::NOENT | Errno::NOTDIR) => false,
             Err(_) => true,

@@ -72,10 +72,9 @@ impl Mounts for FakeMounts {
 }
 
 pub(crate) fn target(name: &str, authority: Authority, members: &[&str]) -> Target {
-    let member = |path: &&str| Member {
-        fd: std::fs::File::open("/dev/null").unwrap().into(),
-        path: PathBuf::from(path),
-        source: Some(PathBuf::from(path)),
+    let member = |path: &&str| {
+        let fd = std::fs::File::open("/dev/null").unwrap().into();
+        Member::new(fd, PathBuf::from(path)).showing(Some(PathBuf::from(path)))
     };
     Target {
         name: name.parse().unwrap(),

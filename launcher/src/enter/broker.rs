@@ -265,7 +265,7 @@ fn targets(serving: &Serving<'_>, members: Vec<MemberHandle>) -> Vec<Target> {
         if let Some(target) = targets.get_mut(member.target) {
             let plan = serving.plan.map(|plan| &plan.mounts);
             let source = member.source.or_else(|| plan?.source_of(&member.path));
-            target.members.push(Member { fd: member.fd, path: member.path, source });
+            target.members.push(Member::new(member.fd, member.path).showing(source));
         }
     }
     targets.retain(|target| serving.plan.is_some() || !target.members.is_empty());
