@@ -35,6 +35,7 @@ impl World {
                     .to_string(),
                 ),
             ),
+            "opencode" => packages_of_opencode(&sandbox),
             _ => {}
         }
         let file = sandbox.file(format!("home/{file}"), text);
@@ -67,7 +68,7 @@ impl World {
         let passwd = self.sandbox.file("outside/passwd", user);
         let run = run.option("--ro-bind").option(passwd).option("/etc/passwd").env("PATH", path);
         // Their state is where it is if nobody says anything.
-        let run = run.unset("XDG_STATE_HOME").timeout(Duration::from_secs(120));
+        let run = run.unset("XDG_STATE_HOME").timeout(LONG);
         let (url, v1) = (model.url(), format!("{}/v1", model.url()));
         let environment = match self.agent {
             "claude" => vec![
@@ -131,6 +132,19 @@ impl World {
         assert!(found, "{}'s own record lacks {text:?}", self.agent);
     }
 }
+
+/// As after opencode's first start with a plugin, for which it fetches packages and waits.
+fn packages_of_opencode(sandbox: &Sandbox) {
+    let dir = sandbox.dir("home/.config/opencode/node_modules");
+    let package = json!({ "dependencies": { "@opencode-ai/plugin": "1.18.33" } });
+    let lock = json!({ "packages": { "": package.clone() } });
+    for (name, value) in [("package.json", package), ("package-lock.json", lock)] {
+        std::fs::write(dir.with_file_name(name), value.to_string()).expect("write a test file");
+    }
+}
+
+/// How long an agent may take beside a busy machine's other work, which decides nothing.
+pub const LONG: Duration = Duration::from_secs(600);
 
 /// What no agent is to read, below the home directory.
 pub const SECRETS: [&str; 9] = [

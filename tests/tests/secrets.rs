@@ -1,13 +1,12 @@
 //! Keys and logins cannot be read under any profile; with the agent for ssh keys, they
 //! can be used.
 
-use remount_tests::agent::{SECRET, SECRETS};
+use remount_tests::agent::{LONG, SECRET, SECRETS};
 use remount_tests::{Cmd, Running, Sandbox, as_root, bin, require, uid, wait_until};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// The login of each agent that has a profile, below the home directory.
 const LOGINS: [(&str, &str); 11] = [
@@ -111,9 +110,7 @@ fn serve(sandbox: &Sandbox, port: u16, agent: &Path) -> Running {
         words(named(sandbox, run).arg("/bin/sh"))
     };
     server.line_with("ready");
-    wait_until("the server listens", Duration::from_secs(20), || {
-        TcpStream::connect(("127.0.0.1", port)).is_ok()
-    });
+    wait_until("the server listens", LONG, || TcpStream::connect(("127.0.0.1", port)).is_ok());
     server
 }
 
