@@ -326,7 +326,10 @@ pub fn tries(tools: &Tools<'_>) -> Vec<(Step, &'static str)> {
         ),
         (tools.shell("mv README gone"), refused),
         (tools.shell("rm README 2>&1; ls README"), "README"),
-        (tools.shell("sleep 0.1; tail -n 1 /tmp/child.err"), refused),
+        (
+            tools.shell("until grep ead-only /tmp/child.err; do sleep 0.02; done | tail -n 1"),
+            refused,
+        ),
         (tools.write("by-tool", "x"), ""),
         (tools.edit("README", "edited", "broken"), ""),
     ];

@@ -37,7 +37,7 @@ impl Cmd {
             env: vec![("PATH".into(), PATH.into()), ("LANG".into(), "C.UTF-8".into())],
             cwd: "/".into(),
             stdin: None,
-            timeout: Duration::from_secs(60),
+            timeout: Duration::from_secs(120),
             may_leave_processes: false,
         }
     }
@@ -101,7 +101,7 @@ impl Cmd {
         self
     }
 
-    /// How long until the command is killed and the test fails (a minute, if not said).
+    /// How long until the command is killed and the test fails (two minutes, if not said).
     pub fn timeout(mut self, limit: Duration) -> Cmd {
         self.timeout = limit;
         self

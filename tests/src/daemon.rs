@@ -1,9 +1,8 @@
 //! A remountd of a test's own, and sandboxes that bwrap makes for it.
 
-use crate::{Cmd, Outcome, Running, Sandbox, bin, require, wait_until};
+use crate::{Cmd, LIMIT, Outcome, Running, Sandbox, bin, require, wait_until};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// A daemon that serves a world's directory `outside/w` as the target `w`: as root the
 /// system's kind, else the user's. It ends with this value.
@@ -38,9 +37,7 @@ impl<'a> Daemon<'a> {
         let running = remountd(sandbox).option("--config").option(config).start();
         let daemon = Daemon { sandbox, running };
         let path = socket(sandbox);
-        wait_until("the daemon listens", Duration::from_secs(20), || {
-            UnixStream::connect(&path).is_ok()
-        });
+        wait_until("the daemon listens", LIMIT, || UnixStream::connect(&path).is_ok());
         daemon
     }
 
@@ -69,6 +66,24 @@ impl<'a> Daemon<'a> {
     pub fn sandboxed(&self, script: &str) -> Outcome {
         let target = self.target();
         self.bwrap([Path::new("--ro-bind"), &target, &target]).sh(script).run()
+    }
+
+    /// Every user can connect, and write to the target's directory.
+    pub fn let_everybody_in(&self) {
+        use std::os::unix::fs::PermissionsExt;
+        for (path, mode) in [(socket(self.sandbox), 0o666), (self.target(), 0o777)] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+    }
+
+    /// As [`Self::sandboxed`], by another user; only root can.
+    pub fn as_user(&self, uid: &str, script: &str) -> Outcome {
+        let target = self.target();
+        let inside = self.bwrap([Path::new("--ro-bind"), &target, &target]).sh(script).words();
+        self.with_variables(self.sandbox.host(require("setpriv")))
+            .options(["--reuid", uid, "--regid", uid, "--clear-groups", "--"])
+            .command(inside)
+            .run()
     }
 
     /// `remountctl` on the host.

@@ -53,6 +53,10 @@ pub use twin::Twin;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// How long a test waits for what has to come. Nothing that works takes as long, on
+/// whatever machine; that it does not come is all that this is for.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
 /// The search path of every command that a test runs, whatever the caller's is.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -135,6 +139,18 @@ pub fn kernel() -> (u32, u32) {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let mut numbers = release.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// Whether somebody listens at `path`: between `bind(2)`, which makes the file, and
+/// `listen(2)` a client is refused. Unlike a connection, looking is noticed by nobody.
+pub fn listens(path: &Path) -> bool {
+    // `Num RefCount Protocol Flags Type St Inode Path`; the flag is __SO_ACCEPTCON.
+    let sockets = std::fs::read_to_string("/proc/net/unix").expect("read /proc/net/unix");
+    let path = path.to_str().expect("UTF-8");
+    sockets.lines().any(|line| {
+        let mut fields = line.split_whitespace();
+        fields.nth(3) == Some("00010000") && fields.nth(3) == Some(path)
+    })
 }
 
 /// Waits until `done` is true. Panics with `what` after `limit`.

@@ -1,6 +1,6 @@
 //! A command on a terminal of its own.
 
-use crate::leftovers;
+use crate::{LIMIT, leftovers};
 use rustix::process::{Pid, Signal};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -124,10 +124,9 @@ impl Pty {
             std::thread::sleep(Duration::from_millis(1));
         };
         self.ended = true;
-        let grace = Duration::from_secs(3);
-        let left = leftovers::after(self.pid(), &self.id, grace);
+        let left = leftovers::after(self.pid(), &self.id, LIMIT);
         assert!(left.is_empty(), "processes were left behind: {left:#?}");
-        while let Ok(bytes) = self.output.recv_timeout(grace) {
+        while let Ok(bytes) = self.output.recv_timeout(LIMIT) {
             self.seen.push_str(&String::from_utf8_lossy(&bytes));
         }
         (status, std::mem::take(&mut self.seen))

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// How long a closed pipe and the last processes may take after the command's end.
-const GRACE: Duration = Duration::from_secs(3);
+const GRACE: Duration = Duration::from_secs(30);
 
 /// How a command ended, and what it printed.
 #[derive(Debug, Clone)]
@@ -201,7 +201,13 @@ impl Running {
 
     /// Waits for the end. Panics if the time is up or a process was left behind.
     #[track_caller]
-    pub fn wait(mut self) -> Outcome {
+    pub fn wait(self) -> Outcome {
+        self.wait_with(GRACE)
+    }
+
+    /// As [`Self::wait`]; so long may a closed pipe and the last processes take.
+    #[track_caller]
+    pub fn wait_with(mut self, grace: Duration) -> Outcome {
         self.stdin = None;
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("wait for the command") {
@@ -219,11 +225,11 @@ impl Running {
             std::thread::sleep(Duration::from_micros(500));
         };
         self.ended = true;
-        let closed = self.read_rest(GRACE);
+        let closed = self.read_rest(grace);
         let left = if self.may_leave_processes {
             Vec::new()
         } else {
-            leftovers::after(self.pid(), &self.id, GRACE)
+            leftovers::after(self.pid(), &self.id, grace)
         };
         let stderr = if closed { self.stderr_until_end() } else { String::new() };
         if !left.is_empty() {

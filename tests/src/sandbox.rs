@@ -1,11 +1,10 @@
 //! Directories for one test.
 
-use crate::{Cmd, Twin, bin, mounts, require, wait_until};
+use crate::{Cmd, LIMIT, Twin, bin, mounts, require, wait_until};
 use std::ffi::OsStr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 /// A small world of one test's own: a project, a home, and a place that is in
 /// neither. Beside it, for what sandboxes leave on purpose, is `$XDG_STATE_HOME`.
@@ -95,7 +94,7 @@ impl Sandbox {
     /// started, perhaps.
     #[track_caller]
     pub fn socket(&self) -> PathBuf {
-        wait_until("the control socket", Duration::from_secs(60), || !self.sockets().is_empty());
+        wait_until("the control socket", LIMIT, || !self.sockets().is_empty());
         let mut sockets = self.sockets();
         assert_eq!(sockets.len(), 1, "{sockets:?}");
         sockets.remove(0)

@@ -1,10 +1,8 @@
 //! Who may make a target writable: what is tried from inside fails, and works outside.
 
-use remount_tests::{Inside, Sandbox, wait_until};
-use std::time::Duration;
+use remount_tests::{Inside, LIMIT, Sandbox, wait_until};
 
 const CTL: &str = "/run/remount/bin/remountctl";
-const LIMIT: Duration = Duration::from_secs(10);
 
 fn serve(sandbox: &Sandbox, options: &[&str]) -> Inside {
     let inside = sandbox.remount().options(options).serve();
@@ -71,7 +69,8 @@ fn a_person_outside_approves_or_denies() {
 fn nobody_approves_his_own_request_or_asks_twice() {
     let sandbox = Sandbox::new();
     let ask = format!(
-        "{CTL} -q ro workspace; {CTL} rw workspace & p=$!; sleep 0.5
+        "{CTL} -q ro workspace; {CTL} rw workspace & p=$!
+         until {CTL} status --json | grep -q pending; do sleep 0.01; done
          {CTL} rw workspace; echo second $?; {CTL} approve 1; echo approve $?; {CTL} deny 1; echo deny $?
          {CTL} events; echo events $?; {CTL} toggle workspace; echo toggle $?
          {CTL} list; kill $p; echo end; sleep 100"

@@ -3,7 +3,6 @@
 
 use remount_tests::{Cmd, Outcome, PATH, Sandbox, bin, require};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::time::Duration;
 
 /// A place in which our program has the name `bwrap`.
 struct World(Sandbox);
@@ -226,12 +225,17 @@ fn all_dies_with_the_caller_if_asked() {
     // The shell that called is killed; what it started may not live to make the file.
     for (option, lives) in [("--die-with-parent", false), ("", true)] {
         for pid in ["", "--unshare-pid"] {
+            // The pipe is open as long as anything of it lives.
+            let go = if lives { "touch go" } else { ":" };
             let script = format!(
-                "bash -c 'bwrap {option} {pid} --dev-bind / / sh -c \"touch started; sleep 1; touch late\" & \
-                 wait' & shell=$!; until test -e started; do sleep 0.01; done; kill -KILL $shell; \
-                 sleep 2; test -e late; late=$?; rm -f started late; exit $late"
+                "mkfifo alive; cat alive & reader=$!
+                 bash -c 'exec 9>alive; bwrap {option} {pid} --dev-bind / / sh -c \"touch started; \
+                     until test -e go; do sleep 0.01; done; touch late\" & exec 9>&-; wait' & shell=$!
+                 until test -e started; do sleep 0.01; done
+                 kill -KILL $shell; {go}; wait $reader
+                 test -e late; late=$?; rm -f alive started go late; exit $late"
             );
-            let outcome = world.script(&script).timeout(Duration::from_secs(30)).run();
+            let outcome = world.run(&script);
             assert_eq!(
                 outcome.code(),
                 Some(if lives { 0 } else { 1 }),
@@ -245,10 +249,10 @@ fn all_dies_with_the_caller_if_asked() {
 fn the_lock_lasts_as_long_as_the_sandbox() {
     let world = World::new();
     world.0.file("project/lock", "");
-    let script = "bwrap --lock-file lock --dev-bind / / sh -c 'touch started; sleep 1' & \
+    let script = "bwrap --lock-file lock --dev-bind / / sh -c 'touch started; until test -e go; do sleep 0.01; done' & \
                   until test -e started; do sleep 0.01; done; try() { python3 -c 'import fcntl; \
                   fcntl.lockf(open(\"lock\", \"r+\"), fcntl.LOCK_EX | fcntl.LOCK_NB)' 2>/dev/null; \
-                  echo $?; }; try; wait; try";
+                  echo $?; }; try; touch go; wait; try";
     assert_eq!(world.out(script), "1\n0\n");
 }
 

@@ -3,11 +3,9 @@
 //! `core_*` tests need nothing but the project's binaries and a shell with the usual
 //! small tools: they also run on an older kernel (`scripts/vm-test`).
 
-use remount_tests::{Answer, Inside, Sandbox, bin, wait_until};
+use remount_tests::{Answer, Inside, LIMIT, Sandbox, bin, wait_until};
 use std::path::Path;
 use std::time::Duration;
-
-const LONG: Duration = Duration::from_secs(30);
 
 /// The options of the mount at `path` inside, by mountinfo: `ro` or `rw`.
 fn mounted(inside: &mut Inside, path: &Path) -> String {
@@ -157,7 +155,7 @@ fn a_busy_writer_is_stopped_at_once_and_for_good() {
     let length = || std::fs::metadata(&file).unwrap().len();
     for _ in 0..30 {
         let before = length();
-        wait_until("the writer writes", LONG, || length() > before);
+        wait_until("the writer writes", LIMIT, || length() > before);
         inside.ctl("ro workspace", 0);
         let closed = length();
         let rounds = |inside: &mut Inside| -> u64 {
@@ -165,12 +163,12 @@ fn a_busy_writer_is_stopped_at_once_and_for_good() {
         };
         let first = rounds(&mut inside);
         // The round under way and two whole ones: each way was tried at least twice.
-        wait_until("the writer goes on trying", LONG, || rounds(&mut inside) > first + 2);
+        wait_until("the writer goes on trying", LIMIT, || rounds(&mut inside) > first + 2);
         assert_eq!(length(), closed, "written after ro was answered");
         inside.ctl("rw workspace", 0);
     }
     let before = length();
-    wait_until("the writer writes again", LONG, || length() > before);
+    wait_until("the writer writes again", LIMIT, || length() > before);
     inside.end().success();
 }
 

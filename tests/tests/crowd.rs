@@ -1,14 +1,13 @@
 //! Many clients at once, some of them rude: every answer is true, nobody waits for another's
 //! slowness, and the broker has in the end what it had before.
 
-use remount_tests::Sandbox;
+use remount_tests::{LIMIT, Sandbox, wait_until};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
-
-const LIMIT: Duration = Duration::from_secs(30);
 
 /// As many as a broker keeps of one origin; with the slow one and those that look, now and
 /// then the longest idle is sent away.
@@ -30,7 +29,14 @@ struct Model {
     /// Held by each request; who has it alone sees a broker at rest.
     rest: RwLock<()>,
     end: Instant,
+    /// True answers, and how often all were compared.
+    answers: AtomicUsize,
+    compared: AtomicUsize,
 }
+
+/// So much has to happen, however slow the machine is.
+const ANSWERS: usize = 1000;
+const COMPARISONS: usize = 5;
 
 fn ask(stream: &mut UnixStream, line: &str) -> Option<serde_json::Value> {
     stream.write_all(line.as_bytes()).ok()?;
@@ -51,8 +57,21 @@ fn connect(socket: &Path) -> UnixStream {
 }
 
 impl Model {
-    /// One client after the other, each for some requests. The number of true answers.
-    fn client(&self, number: u64) -> usize {
+    fn answers(&self) -> usize {
+        self.answers.load(Ordering::Relaxed)
+    }
+
+    fn goes_on(&self) -> bool {
+        let now = Instant::now();
+        now < self.end || (!self.is_enough() && now < self.end + LIMIT)
+    }
+
+    fn is_enough(&self) -> bool {
+        self.answers() >= ANSWERS && self.compared.load(Ordering::Relaxed) >= COMPARISONS
+    }
+
+    /// One client after the other, each for some requests.
+    fn client(&self, number: u64) {
         let mut chance = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(number + 1) | 1;
         let mut below = |bound: u64| {
             chance ^= chance << 13;
@@ -60,8 +79,7 @@ impl Model {
             chance ^= chance << 17;
             chance % bound
         };
-        let mut done = 0;
-        while Instant::now() < self.end {
+        while self.goes_on() {
             let mut stream = connect(&self.socket);
             for _ in 0..below(20) {
                 let (target, wish) = (below(4), ["ro", "rw"][below(2) as usize]);
@@ -91,17 +109,16 @@ impl Model {
                 assert_eq!(answer["ok"], true, "{answer}");
                 assert_eq!(answer["targets"][0]["mode"], wish, "{answer}");
                 *mode = Some(wish.to_owned());
-                done += 1;
+                self.answers.fetch_add(1, Ordering::Relaxed);
             }
         }
-        done
     }
 
     /// One byte a second, all the while; whatever becomes of it.
     fn slow(&self) {
         let mut stream = connect(&self.socket);
         for byte in b"{\"op\":\"list\"}\n".iter().cycle() {
-            if Instant::now() >= self.end {
+            if !self.goes_on() {
                 return;
             }
             if stream.write_all(&[*byte]).is_err() {
@@ -131,9 +148,8 @@ impl Model {
     }
 
     /// Whenever all are between two requests: broker, kernel and model say the same.
-    fn compare(&self) -> usize {
-        let mut compared = 0;
-        while Instant::now() < self.end {
+    fn compare(&self) {
+        while self.goes_on() {
             std::thread::sleep(Duration::from_millis(20));
             let _alone = self.rest.write().unwrap();
             let Some(list) = ask(&mut connect(&self.socket), "{\"op\":\"list\"}\n") else {
@@ -142,10 +158,9 @@ impl Model {
             for (number, mode) in self.modes.iter().enumerate() {
                 let Some(mode) = mode.lock().unwrap().clone() else { continue };
                 assert_eq!(self.mode_in(&list, number), mode, "{list}");
-                compared += 1;
             }
+            self.compared.fetch_add(1, Ordering::Relaxed);
         }
-        compared
     }
 }
 
@@ -186,25 +201,25 @@ fn a_crowd_of_clients_gets_true_answers_and_costs_nothing() {
         modes: (0..4).map(|_| Mutex::new(None)).collect(),
         rest: RwLock::new(()),
         end: Instant::now() + duration(),
+        answers: AtomicUsize::new(0),
+        compared: AtomicUsize::new(0),
     };
     let descriptors = status_of(&broker, "FDSize");
-    let (done, compared, memory) = std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..CLIENTS)
-            .map(|n| {
-                let model = &model;
-                scope.spawn(move || model.client(n))
-            })
-            .collect();
+    let memory = std::thread::scope(|scope| {
+        for number in 0..CLIENTS {
+            let model = &model;
+            scope.spawn(move || model.client(number));
+        }
         scope.spawn(|| model.slow());
-        let comparing = scope.spawn(|| model.compare());
+        scope.spawn(|| model.compare());
         // All that it ever needs it has after a while.
+        wait_until("it is busy", LIMIT, || model.answers() > ANSWERS / 4);
         std::thread::sleep(duration() / 4);
-        let memory = status_of(&broker, "VmRSS");
-        let done: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
-        (done, comparing.join().unwrap(), memory)
+        status_of(&broker, "VmRSS")
     });
-    println!("{done} true answers, {compared} comparisons");
-    assert!(done > 100 && compared > 4, "{done} answers, {compared} comparisons");
+    let (answers, compared) = (model.answers(), model.compared.load(Ordering::Relaxed));
+    println!("{answers} true answers, compared {compared} times");
+    assert!(model.is_enough(), "{answers} answers, compared {compared} times");
     assert!(status_of(&broker, "FDSize") <= descriptors.max(128), "descriptors are kept");
     let grown = status_of(&broker, "VmRSS").saturating_sub(memory);
     assert!(grown < 256, "the broker has grown by {grown} KiB");

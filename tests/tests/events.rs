@@ -1,12 +1,10 @@
 //! The event log: every request is a line, outside, before it is answered.
 
-use remount_tests::{Inside, Sandbox, wait_until};
+use remount_tests::{Inside, LIMIT, Sandbox, wait_until};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::time::Duration;
 
 const CTL: &str = "/run/remount/bin/remountctl";
-const LIMIT: Duration = Duration::from_secs(10);
 
 fn logs(sandbox: &Sandbox) -> Vec<PathBuf> {
     let dir = sandbox.state().join("remount/log");

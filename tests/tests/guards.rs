@@ -2,12 +2,11 @@
 //! for that on the host is gone afterwards, whoever was killed.
 
 use remount_tests::{
-    Cmd, Inside, Running, Sandbox, Snapshot, as_root, bin, require, uid, wait_until,
+    Cmd, Inside, LIMIT, Running, Sandbox, Snapshot, as_root, bin, require, uid, wait_until,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// What the default profile protects and a fresh repository lacks, as the form that
 /// stands in.
@@ -42,7 +41,7 @@ fn kill(running: Running) {
 
 /// One that stays, killed when the test says so.
 fn sleeping(command: Cmd) -> Running {
-    let mut running = command.sh("echo ready; sleep 60").start();
+    let mut running = command.sh("echo ready; exec sleep 600").start();
     assert_eq!(running.line(), "ready");
     running
 }
@@ -366,8 +365,15 @@ fn starts_take_turns() {
     sandbox.remount().command(["true"]).run().success();
     let lock = std::fs::File::open(store(&sandbox)).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
-    let running = sandbox.remount().command(["true"]).start();
-    std::thread::sleep(Duration::from_millis(50));
+    // It does all that comes before, and then waits: it has the directory open, and no
+    // record in it.
+    let mut running = sandbox.remount().command(["true"]).start();
+    let (pid, dir) = (running.pid(), store(&sandbox));
+    wait_until("it has come to the lock", LIMIT, || {
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        open.into_iter().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|path| path == dir))
+    });
+    assert!(running.runs() && records(&sandbox) == 0);
     drop(lock);
     running.wait().success();
     let before = Snapshot::of(sandbox.project());
@@ -378,6 +384,6 @@ fn starts_take_turns() {
         running.wait().success();
     }
     before.unchanged(sandbox.project());
-    wait_until("no record is left", Duration::from_secs(5), || records(&sandbox) == 0);
+    wait_until("no record is left", LIMIT, || records(&sandbox) == 0);
     assert_eq!(std::fs::metadata(store(&sandbox)).unwrap().uid(), uid());
 }

@@ -1,10 +1,8 @@
 //! Protections that a program outside takes away, and that come back.
 
-use remount_tests::{Answer, Inside, Sandbox, require, wait_until};
+use remount_tests::{Answer, Inside, LIMIT, Sandbox, require, wait_until};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-const SOON: Duration = Duration::from_secs(10);
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
@@ -28,7 +26,7 @@ fn done() -> Answer {
 /// Waits until nothing can be written to `path` inside.
 #[track_caller]
 fn protected(inside: &mut Inside, path: &str) {
-    wait_until(path, SOON, || inside.act(["open-write", path]) == rofs());
+    wait_until(path, LIMIT, || inside.act(["open-write", path]) == rofs());
 }
 
 fn world() -> (Sandbox, PathBuf) {
@@ -72,13 +70,13 @@ fn what_is_moved_away_is_held_until_it_is_back() {
         let away = sandbox.outside().join("away");
         std::fs::rename(project.join(name), &away).unwrap();
         // Nothing can be created in its place, nor beside it.
-        wait_until("the project is closed", SOON, || inside.act(["utime", "."]) == rofs());
+        wait_until("the project is closed", LIMIT, || inside.act(["utime", "."]) == rofs());
         inside.act(["create", "x"]).errno("EROFS");
         inside.act(["mkdir", name]).errno("EROFS");
         assert!(inside.ctl("status", 0).contains("stale"));
         inside.ctl("rw workspace", 6);
         std::fs::rename(&away, project.join(name)).unwrap();
-        wait_until("the project is open", SOON, || inside.act(["utime", "."]) == done());
+        wait_until("the project is open", LIMIT, || inside.act(["utime", "."]) == done());
         assert!(!inside.ctl("status", 0).contains("stale"));
         held(&mut inside, name);
     }
@@ -112,7 +110,7 @@ fn what_is_removed_and_made_again_is_protected() {
     std::fs::remove_dir_all(project.join(".git")).unwrap();
     sandbox.host(require("git")).command(["init", "-q"]).run().success();
     protected(&mut inside, ".git/config");
-    wait_until("commits work", SOON, || {
+    wait_until("commits work", LIMIT, || {
         matches!(inside.act(["create", ".git/index.lock"]), Answer::Ok(_))
     });
     inside.act(["unlink", ".git/index.lock"]).ok();
@@ -133,17 +131,17 @@ fn a_placeholder_that_is_removed_is_made_again() {
         std::fs::remove_dir(project.join(name)).unwrap();
     }
     std::fs::remove_file(project.join(".git/commondir")).unwrap();
-    wait_until("they are back", SOON, || {
+    wait_until("they are back", LIMIT, || {
         [".idea", ".mcp.json", ".git/commondir"].iter().all(|name| project.join(name).exists())
     });
     for name in [".idea", ".mcp.json"] {
         // Until it is back, all around it is read-only.
-        wait_until(name, SOON, || inside.act(["rmdir", name]) == Answer::Errno("EBUSY".into()));
+        wait_until(name, LIMIT, || inside.act(["rmdir", name]) == Answer::Errno("EBUSY".into()));
         inside.act(["create", &format!("{name}/x")]).errno("EROFS");
         held(&mut inside, name);
     }
     protected(&mut inside, ".git/commondir");
-    wait_until("the project is open", SOON, || {
+    wait_until("the project is open", LIMIT, || {
         matches!(inside.act(["create", "x"]), Answer::Ok(_))
     });
     inside.end().success();
@@ -171,7 +169,7 @@ fn what_is_put_back_has_the_mode_of_now() {
         std::fs::rename(project.join(".git"), &old).unwrap();
         std::fs::rename(&new, project.join(".git")).unwrap();
         protected(&mut inside, ".git/config");
-        wait_until("the new one has its mode", SOON, || {
+        wait_until("the new one has its mode", LIMIT, || {
             let answer = inside.act(["create", ".git/x"]);
             inside.act(["unlink", ".git/x"]);
             match mode {
@@ -198,10 +196,10 @@ fn masks_come_back_too() {
     let mut inside = sandbox.remount().serve();
     assert_eq!(inside.act(["read", text(&alone)]).ok(), "");
     replace(&alone, "another secret");
-    wait_until("the file is hidden", SOON, || inside.act(["read", text(&alone)]).ok().is_empty());
+    wait_until("the file is hidden", LIMIT, || inside.act(["read", text(&alone)]).ok().is_empty());
     std::fs::remove_dir_all(key.parent().unwrap()).unwrap();
     sandbox.file("home/.ssh/key", "another secret");
-    wait_until("the directory is hidden", SOON, || {
+    wait_until("the directory is hidden", LIMIT, || {
         inside.act(["read", text(&key)]) == Answer::Errno("ENOENT".into())
     });
     assert_eq!(inside.act(["list", text(key.parent().unwrap())]).ok(), "");
@@ -220,10 +218,10 @@ fn an_attacker_gets_moments_and_nothing_lasts() {
     // Of the git directory only the name is at stake, in which files may be created.
     let paths: Vec<&str> = names.iter().copied().filter(|name| *name != ".git").collect();
     let words = ["attack".to_owned(), seconds.to_string()];
-    let mut inside = sandbox.remount().timeout(Duration::from_secs(seconds + 60)).serve();
+    let mut inside = sandbox.remount().timeout(Duration::from_secs(seconds) + 2 * LIMIT).serve();
     let mut attacker = sandbox
         .remount()
-        .timeout(Duration::from_secs(seconds + 60))
+        .timeout(Duration::from_secs(seconds) + 2 * LIMIT)
         .arg(remount_tests::bin("probe"))
         .command(words.iter().map(String::as_str).chain(paths.iter().copied()))
         .start();
@@ -274,7 +272,7 @@ fn an_attacker_gets_moments_and_nothing_lasts() {
         protected(&mut inside, path);
     }
     for path in [".vscode", ".idea", ".husky"] {
-        wait_until(path, SOON, || inside.act(["create", &format!("{path}/x")]) == rofs());
+        wait_until(path, LIMIT, || inside.act(["create", &format!("{path}/x")]) == rofs());
         held(&mut inside, path);
     }
     held(&mut inside, ".git");

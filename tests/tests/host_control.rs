@@ -1,12 +1,10 @@
 //! Control from outside: sandboxes are found, chosen and switched; nothing inside reaches
 //! the way there.
 
-use remount_tests::{Inside, Sandbox, wait_until};
+use remount_tests::{Inside, LIMIT, Sandbox, wait_until};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
-
-const LIMIT: Duration = Duration::from_secs(60);
 
 fn run_dir(sandbox: &Sandbox) -> PathBuf {
     sandbox.state().join("remount/run")

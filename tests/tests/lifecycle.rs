@@ -1,10 +1,8 @@
 //! How a sandbox ends: exit codes, signals, and nothing left of it.
 
-use remount_tests::{Answer, Cmd, Running, Sandbox, Snapshot, mounts, wait_until};
+use remount_tests::{Answer, Cmd, LIMIT, Running, Sandbox, Snapshot, mounts, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::time::Duration;
-
-const LONG: Duration = Duration::from_secs(30);
 
 fn kill(pid: i32, signal: Signal) {
     // It may have ended already: what is to be seen is that it has.
@@ -196,11 +194,11 @@ fn stop_and_continue_reach_the_agent_and_show_outside() {
     };
     for _ in 0..5 {
         kill(launcher, Signal::TSTP);
-        wait_until("the agent stops", LONG, || state(agent) == "T");
-        wait_until("the launcher stops", LONG, || state(launcher) == "T");
+        wait_until("the agent stops", LIMIT, || state(agent) == "T");
+        wait_until("the launcher stops", LIMIT, || state(launcher) == "T");
         kill(launcher, Signal::CONT);
-        wait_until("the launcher runs", LONG, || state(launcher) != "T");
-        wait_until("the agent runs", LONG, || state(agent) != "T");
+        wait_until("the launcher runs", LIMIT, || state(launcher) != "T");
+        wait_until("the agent runs", LIMIT, || state(agent) != "T");
     }
     running.send("\n");
     running.wait().exits(7);
@@ -214,12 +212,12 @@ fn orphans_are_buried() {
     inside.run(["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9; do (sh -c 'sleep 0.1; exit 3' &); done"]);
     let states = "for f in /proc/[0-9]*/stat; do sed 's/.*) //; s/ .*//' $f 2>/dev/null; done";
     let mut zombies = || inside.run(["sh", "-c", states]).1.matches('Z').count();
-    wait_until("all orphans are gone", LONG, || zombies() == 0);
+    wait_until("all orphans are gone", LIMIT, || zombies() == 0);
     // That they would have been seen: one whose living parent does not bury it.
     let mut inside_again = sandbox.remount().serve();
     inside_again.act(["spawn", "sh", "-c", "sh -c 'exit 3' & exec sleep 600"]).ok();
     let mut seen = || inside_again.run(["sh", "-c", states]).1.matches('Z').count();
-    wait_until("a zombie is seen as one", LONG, || seen() == 1);
+    wait_until("a zombie is seen as one", LIMIT, || seen() == 1);
     inside.end().success();
     inside_again.end().success();
 }
@@ -320,6 +318,6 @@ fn a_stopped_broker_holds_up_nobody_and_a_dead_one_ends_all() {
     inside.ctl("ro workspace", 0);
     inside.act(["write", "file", "x"]).errno("EROFS");
     kill(broker, Signal::KILL);
-    wait_until("the sandbox ends with its broker", LONG, || !inside.running().runs());
+    wait_until("the sandbox ends with its broker", LIMIT, || !inside.running().runs());
     inside.end().exits(125);
 }

@@ -2,7 +2,7 @@
 //! daemon, as an ordinary user that user's own, without any privilege.
 
 use remount_tests::daemon::Daemon;
-use remount_tests::{Sandbox, as_root, mounts, require};
+use remount_tests::{Sandbox, as_root, mounts};
 
 /// Read-only, writable, read-only again; what else is mounted stays as it is.
 const THERE_AND_BACK: &str = r#"
@@ -62,29 +62,18 @@ fn the_systems_daemon_serves_an_ordinary_user() {
     }
     let sandbox = Sandbox::new();
     let daemon = Daemon::new(&sandbox, "");
-    let target = daemon.target();
-    let mode = |path: &std::path::Path, mode| {
+    daemon.let_everybody_in();
+    let mode = |mode| {
         use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(sandbox.outside(), permissions).unwrap();
     };
-    mode(&remount_tests::daemon::socket(&sandbox), 0o666);
-    mode(&target, 0o777);
-    let word = target.to_str().unwrap();
-    let as_user = |uid: &str, script: &str| {
-        let inside = daemon.bwrap(["--ro-bind", word, word]).sh(script).words();
-        let command = sandbox.host(require("setpriv"));
-        daemon
-            .with_variables(command)
-            .options(["--reuid", uid, "--regid", uid, "--clear-groups", "--"])
-            .command(inside)
-            .run()
-    };
-    as_user("61299", THERE_AND_BACK).success();
+    daemon.as_user("61299", THERE_AND_BACK).success();
     // It is that user who acts: what the user cannot reach is not switched.
-    mode(&sandbox.outside(), 0o700);
-    let outcome = as_user("61299", "\"$CTL\" --socket \"$S\" rw w");
+    mode(0o700);
+    let outcome = daemon.as_user("61299", "\"$CTL\" --socket \"$S\" rw w");
     assert_ne!(outcome.code(), Some(0), "{outcome}");
-    mode(&sandbox.outside(), 0o755);
+    mode(0o755);
 }
 
 #[test]
@@ -93,7 +82,7 @@ fn the_first_versions_clients_are_served() {
     let daemon = Daemon::new(&sandbox, "");
     let outcome = daemon.sandboxed(
         "for line in \"rw w\" \"ro w 1\" \"rw w $W 1\" list \"ro w\" \"ro x\" quit; do echo \"$line\"; done \
-         | \"$SOCAT\" -t5 - UNIX-CONNECT:\"$S\"",
+         | \"$SOCAT\" -t60 - UNIX-CONNECT:\"$S\"",
     );
     let word = daemon.target().display().to_string();
     let expected = format!("OK\nOK\nOK\nw rw {word}\nOK\nOK\nERROR: unknown target x\nOK\n");
@@ -127,7 +116,7 @@ fn busy_targets_name_their_holders_and_can_be_waited_for() {
         r#""$CTL" --socket "$S" rw w; exec 9>"$W/held"
         "$CTL" --socket "$S" ro w; echo "code $?"
         (sleep 1; exec 9>&-) & exec 9>&-
-        "$CTL" --socket "$S" ro w --wait 20s; echo "code $?""#,
+        "$CTL" --socket "$S" ro w --wait 100s; echo "code $?""#,
     );
     assert_eq!(outcome.stdout(), "w: rw\ncode 3\nw: ro\ncode 0\n", "{outcome}");
     outcome.says("held");
@@ -138,8 +127,9 @@ fn leases_end_by_themselves_and_with_their_holder() {
     let sandbox = Sandbox::new();
     let daemon = Daemon::new(&sandbox, "max-lease = \"1h\"\n");
     let outcome = daemon.sandboxed(
-        r#""$CTL" --socket "$S" rw w --for 300ms
+        r#""$CTL" --socket "$S" rw w --for 1h
         "$CTL" --socket "$S" status
+        "$CTL" --socket "$S" rw w --for 300ms
         while echo x 2>/dev/null >"$W/a"; do sleep 0.05; done
         "$CTL" --socket "$S" rw w -- sh -c 'echo x >"$W/b"' && echo ran
         "$CTL" --socket "$S" list

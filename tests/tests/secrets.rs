@@ -3,7 +3,8 @@
 
 use remount_tests::agent::{LONG, SECRET, SECRETS};
 use remount_tests::{Cmd, Running, Sandbox, as_root, bin, require, uid, wait_until};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -87,11 +88,22 @@ const SERVER: &str = r#"
     cp .ssh/id_ed25519.pub .ssh/authorized_keys
     dropbearkey -t ed25519 -f host_key | sed -n "s/^ssh-/[127.0.0.1]:$1 ssh-/p" >.ssh/known_hosts
     ssh-agent -D -a "$2" >/dev/null &
-    while ! test -S "$2"; do sleep 0.01; done
+    until SSH_AUTH_SOCK=$2 ssh-add -l >/dev/null 2>&1 || test $? = 1; do sleep 0.01; done
     SSH_AUTH_SOCK=$2 ssh-add -q .ssh/id_ed25519
     git init -q --bare remote.git
     echo ready
     dropbear -F -E -s -p "127.0.0.1:$1" -r host_key"#;
+
+/// A port that nobody else is given as long as the socket is there. A server that says
+/// `SO_REUSEADDR`, as they do, may have it beside this one, which does not listen.
+fn reserved_port() -> (OwnedFd, u16) {
+    use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket, sockopt};
+    let reserved = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    sockopt::set_socket_reuseaddr(&reserved, true).unwrap();
+    bind(&reserved, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = SocketAddrV4::try_from(getsockname(&reserved).unwrap()).unwrap();
+    (reserved, address.port())
+}
 
 fn serve(sandbox: &Sandbox, port: u16, agent: &Path) -> Running {
     let words = |run: Cmd| run.command(["-ec", SERVER, "sh", &port.to_string()]).arg(agent).start();
@@ -117,9 +129,7 @@ fn serve(sandbox: &Sandbox, port: u16, agent: &Path) -> Running {
 #[test]
 fn git_pushes_with_the_agent_for_keys_and_no_key_is_seen() {
     let sandbox = Sandbox::git();
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
+    let (_reserved, port) = reserved_port();
     let agent = sandbox.outside().join("agent");
     let _server = serve(&sandbox, port, &agent);
     let remote = format!("ssh://127.0.0.1:{port}{}/remote.git", sandbox.home().display());

@@ -1,9 +1,7 @@
 //! On a real terminal: job control, Ctrl-C, Ctrl-Z, window size, and who owns it.
 
-use remount_tests::{Pty, Sandbox, bin, require, wait_until};
-use std::time::Duration;
+use remount_tests::{LIMIT, Pty, Sandbox, bin, require, wait_until};
 
-const LONG: Duration = Duration::from_secs(30);
 const CTRL_C: &str = "\x03";
 const CTRL_D: &str = "\x04";
 const CTRL_Z: &str = "\x1a";
@@ -154,7 +152,7 @@ fn a_stopped_job_can_be_killed_or_go_on_in_the_background() {
     pty.expect("stopped");
     let launcher = children(pty.pid())[0];
     pty.send("kill %1\n");
-    wait_until("the job has ended", LONG, || has_ended(launcher));
+    wait_until("the job has ended", LIMIT, || has_ended(launcher));
     pty.send("\n");
     pty.expect("Exit 143");
     pty.send("exit\n");
@@ -178,7 +176,7 @@ fn a_job_in_the_background_ends_without_taking_the_terminal() {
         // The shell waits at its prompt while the job ends.
         let go = sandbox.file("project/go", "");
         let launcher = *children(pty.pid()).last().expect("the job");
-        wait_until("the job has ended", LONG, || has_ended(launcher));
+        wait_until("the job has ended", LIMIT, || has_ended(launcher));
         pty.send("echo still h\"\"ere\n");
         pty.expect("still here");
         pty.send("read word; echo got $word\nabc\n");
@@ -232,7 +230,7 @@ fn a_suspended_agent_can_still_be_switched() {
     // Read-only inside, from the outside: mountinfo of the sandbox's init.
     let wanted = format!(" {} ro,", sandbox.project().display());
     let launcher = children(pty.pid())[0];
-    wait_until("the target is switched", LONG, || {
+    wait_until("the target is switched", LIMIT, || {
         // Launcher, init, agent: who may read whose table depends on who we are.
         let below = |pid: i32| std::iter::once(pid).chain(children(pid));
         let table = |pid| std::fs::read_to_string(format!("/proc/{pid}/mountinfo"));

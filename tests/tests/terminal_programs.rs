@@ -1,10 +1,7 @@
 //! Programs that take the whole terminal, and a terminal in a terminal.
 
-use remount_tests::{Cmd, Sandbox, bin, require, wait_until};
+use remount_tests::{Cmd, LIMIT, Sandbox, bin, require, wait_until};
 use std::path::Path;
-use std::time::Duration;
-
-const LONG: Duration = Duration::from_secs(30);
 
 #[test]
 fn full_screen_programs_run() {
@@ -38,7 +35,7 @@ impl Tmux<'_> {
     }
 
     fn shows(&self, text: &str) {
-        wait_until(text, LONG, || self.run(&["capture-pane", "-p", "-t", "0"]).contains(text));
+        wait_until(text, LIMIT, || self.run(&["capture-pane", "-p", "-t", "0"]).contains(text));
     }
 }
 
