@@ -1,7 +1,7 @@
 //! A command on a screen that can be read.
 
 use crate::agent::LONG;
-use crate::{Cmd, Sandbox, require};
+use crate::{Cmd, Sandbox, require, wait_until};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -80,7 +80,17 @@ impl Tmux<'_> {
 
 impl Drop for Tmux<'_> {
     fn drop(&mut self) {
+        let panes = ["list-panes", "-a", "-F", "#{pid} #{pane_pid}"];
+        let pids = self.tmux().may_leave_processes().command(panes).run().stdout();
         // If it has ended by itself, just as well.
         self.tmux().may_leave_processes().arg("kill-server").run();
+        // A shell writes its history then.
+        let runs = |pid: &str| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+        };
+        if !std::thread::panicking() {
+            wait_until("all in it has ended", LONG, || !pids.split_whitespace().any(runs));
+        }
     }
 }

@@ -57,7 +57,7 @@ fn can_be_used_with_keys(agent: &'static str, ready: &str, arguments: &[&str]) {
     screen.wait("drawn again", |shown| shown.contains(ready));
     // The key for planning, and again.
     screen.press(["BTab"]);
-    screen.wait("planning", |shown| is_planning(shown));
+    screen.wait("planning", is_planning);
     let before = Snapshot::of(&project);
     screen.enter("think about it");
     screen.expect("planning is done");
