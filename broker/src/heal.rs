@@ -13,6 +13,7 @@
 
 mod follow;
 mod hold;
+mod news;
 mod watches;
 
 pub use follow::FileSource;
