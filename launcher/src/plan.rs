@@ -147,6 +147,8 @@ pub enum OpKind {
         mode: Mode,
         /// Whether device nodes below it work.
         devices: bool,
+        /// A file: what is at its path on the host now, also after it was replaced there.
+        follow: bool,
         /// Mounts of the host below it, as paths inside, that follow its mode.
         submounts: Vec<PathBuf>,
     },
@@ -266,7 +268,7 @@ impl MountPlan {
     }
 
     /// What of the host is seen at `path`, a place inside without symlinks.
-    pub fn source_of(&self, path: &Path) -> Option<PathBuf> {
+    pub fn host_path(&self, path: &Path) -> Option<PathBuf> {
         let binds = self.ops.iter().filter_map(|op| match &op.kind {
             OpKind::Bind { source, .. } => Some((&op.dest, &source.path)),
             _ => None,

@@ -1,12 +1,12 @@
 //! Codex and sandbox-runtime, unmodified, which run `bwrap` for each command: with our
 //! program under that name they give what they give with Debian's.
 
+use remount_tests::agent::LONG;
 use remount_tests::model::{Model, Step, call, say};
 use remount_tests::{Cmd, Outcome, PATH, Sandbox, bin, require, wait_until};
 use serde_json::json;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// What a command inside sees, and what it can do.
 const LOOK: &str = "id -u; pwd; grep -E 'NoNewPrivs|Seccomp:|CapEff|CapBnd' /proc/self/status; \
@@ -19,9 +19,6 @@ fn installed(command: &str) -> PathBuf {
         .expect("REMOUNT_AGENTS is not set: scripts/test does it, or run scripts/agents DIRECTORY");
     PathBuf::from(dir).join("node_modules/.bin").join(command)
 }
-
-/// What no machine takes, however busy it is.
-const LONG: Duration = Duration::from_secs(150);
 
 /// A project, and three programs of the name `bwrap`, each in a directory of its own.
 struct World {

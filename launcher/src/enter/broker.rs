@@ -4,15 +4,16 @@
 use super::{EnterError, Handover, Step, die_with_parent, end};
 use crate::confine;
 use crate::hold::Since;
-use crate::mount::{Handles, MemberHandle};
+use crate::mount::{Handles, MemberHandle, SourceHandle};
 use crate::outside;
 use crate::plan::{Plan, Policy, TargetPlan};
 use crate::report::{Link, Reporter};
 use remount_broker::escape::Escaped;
 use remount_broker::filter::broker_filter;
-use remount_broker::heal::Healer;
+use remount_broker::heal::{FileSource, Healer};
 use remount_broker::held::Watch;
 use remount_broker::holders::Inspector;
+use remount_broker::name;
 use remount_broker::proto::{Origin, SandboxInfo};
 use remount_broker::server::{self, Context, Explain, Setup};
 use remount_broker::sys::{process, seccomp};
@@ -95,7 +96,8 @@ impl Broker<'_> {
             check_held(&serving, holds.as_deref())?;
             // From here on the agent may start: until the broker is confined it hears nobody.
             from_init.send(b"go", None).step("start the agent")?;
-            let healer = serving.plan.map(|plan| healer(plan, proc.as_fd())).transpose()?;
+            let healer = serving.plan.map(|plan| healer(plan, handover.sources, proc.as_fd()));
+            let healer = healer.transpose()?;
             // Without it, all is the same but later.
             process::ask_for_short_turns().unwrap_or(());
             confine(&serving)?;
@@ -144,7 +146,11 @@ fn open_proc() -> Result<OwnedFd, EnterError> {
 }
 
 /// What puts mounts back, for the namespaces that this process has joined.
-fn healer(plan: &Plan, proc: BorrowedFd<'_>) -> Result<Healer, EnterError> {
+fn healer(
+    plan: &Plan,
+    sources: Vec<SourceHandle>,
+    proc: BorrowedFd<'_>,
+) -> Result<Healer, EnterError> {
     let open = |path, flags| rustix::fs::openat(proc, path, flags | OFlags::CLOEXEC, Mode::empty());
     let table = open(c"self/mountinfo", OFlags::RDONLY).step("open the mount table")?;
     let limit = match plan.namespaces.user {
@@ -154,7 +160,11 @@ fn healer(plan: &Plan, proc: BorrowedFd<'_>) -> Result<Healer, EnterError> {
         }
         None => None,
     };
-    Ok(Healer::new(plan.mounts.kept(), table, limit))
+    let sources = sources.into_iter().filter_map(|SourceHandle { path, fd, mode }| {
+        let name = plan.mounts.source_of(&path)?.file_name()?.to_owned();
+        Some(FileSource { path, dir: fd, name, mode })
+    });
+    Ok(Healer::new(plan.mounts.kept(), sources.collect(), table, limit))
 }
 
 /// A person who begins to hold something looks for running sandboxes after writing that
@@ -212,7 +222,7 @@ fn confine(serving: &Serving<'_>) -> Result<(), EnterError> {
 /// Takes the descriptors that init made, each in a message that begins with its kind.
 fn receive(from_init: &Link) -> Result<Handover, EnterError> {
     let (mut user, mut mount, mut listener) = (None, None, None);
-    let mut members = Vec::new();
+    let (mut members, mut sources) = (Vec::new(), Vec::new());
     loop {
         let (bytes, fd) = from_init.receive().step("receive the mounts")?;
         match (bytes.as_slice(), fd) {
@@ -222,12 +232,16 @@ fn receive(from_init: &Link) -> Result<Handover, EnterError> {
             ([b'M', message @ ..], Some(fd)) => {
                 members.push(parse_member(message, fd).ok_or(EnterError::NoInit)?);
             }
+            ([b'F', mode, path @ ..], Some(fd)) => {
+                let mode = if *mode == b'w' { name::Mode::Rw } else { name::Mode::Ro };
+                sources.push(SourceHandle { path: OsStr::from_bytes(path).into(), fd, mode });
+            }
             ([b'.'], None) => break,
             _ => return Err(EnterError::NoInit),
         }
     }
     let (mount, processes) = mount.ok_or(EnterError::NoInit)?;
-    Ok(Handover { user, mount, processes, handles: Handles { listener, members } })
+    Ok(Handover { user, mount, processes, handles: Handles { listener, members, sources } })
 }
 
 /// Device and inode, eight bytes each.
@@ -264,7 +278,7 @@ fn targets(serving: &Serving<'_>, members: Vec<MemberHandle>) -> Vec<Target> {
     for member in members {
         if let Some(target) = targets.get_mut(member.target) {
             let plan = serving.plan.map(|plan| &plan.mounts);
-            let source = member.source.or_else(|| plan?.source_of(&member.path));
+            let source = member.source.or_else(|| plan?.host_path(&member.path));
             target.members.push(Member::new(member.fd, member.path).showing(source));
         }
     }

@@ -103,6 +103,10 @@ pub(crate) fn hand_over(broker: &Link, handover: Handover) -> Result<(), EnterEr
         let source = member.source.as_ref().map_or(&b""[..], |path| path.as_os_str().as_bytes());
         send(&[&b"M"[..], &target, path, b"\0", source].concat(), &member.fd)?;
     }
+    for source in &handover.handles.sources {
+        let mode = if source.mode == remount_broker::name::Mode::Rw { b"Fw" } else { b"Fr" };
+        send(&[&mode[..], source.path.as_os_str().as_bytes()].concat(), &source.fd)?;
+    }
     broker.send(b".", None).step("hand the mounts over to the broker")
 }
 
