@@ -28,12 +28,14 @@ impl Server<'_> {
 
     fn look(&mut self, now: Instant) {
         let Some(healer) = &mut self.context.healer else { return };
-        for event in healer.look(&mut self.registry, now) {
+        let events = healer.look(&mut self.registry, now);
+        // Before anybody reads of it and moves it again.
+        let reports = self.registry.report(self.registry.all());
+        for event in events {
             let path = Escaped::path(&event.path).to_string();
             let (event, message) = (event.what.name(), Some(path.as_str()));
             self.record(&Entry { event, message, ..Entry::default() });
         }
-        let reports = self.registry.report(self.registry.all());
         self.note_stale(&reports);
     }
 
