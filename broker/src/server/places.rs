@@ -28,7 +28,8 @@ impl Server<'_> {
 
     fn look(&mut self, now: Instant) {
         let Some(healer) = &mut self.context.healer else { return };
-        let events = healer.look(&mut self.registry, now);
+        let inspector = self.context.inspector.as_ref();
+        let events = healer.look(&mut self.registry, inspector, now);
         // Before anybody reads of it and moves it again.
         let reports = self.registry.report(self.registry.all());
         for event in events {
