@@ -68,35 +68,58 @@ pub(super) fn connect(places: &[PathBuf], pid: Option<u32>) -> Result<Way, Failu
 
 /// Asks once more, in the words that remountd's first version understands; `bad` is what
 /// it made of the others.
-pub(super) fn classic(way: &Way, set: &SetRequest, bad: BadReply) -> Result<String, Failure> {
-    let (Some(daemon), Selection::Named(names)) = (&way.daemon, &set.targets) else {
-        return Err(ClientError::from(bad).into());
+pub(super) fn classic(way: Way, set: &SetRequest, bad: BadReply) -> Result<String, Failure> {
+    let daemon = place(way, bad)?;
+    let names = match &set.targets {
+        Selection::Named(names) => &names[..],
+        Selection::All => &[],
     };
     let plain = *set
         == SetRequest { path: set.path.clone(), ..SetRequest::new(set.targets.clone(), set.wish) };
-    let ([name], Wish::Ro | Wish::Rw, true) = (&names[..], set.wish, plain) else {
-        return Err(ClientError::from(bad).into());
+    let ([name], Wish::Ro | Wish::Rw, true) = (names, set.wish, plain) else {
+        let message = "carry out the request: this remountd is of the first version".to_owned();
+        let hint = Some("it knows 'ro NAME [PATH]', 'rw NAME [PATH]' and 'list'".to_owned());
+        let refusal = Refusal { error: ErrorCode::Failed, message, hint, holders: None };
+        return Err(ClientError::Refused(refusal).into());
     };
     let verb = if set.wish == Wish::Ro { "ro" } else { "rw" };
     let path = set.path.as_ref().map_or(String::new(), |path| format!("{} ", path.as_str()));
     let line = format!("{verb} {name} {path}{}\n", std::process::id());
-    let tried = |error| Failure::Io(format!("ask {}", render::path(daemon)), error);
-    let reply = ask(daemon, &line).map_err(tried)?;
-    if reply == "OK" {
-        return Ok(format!("{name}: {verb}\n"));
-    }
-    let message = reply.strip_prefix("ERROR: ").unwrap_or(&reply).to_owned();
-    let refusal = Refusal { error: ErrorCode::Failed, message, hint: None, holders: None };
-    Err(ClientError::Refused(refusal).into())
+    ask(&daemon, &line)?;
+    Ok(format!("{name}: {verb}\n"))
 }
 
-fn ask(daemon: &Path, line: &str) -> io::Result<String> {
-    let mut stream = UnixStream::connect(daemon)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.write_all(line.as_bytes())?;
-    let mut reply = String::new();
-    BufReader::new(io::Read::take(stream, 1 << 16)).read_line(&mut reply)?;
-    Ok(reply.trim_end().to_owned())
+/// Asks for the targets in those words, and shows them as they come.
+pub(super) fn classic_list(way: Way, bad: BadReply) -> Result<String, Failure> {
+    let lines = ask(&place(way, bad)?, "list\n")?;
+    Ok(lines.iter().map(|line| format!("{}\n", render::line(line))).collect())
+}
+
+/// Where the daemon listens. The connection that there is ends: it may serve one at a time.
+fn place(way: Way, bad: BadReply) -> Result<PathBuf, Failure> {
+    way.daemon.ok_or_else(|| ClientError::from(bad).into())
+}
+
+/// Makes a request of one line; what the answer says before its `OK`.
+fn ask(daemon: &Path, request: &str) -> Result<Vec<String>, Failure> {
+    let tried = |error| Failure::Io(format!("ask {}", render::path(daemon)), error);
+    let mut stream = UnixStream::connect(daemon).map_err(tried)?;
+    stream.set_read_timeout(Some(TIMEOUT)).map_err(tried)?;
+    stream.write_all(request.as_bytes()).map_err(tried)?;
+    let mut lines = Vec::new();
+    for line in BufReader::new(io::Read::take(stream, 1 << 16)).lines() {
+        let line = line.map_err(tried)?;
+        if line == "OK" {
+            return Ok(lines);
+        }
+        if let Some(message) = line.strip_prefix("ERROR: ") {
+            let (error, message) = (ErrorCode::Failed, message.to_owned());
+            let refusal = Refusal { error, message, hint: None, holders: None };
+            return Err(ClientError::Refused(refusal).into());
+        }
+        lines.push(line);
+    }
+    Err(ClientError::Closed.into())
 }
 
 #[cfg(test)]

@@ -100,7 +100,7 @@ fn run(args: Args, quiet: bool) -> Result<Exit, Failure> {
         Command::Set(set) => {
             let mut way = connect(wanted)?;
             let text = match change(&mut way, set.clone()) {
-                Err(ClientError::BadReply(bad)) => daemon::classic(&way, &set, bad)?,
+                Err(ClientError::BadReply(bad)) => daemon::classic(way, &set, bad)?,
                 other => render::modes(&other?),
             };
             // The mode has changed whether or not anyone can read of it.
@@ -112,7 +112,13 @@ fn run(args: Args, quiet: bool) -> Result<Exit, Failure> {
         Command::Hold { path, wish } => hold::run(&path, wish, quiet)?,
         Command::Hook(agent, action) => hook(agent, &action),
         Command::Doctor { clean } => doctor::run(clean, quiet),
-        Command::List => print(&render::table(&connect(wanted)?.client.list()?)),
+        Command::List => {
+            let mut way = connect(wanted)?;
+            print(&match way.client.list() {
+                Err(ClientError::BadReply(bad)) => daemon::classic_list(way, bad)?,
+                other => render::table(&other?),
+            })
+        }
         // Agents show it all the time, also where there is no sandbox.
         Command::Status { show: Show::Statusline, .. }
             if *wanted == Broker::default() && !is_inside() =>
@@ -318,7 +324,10 @@ fn not_one_hint(error: &NotOne) -> Option<String> {
 
 fn explain_client(error: &ClientError) -> Exit {
     let hint = match error {
-        ClientError::NoBroker(NoBroker { .. }) => {
+        ClientError::NoBroker(NoBroker { errno: Errno::ACCESS, .. }) => {
+            Some("who may connect is in the group of the socket, or is its owner".to_owned())
+        }
+        ClientError::NoBroker(_) => {
             Some("this works in a sandbox that remount-run started with targets".to_owned())
         }
         ClientError::Refused(refusal) => refusal.hint.as_deref().map(render::line),

@@ -68,6 +68,24 @@ impl<'a> Daemon<'a> {
         self.bwrap([Path::new("--ro-bind"), &target, &target]).sh(script).run()
     }
 
+    /// Every user can connect, and write to the target's directory.
+    pub fn let_everybody_in(&self) {
+        use std::os::unix::fs::PermissionsExt;
+        for (path, mode) in [(socket(self.sandbox), 0o666), (self.target(), 0o777)] {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+    }
+
+    /// As [`Self::sandboxed`], by another user; only root can.
+    pub fn as_user(&self, uid: &str, script: &str) -> Outcome {
+        let target = self.target();
+        let inside = self.bwrap([Path::new("--ro-bind"), &target, &target]).sh(script).words();
+        self.with_variables(self.sandbox.host(require("setpriv")))
+            .options(["--reuid", uid, "--regid", uid, "--clear-groups", "--"])
+            .command(inside)
+            .run()
+    }
+
     /// `remountctl` on the host.
     pub fn ctl(&self) -> Cmd {
         self.sandbox.ctl().option("--socket").option(socket(self.sandbox))

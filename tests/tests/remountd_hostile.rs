@@ -2,7 +2,7 @@
 //! none holds up the daemon, each is told why.
 
 use remount_tests::daemon::{Daemon, socket};
-use remount_tests::{Sandbox, mounts};
+use remount_tests::{LIMIT, Sandbox, bin, mounts, wait_until};
 use std::path::{Path, PathBuf};
 
 /// Asks for `rw` and says the exit code; then that the directory is as it was.
@@ -49,6 +49,40 @@ fn only_the_directory_that_is_meant_is_switched() {
     }
     assert_eq!(mounts(), host);
     assert!(!target.join("mark").exists() && !other.join("mark").exists());
+}
+
+/// Who has all capabilities in the sandbox may move its mounts; what is switched is still the
+/// directory that is meant, at the path that is meant, or nothing.
+#[test]
+fn a_mount_that_was_moved_is_not_switched() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::new(&sandbox, "");
+    let (target, other) = (daemon.target(), sandbox.dir("outside/other"));
+    let elsewhere = sandbox.dir("outside/elsewhere");
+    let script = format!(
+        r#"exec 2>&1
+        "$0" bind-mount "$W" "$W"; "$0" mount-setattr "$W" ro
+        "$0" move-mount "$W" "$1"; {TRY}
+        "$0" bind-mount "$2" "$W"; "$0" mount-setattr "$W" ro; {TRY}
+        "$0" umount "$W"; "$0" move-mount "$1" "$W"; {TRY}"#
+    );
+    let command = sandbox.host(remount_tests::require("unshare"));
+    let command = command.options(["--user", "--map-root-user", "--mount", "--"]).sh(&script);
+    let command = daemon.with_variables(command).arg(bin("probe")).arg(&elsewhere).arg(&other);
+    let outcome = command.run();
+    let said = outcome.stdout();
+    let lines: Vec<_> = said.lines().filter(|line| !line.starts_with("hint:")).collect();
+    let path = target.display();
+    let no_mount = format!("remountctl: switch w: {path} is no mount of its own");
+    let another = format!("remountctl: find w: {path}: in the sandbox that is another file");
+    let expected = [
+        "ok", "ok", "ok", &no_mount, "code 6", "ok", "ok", &another, "code 6", "ok", "ok", "w: rw",
+        "code 0", "WROTE",
+    ];
+    assert!(lines.iter().filter(|line| **line != "WROTE").eq(expected[..13].iter()), "{outcome}");
+    // In the middle there was no mount in the way of writing, and nothing was made one.
+    assert!(lines.ends_with(&["code 0", "WROTE"]), "{outcome}");
+    assert!(!other.join("mark").exists());
 }
 
 #[test]
@@ -116,46 +150,73 @@ fn bytes_that_are_no_requests_harm_nobody() {
     assert_eq!(outcome.stdout(), "ERROR: bad request: line w: rw\n", "{outcome}");
 }
 
-/// Mounts a FUSE file system that nobody serves over a directory, in a mount namespace of its
-/// own, and asks the daemon to switch it.
+/// Connects, and then mounts a FUSE file system that hears every question and answers none but
+/// the first over a directory, in a mount namespace of its own; asks the daemon, and says what
+/// it answered. The server goes on until its input ends.
 const HUNG: &str = r#"
-import ctypes, os, subprocess, sys
-target, words = sys.argv[1], sys.argv[2:]
+import ctypes, os, socket, struct, sys
+s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])
 fuse = os.open("/dev/fuse", os.O_RDWR)
-libc = ctypes.CDLL(None, use_errno=True)
 options = f"fd={fuse},rootmode=40000,user_id=0,group_id=0".encode()
-if libc.mount(b"hung", target.encode(), b"fuse", 0, options):
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.mount(b"hung", sys.argv[2].encode(), b"fuse", 0, options):
     sys.exit(os.strerror(ctypes.get_errno()))
-sys.exit(subprocess.run(words).returncode)
+# FUSE_INIT, include/uapi/linux/fuse.h: a header of 40 bytes, the request's number at 8.
+number = os.read(fuse, 1 << 17)[8:16]
+about = struct.pack("<IIIIHHIIHH32x", 7, 31, 4096, 0, 8, 8, 4096, 1, 1, 0)
+os.write(fuse, struct.pack("<Ii", 16 + len(about), 0) + number + about)
+server = os.fork()
+if server == 0:
+    while True: os.read(fuse, 1 << 17)
+os.close(fuse)
+s.sendall(b"ro w\n")
+print(s.recv(999).decode().strip(), flush=True)
+sys.stdin.read()
+os.kill(server, 9); os.waitpid(server, 0)
 "#;
 
+/// A file system stands at the target, or on the way to it. The daemon's helpers wait for it
+/// beyond the reach of SIGKILL; they are few, and nobody else waits.
 #[test]
 fn a_file_system_that_never_answers_holds_up_nobody_else() {
     let sandbox = Sandbox::new();
     let daemon = Daemon::new(&sandbox, "");
     let target = daemon.target();
-    let target = target.to_str().unwrap();
     if let Err(error) = std::fs::File::options().read(true).write(true).open("/dev/fuse") {
         // Then this user cannot make one either: root's pass does.
         assert!(!remount_tests::as_root(), "{error}");
         assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
         return;
     }
-    let ctl = daemon.ctl().command(["ro", "w"]).words();
-    let hang = || {
+    let hang = |at: &Path| {
         let command = sandbox.host(remount_tests::require("unshare"));
         let command = command.options(["--user", "--map-root-user", "--mount", "--"]);
-        command.command(["/usr/bin/python3", "-c", HUNG, target]).command(&ctl).start()
+        let command = command.command(["/usr/bin/python3", "-c", HUNG]).arg(socket(&sandbox));
+        command.arg(at).start_interactive()
     };
-    let hung: Vec<_> = (0..3).map(|_| hang()).collect();
-    for _ in 0..5 {
-        assert_eq!(daemon.sandboxed(TRY).stdout(), "w: rw\ncode 0\nWROTE\n");
+    let places = [target.as_path(), target.parent().unwrap()];
+    // As many as one user may have.
+    let mut hung: Vec<_> = (0..12).map(|number| hang(places[number % 2])).collect();
+    for client in &mut hung {
+        let line = client.line();
+        assert!(
+            line.starts_with("ERROR: ")
+                && line.contains("a file system in the sandbox does not answer"),
+            "{line}"
+        );
     }
+    let refused = daemon.sandboxed(TRY);
+    assert_eq!(refused.stdout(), "code 1\n", "{refused}");
+    refused.says("earlier ones are stuck in a file system");
+    daemon.let_everybody_in();
+    let other = daemon.as_user("61299", TRY);
+    assert_eq!(other.stdout(), "w: rw\ncode 0\nWROTE\n", "{other}");
     for client in hung {
-        let outcome = client.wait();
-        outcome.exits(1).says("does not answer");
+        client.wait();
     }
-    assert_eq!(daemon.sandboxed(TRY).stdout(), "w: rw\ncode 0\nWROTE\n");
+    wait_until("helpers are there again", LIMIT, || {
+        daemon.sandboxed(TRY).stdout() == "w: rw\ncode 0\nWROTE\n"
+    });
 }
 
 /// The namespace that a client connected from is where its requests act, or nowhere.

@@ -132,27 +132,3 @@ fn few_descriptors_are_survived() {
     let outcome = daemon.sandboxed("\"$CTL\" --socket \"$S\" rw w");
     assert_eq!(outcome.stdout(), "w: rw\n", "{outcome}");
 }
-
-/// What systemd itself finds wrong with the units; and that the service is shut off from what
-/// it does not need.
-#[test]
-fn the_units_are_what_systemd_wants() {
-    let sandbox = Sandbox::new();
-    let repo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let bins = bin("remountd").parent().unwrap().to_str().unwrap().to_owned();
-    for place in ["systemd", "systemd/user"] {
-        for unit in ["remountd.socket", "remountd.service"] {
-            let text = std::fs::read_to_string(repo.join(place).join(unit)).unwrap();
-            sandbox.file(format!("outside/{place}/{unit}"), text.replace("@BINDIR@", &bins));
-        }
-    }
-    let dir = sandbox.outside().join("systemd");
-    let analyze = || sandbox.host(require("systemd-analyze")).env("SYSTEMD_PAGER", "");
-    let units =
-        |dir: &std::path::Path| ["remountd.socket", "remountd.service"].map(|it| dir.join(it));
-    let verified = analyze().options(["verify", "--man=no"]).options(units(&dir)).run();
-    verified.success();
-    assert!(!verified.stderr().contains("remountd"), "{verified}");
-    let words = ["security", "--offline=yes", "--threshold=40", "--no-pager"];
-    analyze().options(words).option(dir.join("remountd.service")).run().success();
-}

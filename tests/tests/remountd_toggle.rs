@@ -2,7 +2,7 @@
 //! daemon, as an ordinary user that user's own, without any privilege.
 
 use remount_tests::daemon::Daemon;
-use remount_tests::{Sandbox, as_root, mounts, require};
+use remount_tests::{Sandbox, as_root, mounts};
 
 /// Read-only, writable, read-only again; what else is mounted stays as it is.
 const THERE_AND_BACK: &str = r#"
@@ -62,29 +62,18 @@ fn the_systems_daemon_serves_an_ordinary_user() {
     }
     let sandbox = Sandbox::new();
     let daemon = Daemon::new(&sandbox, "");
-    let target = daemon.target();
-    let mode = |path: &std::path::Path, mode| {
+    daemon.let_everybody_in();
+    let mode = |mode| {
         use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(sandbox.outside(), permissions).unwrap();
     };
-    mode(&remount_tests::daemon::socket(&sandbox), 0o666);
-    mode(&target, 0o777);
-    let word = target.to_str().unwrap();
-    let as_user = |uid: &str, script: &str| {
-        let inside = daemon.bwrap(["--ro-bind", word, word]).sh(script).words();
-        let command = sandbox.host(require("setpriv"));
-        daemon
-            .with_variables(command)
-            .options(["--reuid", uid, "--regid", uid, "--clear-groups", "--"])
-            .command(inside)
-            .run()
-    };
-    as_user("61299", THERE_AND_BACK).success();
+    daemon.as_user("61299", THERE_AND_BACK).success();
     // It is that user who acts: what the user cannot reach is not switched.
-    mode(&sandbox.outside(), 0o700);
-    let outcome = as_user("61299", "\"$CTL\" --socket \"$S\" rw w");
+    mode(0o700);
+    let outcome = daemon.as_user("61299", "\"$CTL\" --socket \"$S\" rw w");
     assert_ne!(outcome.code(), Some(0), "{outcome}");
-    mode(&sandbox.outside(), 0o755);
+    mode(0o755);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! All clients of the daemon. There are as many as descriptors allow; who has the most
 //! makes room for the others.
 
-use super::place::NsId;
+use super::place::Home;
 use super::rules::Who;
 use crate::proto::Refusal;
 use crate::server::session::Session;
@@ -14,8 +14,8 @@ use std::rc::Rc;
 pub(super) struct Client {
     pub session: Session,
     pub who: Rc<Who>,
-    /// The mount namespace that it connected from.
-    pub from: Result<NsId, Refusal>,
+    /// Which process it is and where that was, or why nobody knows.
+    pub home: Result<Rc<Home>, Refusal>,
     /// Whether it is on the host.
     pub is_host: bool,
     active: u64,
@@ -39,13 +39,13 @@ impl Clients {
         &mut self,
         session: Session,
         who: Rc<Who>,
-        from: Result<NsId, Refusal>,
+        home: Result<Rc<Home>, Refusal>,
         is_host: bool,
     ) -> Option<SessionId> {
         let evicted = if self.by_id.len() >= self.most { self.evict() } else { None };
         self.clock += 1;
         let active = self.clock;
-        self.by_id.insert(active, Client { session, who, from, is_host, active });
+        self.by_id.insert(active, Client { session, who, home, is_host, active });
         evicted
     }
 

@@ -33,6 +33,14 @@ pub(super) struct World {
     pub privileged: bool,
 }
 
+/// A client's process, and the mount namespace that it connected from.
+#[derive(Debug)]
+pub(super) struct Home {
+    /// Held from the first moment on: the number cannot come to name another process.
+    pidfd: OwnedFd,
+    pub id: NsId,
+}
+
 /// A mount namespace to act in, and what has been found out about it.
 #[derive(Debug)]
 pub(super) struct Place {
@@ -61,12 +69,25 @@ impl World {
         Ok(Self { proc, host, pids, privileged })
     }
 
-    /// The mount namespace of the process that connected.
-    pub fn namespace_of(&self, stream: BorrowedFd<'_>, who: &Who) -> Result<NsId, Refusal> {
-        let process = self.peer(stream, who)?;
+    /// Pins the process that connected, and notes its mount namespace.
+    pub fn receive(&self, stream: BorrowedFd<'_>, who: &Who) -> Result<Home, Refusal> {
+        let pidfd = match peer_pidfd(stream) {
+            Ok(pidfd) => pidfd,
+            Err(Errno::NOPROTOOPT) => self.find_by_number(who)?,
+            Err(_) => return Err(gone()),
+        };
+        let process = self.peer(&pidfd, who)?;
         let id = id_at(process.dir.as_fd(), "ns/mnt").map_err(|errno| unseen("look at", errno))?;
         process.check_alive()?;
-        Ok(id)
+        Ok(Home { pidfd, id })
+    }
+
+    /// Before Linux 6.5. Who connected may have ended by now, and its number be another's:
+    /// that one has to be the same user's at least.
+    fn find_by_number(&self, who: &Who) -> Result<OwnedFd, Refusal> {
+        let pidfd = pidfd_open(number(who)?, PidfdFlags::empty()).map_err(|_| gone())?;
+        let is_same = self.peer(&pidfd, who)?.real_uid() == Some(who.peer.uid);
+        if is_same { Ok(pidfd) } else { Err(gone()) }
     }
 
     pub fn is_host(&self, id: NsId) -> bool {
@@ -74,9 +95,9 @@ impl World {
     }
 
     /// Where the process that connected is now; it has to be where it connected from.
-    pub fn locate(&self, stream: BorrowedFd<'_>, who: &Who, from: NsId) -> Result<Place, Refusal> {
-        let place = self.place(&self.peer(stream, who)?)?;
-        if place.id != from {
+    pub fn locate(&self, home: &Home, who: &Who) -> Result<Place, Refusal> {
+        let place = self.place(&self.peer(&home.pidfd, who)?)?;
+        if place.id != home.id {
             let message = "find the caller: it has changed its mount namespace since it connected";
             return Err(refusal(ErrorCode::Failed, message, "connect anew"));
         }
@@ -84,57 +105,38 @@ impl World {
     }
 
     /// Where the process is that a caller on the host names: one of the caller's own.
-    pub fn locate_named(
-        &self,
-        pid: u32,
-        stream: BorrowedFd<'_>,
-        who: &Who,
-    ) -> Result<Place, Refusal> {
+    pub fn locate_named(&self, pid: u32, home: &Home, who: &Who) -> Result<Place, Refusal> {
         let denied = |why: &str| {
             let message = format!("find the sandbox of process {pid}: {why}");
             refusal(ErrorCode::NotAuthorised, message, "")
         };
-        let caller = self.peer(stream, who)?;
+        let caller = self.peer(&home.pidfd, who)?;
         let same = id_at(caller.dir.as_fd(), "ns/pid") == Ok(self.pids);
         caller.check_alive()?;
         if !same {
             return Err(denied("the caller numbers processes in its own way"));
         }
         let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
-        let gone =
+        let none =
             || refusal(ErrorCode::UnknownTarget, format!("find process {pid}: there is none"), "");
-        let number = number.ok_or_else(gone)?;
-        let pidfd = pidfd_open(number, PidfdFlags::empty()).map_err(|_| gone())?;
-        let process = self.process(number, pidfd)?;
+        let number = number.ok_or_else(none)?;
+        let pidfd = pidfd_open(number, PidfdFlags::empty()).map_err(|_| none())?;
+        let process = self.process(number, &pidfd)?;
         if process.real_uid() != Some(who.peer.uid) {
             return Err(denied("it is another user's"));
         }
         self.place(&process)
     }
 
-    fn peer(&self, stream: BorrowedFd<'_>, who: &Who) -> Result<Process, Refusal> {
-        let gone = || refusal(ErrorCode::Failed, "find the caller: it has ended", "");
-        let unknown = "find the caller: its process is not visible from here";
-        let number = who.peer.pid.ok_or_else(|| refusal(ErrorCode::Failed, unknown, ""))?;
-        match peer_pidfd(stream) {
-            Ok(pidfd) => self.process(number, pidfd),
-            // Before Linux 6.5. The number could be another process's by now: it must at
-            // least be the same user's, and so in a sandbox of that user's.
-            Err(Errno::NOPROTOOPT) => {
-                let pidfd = pidfd_open(number, PidfdFlags::empty()).map_err(|_| gone())?;
-                let process = self.process(number, pidfd)?;
-                let same = process.real_uid() == Some(who.peer.uid);
-                if same { Ok(process) } else { Err(gone()) }
-            }
-            Err(_) => Err(gone()),
-        }
+    fn peer<'a>(&self, pidfd: &'a OwnedFd, who: &Who) -> Result<Process<'a>, Refusal> {
+        self.process(number(who)?, pidfd)
     }
 
-    fn process(&self, number: Pid, pidfd: OwnedFd) -> Result<Process, Refusal> {
+    fn process<'a>(&self, number: Pid, pidfd: &'a OwnedFd) -> Result<Process<'a>, Refusal> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let name = number.as_raw_nonzero().get().to_string();
         let dir = openat(&self.proc, name, flags, Mode::empty()).map_err(|errno| match errno {
-            Errno::NOENT => refusal(ErrorCode::Failed, "find the caller: it has ended", ""),
+            Errno::NOENT => gone(),
             errno => unseen("look at", errno),
         })?;
         // The directory is of the process that had the number when it was opened. If the
@@ -144,7 +146,7 @@ impl World {
         Ok(process)
     }
 
-    fn place(&self, process: &Process) -> Result<Place, Refusal> {
+    fn place(&self, process: &Process<'_>) -> Result<Place, Refusal> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let open = |path| openat(&process.dir, path, flags, Mode::empty());
         let mount = open("ns/mnt").map_err(|errno| unseen("enter", errno))?;
@@ -164,20 +166,20 @@ impl World {
 
 /// A process, pinned.
 #[derive(Debug)]
-struct Process {
+struct Process<'a> {
     number: Pid,
-    pidfd: OwnedFd,
+    pidfd: &'a OwnedFd,
     /// Its directory in `/proc`.
     dir: OwnedFd,
 }
 
-impl Process {
+impl Process<'_> {
     fn check_alive(&self) -> Result<(), Refusal> {
-        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let mut fds = [PollFd::new(self.pidfd, PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         match poll(&mut fds, Some(&now)) {
             Ok(0) => Ok(()),
-            _ => Err(refusal(ErrorCode::Failed, "find the caller: it has ended", "")),
+            _ => Err(gone()),
         }
     }
 
@@ -189,6 +191,15 @@ impl Process {
         self.check_alive().ok()?;
         line.split_ascii_whitespace().next()?.parse().ok()
     }
+}
+
+fn gone() -> Refusal {
+    refusal(ErrorCode::Failed, "find the caller: it has ended", "")
+}
+
+fn number(who: &Who) -> Result<Pid, Refusal> {
+    let unknown = "find the caller: its process is not visible from here";
+    who.peer.pid.ok_or_else(|| refusal(ErrorCode::Failed, unknown, ""))
 }
 
 fn id_at(dir: BorrowedFd<'_>, path: &str) -> KernelResult<NsId> {

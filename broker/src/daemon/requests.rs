@@ -102,20 +102,19 @@ impl Daemon<'_> {
     ) -> Result<Option<Reply>, Refusal> {
         let Some(client) = self.clients.get(id) else { return Ok(None) };
         let who = client.who.clone();
-        let from = client.from.clone()?;
+        let home = client.home.clone()?;
         let is_host = client.is_host;
         if !self.world.privileged && who.peer.uid != rustix::process::geteuid().as_raw() {
             let message = "serve the request: this remountd serves the user that runs it";
             return Err(refusal(ErrorCode::NotAuthorised, message, ""));
         }
-        let stream = client.session.stream();
         let (place, request) = match request {
             Request::In(_, _) if !is_host => {
                 return Err(Refusal::from(&Fault::OutsideOnly("name a process")));
             }
-            Request::In(pid, request) => (self.world.locate_named(pid, stream, &who)?, *request),
+            Request::In(pid, request) => (self.world.locate_named(pid, &home, &who)?, *request),
             Request::Events { follow } => return self.events(id, is_host, follow).map(Some),
-            request => (self.world.locate(stream, &who, from)?, request),
+            request => (self.world.locate(&home, &who)?, request),
         };
         let asked = self.asked(&place, &who, is_host, request)?;
         let now = Instant::now();

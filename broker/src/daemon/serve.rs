@@ -177,7 +177,9 @@ fn room_for_clients() -> Result<usize, DaemonError> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
         .map_err(DaemonError::Prepare)?;
-    let room = maximum.unwrap_or(u64::MAX).saturating_sub(RESERVED).clamp(4, MOST_CLIENTS);
+    // A connection and a process each.
+    let room = maximum.unwrap_or(u64::MAX).saturating_sub(RESERVED) / 2;
+    let room = room.clamp(4, MOST_CLIENTS);
     Ok(usize::try_from(room).unwrap_or(4))
 }
 
@@ -284,11 +286,11 @@ impl Daemon<'_> {
         let Ok(peer) = peer(stream.as_fd()) else { return };
         let groups = peer_groups(stream.as_fd()).unwrap_or_default();
         let who = Rc::new(Who { peer, groups });
-        let from = self.world.namespace_of(stream.as_fd(), &who);
-        let is_host = from.as_ref().is_ok_and(|id| self.world.is_host(*id));
+        let home = self.world.receive(stream.as_fd(), &who).map(Rc::new);
+        let is_host = home.as_ref().is_ok_and(|home| self.world.is_host(home.id));
         let origin = if is_host { Origin::Outside } else { Origin::Inside };
         let session = Session::new(stream, Caller { origin, peer: Some(peer) });
-        if let Some(evicted) = self.clients.admit(session, who, from, is_host) {
+        if let Some(evicted) = self.clients.admit(session, who, home, is_host) {
             self.forget(evicted);
         }
     }

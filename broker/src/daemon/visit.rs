@@ -22,7 +22,7 @@ use crate::target::{Member, Target};
 use rustix::fs::CWD;
 use rustix::io::{Errno, Result as KernelResult};
 use rustix::process::{
-    DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal,
+    DumpableBehavior, Signal, geteuid, set_dumpable_behavior, set_parent_process_death_signal,
 };
 use rustix::thread::{
     CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType, move_into_link_name_space,
@@ -114,7 +114,7 @@ impl Visitor {
         filter: &Program,
     ) -> KernelResult<Self> {
         set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-        if privileged {
+        if privileged && who.peer.uid != geteuid().as_raw() {
             // With the rights of who asks, here and there: what that user may not reach
             // is not reached, nor told of.
             let groups: Vec<Gid> = who.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();

@@ -57,11 +57,6 @@ impl Session {
         }
     }
 
-    /// The connection.
-    pub(crate) fn stream(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
-    }
-
     /// What to wait for; `None` for nothing, not even a hang-up, which would be reported
     /// again and again until the request under way is finished.
     pub(crate) fn interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {

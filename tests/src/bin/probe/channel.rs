@@ -192,23 +192,45 @@ pub(crate) fn close_descriptors() {
 /// Forbids `connect()` to this process and all that it starts, as some agents do to
 /// their commands.
 pub(crate) fn forbid_connect() -> Result<(), Errno> {
+    // What is compared then is a descriptor, which has none of these bits.
+    forbid(libc::SYS_connect, (0, !0xffff), 0, Errno::EPERM)
+}
+
+/// Takes `SO_PEERPIDFD` from this process and all that it starts: a kernel before Linux
+/// 6.5, as far as one can see.
+pub(crate) fn forget_peer_pidfd() -> Result<(), Errno> {
+    const SO_PEERPIDFD: u32 = 77; // include/uapi/asm-generic/socket.h
+    forbid(libc::SYS_getsockopt, (2, u32::MAX), SO_PEERPIDFD, Errno::ENOPROTOOPT)
+}
+
+/// From now on the system call fails if the bits of `mask` of an argument are `value`.
+fn forbid(
+    call: libc::c_long,
+    (argument, mask): (u32, u32),
+    value: u32,
+    errno: Errno,
+) -> Result<(), Errno> {
     const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
     const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    let connect = u32::try_from(libc::SYS_connect).unwrap_or(u32::MAX);
-    let refusal = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
+    let call = u32::try_from(call).unwrap_or(u32::MAX);
+    let refusal = libc::SECCOMP_RET_ERRNO | (errno as i32).cast_unsigned();
     let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    // The number is the first word of `struct seccomp_data`; every program here has the
-    // machine's own table.
+    // `struct seccomp_data`: the number is its first word, the arguments' low halves begin
+    // at 16; every program here has the machine's own table.
     let program = [
         step(LOAD, 0, 0, 0),
-        step(EQUAL, 0, 1, connect),
+        step(EQUAL, 0, 4, call),
+        step(LOAD, 0, 0, 16 + 8 * argument),
+        step(AND, 0, 0, mask),
+        step(EQUAL, 0, 1, value),
         step(RETURN, 0, 0, refusal),
         step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
-    let filter = libc::sock_fprog { len: 4, filter: program.as_ptr().cast_mut() };
-    // SAFETY: the first call touches no memory; `filter` and the four instructions
-    // behind it outlive the second, which only reads them.
+    let filter = libc::sock_fprog { len: 7, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the first call touches no memory; `filter` and the instructions behind it
+    // outlive the second, which only reads them.
     unsafe {
         checked(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into())?;
         let mode = libc::SECCOMP_SET_MODE_FILTER;

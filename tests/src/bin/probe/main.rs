@@ -11,9 +11,11 @@
 //! the present ids), `--tmpfs DIR` (with an empty `file`), `--read-only DIR`, `--bind SOURCE
 //! DIR` (mount so, after `--userns`: seen by this process and what it executes),
 //! `--as-user UID` (first become that user; only root can), `--close-descriptors` and
-//! `--no-connect` (first lose a way to the broker).
+//! `--no-connect` (first lose a way to the broker), `--no-peer-pidfd` (first lose what kernels
+//! before Linux 6.5 do not have).
 
 mod channel;
+mod crowd;
 mod files;
 mod held;
 mod kernel;
@@ -104,6 +106,7 @@ fn act(name: &str, args: &Args) -> Answer {
         .or_else(|| kernel::act(name, args))
         .or_else(|| process::act(name, args))
         .or_else(|| channel::act(name, args))
+        .or_else(|| crowd::act(name, args))
         .unwrap_or_else(|| usage(&format!("unknown act: {name}")))
 }
 
@@ -220,6 +223,12 @@ fn main() -> ExitCode {
             Some(b"--no-connect") => {
                 if let Err(errno) = channel::forbid_connect() {
                     usage(&format!("--no-connect: {errno:?}"));
+                }
+                words.remove(0);
+            }
+            Some(b"--no-peer-pidfd") => {
+                if let Err(errno) = channel::forget_peer_pidfd() {
+                    usage(&format!("--no-peer-pidfd: {errno:?}"));
                 }
                 words.remove(0);
             }

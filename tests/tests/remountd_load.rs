@@ -1,0 +1,92 @@
+//! Many clients of remountd, and much of them. The counts are small by default;
+//! `REMOUNT_REQUESTS=1000000` and `REMOUNT_SANDBOXES=1000` are what is promised.
+
+use remount_tests::daemon::{Daemon, socket};
+use remount_tests::{Inside, LIMIT, Sandbox, bin, wait_until};
+use std::path::Path;
+use std::time::Duration;
+
+fn count(variable: &str, otherwise: u32) -> u32 {
+    std::env::var(variable).map_or(otherwise, |text| text.parse().expect("a number"))
+}
+
+/// Of the daemon: kilobytes of its own, and how many descriptors it has.
+fn size(pid: i32) -> (i64, usize) {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    (line.trim().split(' ').next().unwrap().parse().unwrap(), descriptors)
+}
+
+fn helpers(pid: i32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap()
+}
+
+/// A sandbox whose process does what the probe can do.
+fn inside(daemon: &Daemon<'_>) -> Inside {
+    let target = daemon.target();
+    let command = daemon.bwrap([Path::new("--ro-bind"), &target, &target]);
+    command.timeout(Duration::from_secs(900)).serve()
+}
+
+#[test]
+fn memory_stays_flat_however_much_is_asked() {
+    let requests = count("REMOUNT_REQUESTS", 30_000);
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::new(&sandbox, "");
+    let listens = socket(&sandbox);
+    let (pid, mut clients) = (daemon.running.pid(), inside(&daemon));
+    let none = size(pid).1;
+    let mut ask = |requests: u32| {
+        let words = ["64".to_owned(), requests.to_string(), "ro w".into(), "rw w".into()];
+        let words = ["crowd".into(), listens.display().to_string()].into_iter().chain(words);
+        let took = clients.act(words).ok();
+        let settled = || helpers(pid).is_empty() && size(pid).1 <= none;
+        wait_until("helpers and connections have ended", LIMIT, settled);
+        took.parse::<f64>().unwrap() / 1e6
+    };
+    // So many that all buffers have their size.
+    ask(5000);
+    let before = size(pid).0;
+    let took = ask(requests);
+    let after = size(pid).0;
+    let rate = f64::from(requests) / took;
+    println!("{requests} requests in {took:.1} s, {rate:.0} a second; kB: {before}, {after}");
+    assert!(after <= before + 256, "{before} {after}");
+    clients.end().success();
+    assert_eq!(daemon.sandboxed("\"$CTL\" --socket \"$S\" rw w").stdout(), "w: rw\n");
+}
+
+#[test]
+fn many_sandboxes_are_connected_at_once() {
+    let number = count("REMOUNT_SANDBOXES", 60);
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::new(&sandbox, "");
+    let (target, listens) = (daemon.target(), socket(&sandbox));
+    let pid = daemon.running.pid();
+    let alone = size(pid);
+    let attend = || {
+        let command = daemon.bwrap([Path::new("--ro-bind"), &target, &target]).arg(bin("probe"));
+        let command = command.arg("attend").arg(&listens).command(["rw w", "ro w"]);
+        command.timeout(Duration::from_secs(600)).start_interactive()
+    };
+    let mut all: Vec<_> = (0..number).map(|_| attend()).collect();
+    for mode in ["rw", "ro"] {
+        for one in &mut all {
+            one.send("\n");
+        }
+        for one in &mut all {
+            assert_eq!(one.line(), "OK", "{mode}");
+        }
+    }
+    let crowd = size(pid);
+    println!("{number} sandboxes: kB and descriptors alone {alone:?}, with all {crowd:?}");
+    assert!(crowd.1 >= alone.1 + number as usize, "all are connected: {alone:?} {crowd:?}");
+    // One more is served like the first.
+    assert_eq!(daemon.sandboxed("\"$CTL\" --socket \"$S\" rw w").stdout(), "w: rw\n");
+    for mut one in all {
+        one.close_stdin();
+        one.wait().success();
+    }
+    wait_until("nothing is kept", LIMIT, || size(pid).1 <= alone.1 && helpers(pid).is_empty());
+}
