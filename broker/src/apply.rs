@@ -13,7 +13,6 @@ use crate::sys::mount::{self, Attributes, Reach};
 use crate::target::Member;
 use rustix::io::{Errno, Result as KernelResult};
 use std::fmt::Debug;
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 /// For how long EBUSY is taken for something that passes (DESIGN.md, fact 2).
@@ -43,19 +42,19 @@ pub(crate) struct Kernel;
 
 impl Mounts for Kernel {
     fn mode(&self, member: &Member) -> KernelResult<Mode> {
-        let read_only = mount::is_read_only(&member.fd)?;
+        let read_only = mount::is_read_only(member.fd())?;
         Ok(if read_only { Mode::Ro } else { Mode::Rw })
     }
 
     fn set(&self, member: &Member, mode: Mode) -> KernelResult<()> {
-        mount::set_attributes(member.fd.as_fd(), Attributes::mode(mode), Reach::This)
+        mount::set_attributes(member.fd(), Attributes::mode(mode), Reach::This)
     }
 
     fn in_place(&self, member: &Member) -> bool {
         // Absolute paths, so the directory does not matter: the root is the sandbox's.
         let found = mount::mount_id_at(rustix::fs::CWD, &member.path);
         // A path that cannot be looked up is no proof either.
-        matches!((found, mount::mount_id(member.fd.as_fd())), (Ok(a), Ok(b)) if a == b)
+        matches!((found, member.id()), (Ok(a), Ok(b)) if a == b)
     }
 }
 

@@ -25,6 +25,8 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+mod news;
+
 /// How long after the start is looked for the first time: a short command costs nothing.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
 
@@ -117,6 +119,8 @@ struct Watches {
     fd: OwnedFd,
     /// The names that matter in each directory.
     names: BTreeMap<i32, BTreeSet<OsString>>,
+    /// Nothing comes or goes without being told.
+    tell_all: bool,
 }
 
 #[derive(Debug)]
@@ -147,7 +151,11 @@ impl Healer {
             slots.push(Slot { kept, holder, mount: None, lost_since: None });
         }
         let flags = CreateFlags::CLOEXEC | CreateFlags::NONBLOCK;
-        let watches = inotify::init(flags).ok().map(|fd| Watches { fd, names: BTreeMap::new() });
+        let watches = inotify::init(flags).ok().map(|fd| Watches {
+            fd,
+            names: BTreeMap::new(),
+            tell_all: false,
+        });
         let due = Instant::now() + FIRST_LOOK;
         Self { slots, table, limit, watches, closed: BTreeSet::new(), due }
     }
@@ -435,15 +443,21 @@ impl Healer {
             | WatchFlags::ONLYDIR
             | WatchFlags::DONT_FOLLOW;
         watches.names.clear();
+        watches.tell_all = true;
         let mut ids: BTreeMap<&Path, Option<i32>> = BTreeMap::new();
         for Slot { kept, .. } in &self.slots {
             let (Some(parent), Some(name)) = (kept.path.parent(), kept.path.file_name()) else {
                 continue;
             };
-            let watch = || inotify::add_watch(&watches.fd, parent, flags).ok();
+            let watch = || {
+                watches.tell_all &= news::is_local(parent);
+                inotify::add_watch(&watches.fd, parent, flags).ok()
+            };
             // What cannot be watched is looked at by the clock.
             if let Some(id) = *ids.entry(parent).or_insert_with(watch) {
                 watches.names.entry(id).or_default().insert(name.to_owned());
+            } else {
+                watches.tell_all = false;
             }
         }
     }

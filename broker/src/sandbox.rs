@@ -10,7 +10,7 @@ use crate::sys::socket::Peer;
 use crate::target::{Member, Target};
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Who is at the other end of a connection.
@@ -102,14 +102,14 @@ impl Registry {
     /// The mount of a target that belongs at `path`.
     pub(crate) fn member(&self, index: Index, path: &Path) -> Option<BorrowedFd<'_>> {
         let member = self.targets[index].members.iter().find(|member| member.path == path);
-        member.map(|member| member.fd.as_fd())
+        member.map(Member::fd)
     }
 
     /// From now on the target's mount at `path` is this one.
     pub(crate) fn replace_member(&mut self, index: Index, path: &Path, fd: OwnedFd) {
         let mut members = self.targets[index].members.iter_mut();
         if let Some(member) = members.find(|member| member.path == path) {
-            member.fd = fd;
+            *member = Member::new(fd, path.to_owned());
         }
     }
 
@@ -216,23 +216,32 @@ impl Registry {
     fn state(&self, index: Index) -> State {
         let in_place = |member: &Member| self.mounts.in_place(member);
         let is_whole = self.target(index).members.iter().all(in_place);
-        if is_whole && self.unprotected(index).is_none() { State::Ok } else { State::Stale }
+        if is_whole { State::Ok } else { State::Stale }
     }
 
     /// What there is to say of some targets, read from the kernel now.
     pub(crate) fn report(&self, which: impl IntoIterator<Item = Index>) -> Vec<TargetReport> {
-        let report = |index| {
-            let target = self.target(index);
-            TargetReport {
-                name: target.name.clone(),
-                path: target.path.clone(),
-                mode: self.mode(index),
-                state: self.state(index),
-                authority: target.authority,
-                lease: None,
-            }
-        };
+        let report = |index| self.describe(index, self.mode(index), self.state(index));
         which.into_iter().map(report).collect()
+    }
+
+    /// What there is to say of targets whose mode has been changed just now: the kernel was
+    /// asked after the change ([`crate::apply`]), and is not asked again.
+    pub(crate) fn report_changed(&self, which: &[Index]) -> Vec<TargetReport> {
+        let report = |&index: &Index| self.describe(index, self.wanted(index), State::Ok);
+        which.iter().map(report).collect()
+    }
+
+    fn describe(&self, index: Index, mode: Mode, state: State) -> TargetReport {
+        let target = self.target(index);
+        TargetReport {
+            name: target.name.clone(),
+            path: target.path.clone(),
+            mode,
+            state: if self.unprotected(index).is_none() { state } else { State::Stale },
+            authority: target.authority,
+            lease: None,
+        }
     }
 }
 

@@ -58,9 +58,8 @@ impl Mounts for FakeMounts {
 }
 
 pub(crate) fn target(name: &str, authority: Authority, members: &[&str]) -> Target {
-    let member = |path: &&str| Member {
-        fd: std::fs::File::open("/dev/null").unwrap().into(),
-        path: PathBuf::from(path),
+    let member = |path: &&str| {
+        Member::new(std::fs::File::open("/dev/null").unwrap().into(), PathBuf::from(path))
     };
     Target {
         name: name.parse().unwrap(),

@@ -12,13 +12,14 @@ use crate::holders::Inspector;
 use crate::proto::Origin;
 use crate::reason::Reason;
 use crate::sandbox::Caller;
+use crate::server::awaited::Awaited;
 use crate::server::journal::{Entry, Journal};
 use crate::server::leases::Leases;
 use crate::server::session::Session;
 use crate::server::sessions::SessionId;
 use crate::sys::patience::Patience;
 use crate::sys::socket::{peer, peer_groups};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeMap;
@@ -220,38 +221,24 @@ impl Daemon<'_> {
     fn wait(&mut self, signals: &OwnedFd) -> Result<Vec<Token>, DaemonError> {
         let now = Instant::now();
         let pause = self.pause(now);
-        let mut tokens = vec![Token::Signal];
-        let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
+        let mut awaited = Awaited::default();
+        awaited.add(Token::Signal, signals.as_fd(), PollFlags::IN);
         for (index, source) in self.sources.iter_mut().enumerate() {
             source.paused_until = source.paused_until.filter(|then| *then > now);
             if source.paused_until.is_none() {
-                tokens.push(Token::Source(index));
-                fds.push(PollFd::new(&source.fd, PollFlags::IN));
+                awaited.add(Token::Source(index), source.fd.as_fd(), PollFlags::IN);
             }
         }
         for (index, helper) in self.helpers.running.iter().enumerate() {
-            tokens.push(Token::Helper(index));
             let fd = helper.pipe.as_ref().unwrap_or(&helper.pidfd);
-            fds.push(PollFd::new(fd, PollFlags::IN));
+            awaited.add(Token::Helper(index), fd.as_fd(), PollFlags::IN);
         }
         for (id, client) in self.clients.iter() {
             if let Some((fd, flags)) = client.session.interest() {
-                tokens.push(Token::Client(id));
-                fds.push(PollFd::from_borrowed_fd(fd, flags));
+                awaited.add(Token::Client(id), fd, flags);
             }
         }
-        let timeout = pause.map(|pause| Timespec {
-            tv_sec: i64::try_from(pause.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: pause.subsec_nanos().into(),
-        });
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) => {}
-            Err(Errno::INTR) => return Ok(Vec::new()),
-            Err(errno) => return Err(DaemonError::Poll(errno)),
-        }
-        let happened =
-            |(token, fd): (Token, PollFd<'_>)| (!fd.revents().is_empty()).then_some(token);
-        Ok(tokens.into_iter().zip(fds).filter_map(happened).collect())
+        awaited.wait(pause).map_err(DaemonError::Poll)
     }
 
     /// How long the loop may sleep if nothing happens; `None` for ever.

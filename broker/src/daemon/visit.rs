@@ -210,11 +210,9 @@ impl Visitor {
 
     fn holders(&self, registry: &Registry) -> Holders {
         let Ok(inspector) = &self.inspector else { return Holders::default() };
-        let members = registry.all().map(|index| registry.target(index)).flat_map(|target| {
-            target.members.iter().map(|it| (&target.name, it.fd.as_fd(), it.path.as_path()))
-        });
-        let mounts: Vec<_> =
-            members.filter_map(|(name, fd, path)| watched(name, fd, path)).collect();
+        let targets = registry.all().map(|index| registry.target(index));
+        let members = targets.flat_map(|target| target.members.iter().map(|it| (&target.name, it)));
+        let mounts: Vec<_> = members.filter_map(|(name, it)| watched(name, it)).collect();
         inspector.search(&mounts).report()
     }
 
@@ -264,7 +262,7 @@ fn find(spot: &Spot, meant: KernelResult<FileId>) -> Result<(Target, bool), Refu
         path: spot.path.clone(),
         authority: spot.authority,
         max_lease: spot.max_lease,
-        members: vec![Member { fd, path: spot.path.clone() }],
+        members: vec![Member::new(fd, spot.path.clone())],
     };
     Ok((target, stat.is_mount_root))
 }

@@ -201,7 +201,7 @@ fn targets(plan: &Plan, members: Vec<MemberHandle>) -> Vec<Target> {
         .collect();
     for member in members {
         if let Some(target) = targets.get_mut(member.target) {
-            target.members.push(Member { fd: member.fd, path: member.path });
+            target.members.push(Member::new(member.fd, member.path));
         }
     }
     targets
