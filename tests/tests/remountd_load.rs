@@ -1,8 +1,9 @@
 //! Many clients of remountd, and much of them. The counts are small by default;
 //! `REMOUNT_REQUESTS=1000000` and `REMOUNT_SANDBOXES=1000` are what is promised.
 
-use remount_tests::daemon::{Daemon, socket};
-use remount_tests::{Inside, LIMIT, Sandbox, bin, wait_until};
+use remount_tests::daemon::{Daemon, configure, remountd, socket};
+use remount_tests::{Inside, LIMIT, Sandbox, bin, require, wait_until};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -89,4 +90,24 @@ fn many_sandboxes_are_connected_at_once() {
         one.wait().success();
     }
     wait_until("nothing is kept", LIMIT, || size(pid).1 <= alone.1 && helpers(pid).is_empty());
+}
+
+/// Each look at who connects may take longer than the daemon lets a peer hold it up: that must
+/// not be taken for the peer's end. Being traced makes every call as slow as on a busy machine.
+#[test]
+fn a_slow_daemon_still_knows_its_clients() {
+    let sandbox = Sandbox::new();
+    let config = configure(&sandbox, "");
+    let words = remountd(&sandbox).option("--config").option(config).words();
+    let tracer = sandbox.host(require("strace")).options(["-f", "-qq", "-o", "/dev/null", "--"]);
+    let running = tracer.command(words).start();
+    let listens = socket(&sandbox);
+    wait_until("the daemon listens", LIMIT, || UnixStream::connect(&listens).is_ok());
+    let daemon = Daemon { sandbox: &sandbox, running };
+    let mut clients = inside(&daemon);
+    for _ in 0..3 {
+        let words = ["crowd", listens.to_str().unwrap(), "64", "192", "ro w", "rw w"];
+        clients.act(words).ok();
+    }
+    clients.end().success();
 }

@@ -153,10 +153,10 @@ pub fn serve(setup: Setup<'_>) -> Result<(), DaemonError> {
         sources: listeners.into_iter().map(source).collect(),
         is_single: connection.is_some(),
     };
-    if let Some(connection) = connection {
-        daemon.admit(connection);
-    }
     let patience = Patience::new().map_err(DaemonError::Prepare)?;
+    if let Some(connection) = connection {
+        daemon.admit(connection, &patience);
+    }
     loop {
         let tokens = daemon.wait(&signals)?;
         if tokens.iter().any(|token| matches!(token, Token::Signal)) {
@@ -187,13 +187,17 @@ fn room_for_clients() -> Result<usize, DaemonError> {
 impl Daemon<'_> {
     fn work(&mut self, tokens: &[Token], patience: &Patience) {
         let mut outcomes: Vec<Outcome> = Vec::new();
+        for token in tokens {
+            if let Token::Source(index) = *token {
+                self.take_connections(index, patience);
+            }
+        }
         {
             // Whatever closes what a peer has sent can be made to wait by the peer.
             let _limited = patience.limit();
             for token in tokens {
                 match *token {
-                    Token::Signal => {}
-                    Token::Source(index) => self.take_connections(index),
+                    Token::Signal | Token::Source(_) => {}
                     Token::Helper(index) => outcomes.extend(self.helpers.hear(index)),
                     Token::Client(id) => {
                         let gone = self.clients.get_mut(id).is_some_and(|it| !it.session.ready());
@@ -254,11 +258,11 @@ impl Daemon<'_> {
         due.min().map(|at| at.saturating_duration_since(now))
     }
 
-    fn take_connections(&mut self, index: usize) {
+    fn take_connections(&mut self, index: usize, patience: &Patience) {
         for _ in 0..BATCH {
             let Some(source) = self.sources.get_mut(index) else { return };
             match accept(source.fd.as_fd()) {
-                Ok(Some(stream)) => self.admit(stream),
+                Ok(Some(stream)) => self.admit(stream, patience),
                 Ok(None) => return,
                 Err(_) => {
                     source.paused_until = Some(Instant::now() + BACK_OFF);
@@ -268,15 +272,21 @@ impl Daemon<'_> {
         }
     }
 
-    fn admit(&mut self, stream: OwnedFd) {
-        // Nobody whom the kernel cannot name is served.
-        let Ok(peer) = peer(stream.as_fd()) else { return };
+    fn admit(&mut self, stream: OwnedFd, patience: &Patience) {
+        let Ok(peer) = peer(stream.as_fd()) else {
+            // Nobody whom the kernel cannot name is served.
+            let _limited = patience.limit();
+            drop(stream);
+            return;
+        };
         let groups = peer_groups(stream.as_fd()).unwrap_or_default();
         let who = Rc::new(Who { peer, groups });
+        // A look that is interrupted would be taken for an answer: no limit here.
         let home = self.world.receive(stream.as_fd(), &who).map(Rc::new);
         let is_host = home.as_ref().is_ok_and(|home| self.world.is_host(home.id));
         let origin = if is_host { Origin::Outside } else { Origin::Inside };
         let session = Session::new(stream, Caller { origin, peer: Some(peer) });
+        let _limited = patience.limit();
         if let Some(evicted) = self.clients.admit(session, who, home, is_host) {
             self.forget(evicted);
         }

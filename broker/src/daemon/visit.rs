@@ -4,7 +4,7 @@
 //! the rules name and the host's `/proc`, which it was given as a descriptor. Whatever
 //! stands in its way there can hold up nobody but it.
 
-use super::place::{Place, refusal};
+use super::place::{NsId, Place, refusal};
 use super::rules::Who;
 use crate::apply::{Operation, Progress, RETRY_EVERY};
 use crate::escape::Escaped;
@@ -22,7 +22,7 @@ use crate::target::{Member, Target};
 use rustix::fs::CWD;
 use rustix::io::{Errno, Result as KernelResult};
 use rustix::process::{
-    DumpableBehavior, Signal, geteuid, set_dumpable_behavior, set_parent_process_death_signal,
+    DumpableBehavior, Pid, Signal, geteuid, set_dumpable_behavior, set_parent_process_death_signal,
 };
 use rustix::thread::{
     CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType, move_into_link_name_space,
@@ -97,20 +97,22 @@ fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> KernelResult<()> {
 }
 
 /// A process that is in a sandbox.
-struct Visitor {
+struct Visitor<'a> {
     /// For each task and spot: the file that it has to be.
     meant: Vec<Vec<KernelResult<FileId>>>,
     is_host: bool,
-    inspector: KernelResult<Inspector>,
+    proc: BorrowedFd<'a>,
+    /// The sandbox's PID namespace, and a process there.
+    pids: (NsId, Pid),
 }
 
-impl Visitor {
+impl<'a> Visitor<'a> {
     fn enter(
         place: &Place,
         who: &Who,
         privileged: bool,
         tasks: &[Task],
-        proc: BorrowedFd<'_>,
+        proc: BorrowedFd<'a>,
         filter: &Program,
     ) -> KernelResult<Self> {
         set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
@@ -124,8 +126,6 @@ impl Visitor {
         let id = |source: &PathBuf| Ok(mount::stat(mount::open_exact(CWD, source)?.as_fd())?.id);
         let of_task = |task: &Task| task.spots.iter().map(|spot| id(&spot.source)).collect();
         let meant = tasks.iter().map(of_task).collect();
-        let inspector =
-            rustix::io::dup(proc).and_then(|proc| Inspector::new(proc, place.pids, place.pid));
         if !place.is_host {
             if let Some(user) = &place.user {
                 move_into_link_name_space(user.as_fd(), Some(LinkNameSpaceType::User))?;
@@ -140,7 +140,7 @@ impl Visitor {
         set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
         set_parent_process_death_signal(Some(Signal::KILL))?;
         seccomp::load(filter)?;
-        Ok(Self { meant, is_host: place.is_host, inspector })
+        Ok(Self { meant, is_host: place.is_host, proc, pids: (place.pids, place.pid) })
     }
 
     fn carry_out(&self, number: usize, task: &Task) -> Reply {
@@ -209,7 +209,11 @@ impl Visitor {
     }
 
     fn holders(&self, registry: &Registry) -> Holders {
-        let Ok(inspector) = &self.inspector else { return Holders::default() };
+        let proc = rustix::io::fcntl_dupfd_cloexec(self.proc, 3);
+        let (pids, pid) = self.pids;
+        let Ok(inspector) = proc.and_then(|proc| Inspector::new(proc, pids, pid)) else {
+            return Holders::default();
+        };
         let targets = registry.all().map(|index| registry.target(index));
         let members = targets.flat_map(|target| target.members.iter().map(|it| (&target.name, it)));
         let mounts: Vec<_> = members.filter_map(|(name, it)| watched(name, it)).collect();
