@@ -111,3 +111,23 @@ fn a_slow_daemon_still_knows_its_clients() {
     }
     clients.end().success();
 }
+
+/// A lease keeps a namespace, also when nobody is left in it: one user has only so many.
+#[test]
+fn leases_of_sandboxes_that_are_gone_are_bounded() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::new(&sandbox, "");
+    let target = daemon.target();
+    let lease = || {
+        let probe = sandbox.host(bin("probe")).options(["--userns", "--bind"]).option(&target);
+        let probe = probe.option(&target).option("--read-only").option(&target).arg("exec");
+        let probe = probe.arg(bin("remountctl")).arg("--socket").arg(socket(&sandbox));
+        probe.command(["rw", "w", "--for", "1h"]).run()
+    };
+    for _ in 0..64 {
+        lease().success();
+    }
+    lease().exits(1).says("too many are on lease");
+    // Without one nothing is kept.
+    assert_eq!(daemon.sandboxed("\"$CTL\" --socket \"$S\" rw w").stdout(), "w: rw\n");
+}
