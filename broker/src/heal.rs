@@ -7,25 +7,29 @@
 //! come and go. All is looked at once in a while, and before a request if neither would tell.
 //!
 //! Where there is nothing to mount on, the mount that holds the path is made read-only, so
-//! that nothing can be created, and its target is stale, until there is something again.
+//! that nothing can be created, and its target is stale, until there is something again. If
+//! that is busy, the sandbox stands still for as long.
 //! A placeholder that was removed is made again after a moment.
 
+mod follow;
+mod hold;
+mod news;
+mod watches;
+
+pub use follow::FileSource;
+
+use crate::holders::{Halted, Inspector};
 use crate::name::Mode;
 use crate::placeholder::{self, Kind as StandIn};
 use crate::sandbox::{Index, Registry};
 use crate::sys::mount::{self, Attributes, FileStat, Reach};
 use rustix::fs::CWD;
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::io::Errno;
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
-use std::mem::MaybeUninit;
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-mod news;
+use watches::Watches;
 
 /// How long after the start is looked for the first time: a short command costs nothing.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
@@ -36,7 +40,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often while a mount that is to be made read-only is busy.
 const RETRY_EVERY: Duration = Duration::from_millis(1);
 
-/// How often while something is lost, without watches.
+/// How often where names that come and go are not told of: there is no inotify left to have,
+/// or a directory cannot be read.
+const UNTOLD_EVERY: Duration = Duration::from_millis(100);
+
+/// The same, while something is lost.
 const SEARCH_EVERY: Duration = Duration::from_millis(10);
 
 /// How long a placeholder may be missing: whoever replaces it in two steps is not to find
@@ -66,6 +74,9 @@ pub enum Kind {
     Writable,
     /// An empty, read-only file or directory: this one.
     Masked(PathBuf),
+    /// A file of the host as it is at its own path, also after it was replaced there; a
+    /// target's or not. Needs a [`FileSource`].
+    Followed(Option<Index>),
     /// Something else, a target's or not: it cannot be put back, but it may hold what is lost.
     Other(Option<Index>),
 }
@@ -86,6 +97,12 @@ pub enum What {
     Lost,
     /// It is there again.
     Healed,
+    /// The host has replaced the file, and it is the new one that is shown.
+    Followed,
+    /// What holds the lost is busy, so that all processes inside stand still.
+    Halted,
+    /// They go on.
+    Resumed,
 }
 
 impl What {
@@ -94,6 +111,9 @@ impl What {
         match self {
             Self::Lost => "protection-lost",
             Self::Healed => "protection-restored",
+            Self::Followed => "file-followed",
+            Self::Halted => "sandbox-halted",
+            Self::Resumed => "sandbox-resumed",
         }
     }
 }
@@ -107,20 +127,14 @@ pub struct Healer {
     /// Where the limit of mount namespaces is written, if there is one. A mount that is
     /// not attached yet counts.
     limit: Option<OwnedFd>,
-    /// `None` where there are no watches left to have: then only time tells.
-    watches: Option<Watches>,
+    watches: Watches,
     /// Mounts that were made read-only, since something in them is lost.
     closed: BTreeSet<usize>,
+    /// Processes that stand still, since one could not be.
+    halted: Option<Halted>,
+    /// The mount on whose account they do, once that is said.
+    is_halted_for: Option<usize>,
     due: Instant,
-}
-
-#[derive(Debug)]
-struct Watches {
-    fd: OwnedFd,
-    /// The names that matter in each directory.
-    names: BTreeMap<i32, BTreeSet<OsString>>,
-    /// Nothing comes or goes without being told.
-    tell_all: bool,
 }
 
 #[derive(Debug)]
@@ -128,16 +142,29 @@ struct Slot {
     kept: Kept,
     /// The nearest mount above it that can be made read-only.
     holder: Option<usize>,
+    /// Whether there is any mount of these above it.
+    is_nested: bool,
+    /// Where its file is on the host, if it is followed.
+    source: Option<FileSource>,
     /// The mount that was last seen there.
     mount: Option<u64>,
+    /// It was read-only when it was first seen, though its kind can be changed: the host's
+    /// is. It never becomes writable.
+    is_read_only: bool,
     lost_since: Option<Instant>,
 }
 
 impl Healer {
-    /// Watches `kept`. `table` is the sandbox's mount table, opened; `limit` is where the
-    /// limit of mount namespaces is written. Nothing is looked at yet.
+    /// Watches `kept`; of the files that are followed, `sources` are on the host. `table` is the
+    /// sandbox's mount table, opened; `limit` is where the limit of mount namespaces is
+    /// written. Nothing is looked at yet.
     #[must_use]
-    pub fn new(mut kept: Vec<Kept>, table: OwnedFd, limit: Option<OwnedFd>) -> Self {
+    pub fn new(
+        mut kept: Vec<Kept>,
+        mut sources: Vec<FileSource>,
+        table: OwnedFd,
+        limit: Option<OwnedFd>,
+    ) -> Self {
         // Parents first.
         kept.sort_by(|a, b| a.path.cmp(&b.path));
         let mut slots: Vec<Slot> = Vec::with_capacity(kept.len());
@@ -146,23 +173,28 @@ impl Healer {
                 kept.path != slot.kept.path && kept.path.starts_with(&slot.kept.path)
             };
             let nearest = slots.iter_mut().enumerate().rev().find(|(_, slot)| above(slot));
+            let is_nested = nearest.is_some();
             // In what is read-only nothing can be created.
             let holder = nearest.filter(|(_, slot)| slot.kept.kind.is_changeable()).map(|(i, _)| i);
-            slots.push(Slot { kept, holder, mount: None, lost_since: None });
+            let source = sources.iter().position(|source| source.path == kept.path);
+            let source = source.map(|place| sources.swap_remove(place));
+            let (mount, lost_since, is_read_only) = (None, None, false);
+            slots.push(Slot { kept, holder, is_nested, source, mount, is_read_only, lost_since });
         }
-        let flags = CreateFlags::CLOEXEC | CreateFlags::NONBLOCK;
-        let watches = inotify::init(flags).ok().map(|fd| Watches {
-            fd,
-            names: BTreeMap::new(),
-            tell_all: false,
-        });
         let due = Instant::now() + FIRST_LOOK;
-        Self { slots, table, limit, watches, closed: BTreeSet::new(), due }
+        let (watches, closed) = (Watches::new(), BTreeSet::new());
+        let (halted, is_halted_for) = (None, None);
+        Self { slots, table, limit, watches, closed, halted, is_halted_for, due }
+    }
+
+    /// Whether the sandbox stands still.
+    pub(crate) fn is_halted(&self) -> bool {
+        self.halted.is_some()
     }
 
     /// What to wait for: the first for `POLLPRI`, the second for `POLLIN`.
     pub(crate) fn sources(&self) -> (BorrowedFd<'_>, Option<BorrowedFd<'_>>) {
-        (self.table.as_fd(), self.watches.as_ref().map(|watches| watches.fd.as_fd()))
+        (self.table.as_fd(), self.watches.source())
     }
 
     /// When to look even if nothing has happened.
@@ -172,47 +204,45 @@ impl Healer {
 
     /// Whether a name that matters has come or gone.
     pub(crate) fn heard(&mut self) -> bool {
-        let Some(watches) = &self.watches else { return false };
-        let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut reader = inotify::Reader::new(&watches.fd, &mut buffer);
-        let mut matters = false;
-        while let Ok(event) = reader.next() {
-            let names = watches.names.get(&event.wd());
-            let name = event.file_name().map(|name| OsString::from_vec(name.to_bytes().to_vec()));
-            // Without a name: the directory itself has gone. Without a directory: events were
-            // lost. What is watched no more does not matter.
-            let is_known = names.is_some_and(|names| name.is_none_or(|name| names.contains(&name)));
-            matters |= is_known || event.wd() < 0;
-        }
-        matters
+        self.watches.heard()
     }
 
-    /// Looks at every mount, and puts back what is not in its place.
-    pub(crate) fn look(&mut self, registry: &mut Registry, now: Instant) -> Vec<Event> {
+    /// Looks at every mount, and puts back what is not in its place. With an `inspector` the
+    /// sandbox can be made to stand still.
+    pub(crate) fn look(
+        &mut self,
+        registry: &mut Registry,
+        inspector: Option<&Inspector>,
+        now: Instant,
+    ) -> Vec<Event> {
         let mut events = Vec::new();
-        let mut changed = self.watches.as_ref().is_some_and(|watches| watches.names.is_empty());
+        let mut changed = self.watches.is_new();
         for index in 0..self.slots.len() {
-            let result = self.put_back(index, registry, now);
+            let followed = matches!(self.slots[index].kept.kind, Kind::Followed(_));
+            let result = match followed {
+                true => self.follow(index, registry),
+                false => self.put_back(index, registry, now),
+            };
             let slot = &mut self.slots[index];
-            let path = || slot.kept.path.clone();
-            match result {
-                Ok(false) if slot.lost_since.is_none() => {}
+            let what = match result {
+                Ok(false) if slot.lost_since.is_none() => continue,
+                Ok(true) if followed && slot.lost_since.is_none() => What::Followed,
                 Ok(_) => {
                     slot.lost_since = None;
-                    changed = true;
-                    events.push(Event { path: path(), what: What::Healed });
+                    What::Healed
                 }
                 Err(_) if slot.lost_since.is_none() => {
                     slot.lost_since = Some(now);
-                    changed = true;
-                    events.push(Event { path: path(), what: What::Lost });
+                    What::Lost
                 }
-                Err(_) => {}
-            }
+                Err(_) => continue,
+            };
+            changed = true;
+            events.push(Event { path: slot.kept.path.clone(), what });
         }
-        let is_busy = self.close_what_holds_the_lost(registry);
+        let is_busy = self.hold_the_lost(registry, inspector, &mut events);
         if changed {
-            self.watch();
+            self.watches.renew(&self.slots);
         }
         self.due = now + self.pause(is_busy, now);
         events
@@ -222,16 +252,16 @@ impl Healer {
     fn pause(&self, is_busy: bool, now: Instant) -> Duration {
         let mut lost =
             self.slots.iter().filter_map(|slot| Some((slot, slot.lost_since?))).peekable();
-        if is_busy {
-            return RETRY_EVERY;
-        }
-        if lost.peek().is_some() && self.watches.is_none() {
-            return SEARCH_EVERY;
-        }
+        let every = match (is_busy, self.watches.miss_something(), lost.peek().is_some()) {
+            (true, ..) => RETRY_EVERY,
+            (false, true, true) => SEARCH_EVERY,
+            (false, true, false) => UNTOLD_EVERY,
+            (false, false, _) => LOOK_EVERY,
+        };
         let stand_in = lost
             .filter(|(slot, _)| matches!(slot.kept.kind, Kind::Protected(Some(_))))
             .filter_map(|(_, since)| (since + GRACE).checked_duration_since(now));
-        stand_in.chain([LOOK_EVERY]).min().unwrap_or(LOOK_EVERY)
+        stand_in.chain([every]).min().unwrap_or(every)
     }
 
     /// Whether the mount had to be put back.
@@ -261,7 +291,7 @@ impl Healer {
                 self.adopt(index, at, &stat, registry)?;
                 return Ok(was.is_some());
             }
-            if slot.kept.kind.is_changeable() && slot.holder.is_none() {
+            if slot.kept.kind.is_changeable() && !slot.is_nested {
                 // Where nobody inside can put anything, another directory is not the one
                 // that was given.
                 return Err(Errno::STALE);
@@ -294,7 +324,13 @@ impl Healer {
             Kind::Protected(_) if !mount::is_read_only(&at)? => {
                 mount::set_attributes(at.as_fd(), Attributes::READ_ONLY, Reach::This)?;
             }
-            Kind::Member(target) => {
+            // The first look: what the host has read-only was never a member.
+            Kind::Member(_) | Kind::Writable
+                if slot.mount.is_none() && mount::is_read_only(&at)? =>
+            {
+                self.slots[index].is_read_only = !self.is_member_now(index, registry);
+            }
+            Kind::Member(target) if !slot.is_read_only => {
                 let own = registry.member(target, &slot.kept.path).map(mount::mount_id);
                 if own != Some(Ok(stat.mount_id)) {
                     self.retire(index, registry)?;
@@ -312,10 +348,18 @@ impl Healer {
         Ok(())
     }
 
+    /// Whether the mount of a slot is one that its target's mode applies to.
+    fn is_member_now(&self, index: usize, registry: &Registry) -> bool {
+        let Kept { path, kind } = &self.slots[index].kept;
+        kind.target().is_some_and(|target| registry.member(target, path).is_some())
+    }
+
     /// Closes a target's mount that is not at its path any more, for good: another one
     /// takes its place, and what was opened through it must not stay writable.
     fn retire(&self, index: usize, registry: &Registry) -> Result<(), Errno> {
-        let Kept { path, kind: Kind::Member(target) } = &self.slots[index].kept else {
+        let Kept { path, kind: Kind::Member(target) | Kind::Followed(Some(target)) } =
+            &self.slots[index].kept
+        else {
             return Ok(());
         };
         let Some(old) = registry.member(*target, path) else { return Ok(()) };
@@ -328,14 +372,16 @@ impl Healer {
 
     /// Mounts what belongs there. It has its flags before anybody can see it.
     fn mount(&self, index: usize, at: BorrowedFd<'_>, registry: &Registry) -> Result<(), Errno> {
-        let tree = match &self.slots[index].kept.kind {
+        let slot = &self.slots[index];
+        let tree = match &slot.kept.kind {
+            Kind::Member(_) | Kind::Writable if slot.is_read_only => self.detached(at, Mode::Ro)?,
             Kind::Protected(_) => self.detached(at, Mode::Ro)?,
             Kind::Member(target) => self.detached(at, registry.wanted(*target))?,
             Kind::Writable => self.detached(at, Mode::Rw)?,
             Kind::Masked(empty) => {
                 self.detached(mount::open_exact(CWD, empty)?.as_fd(), Mode::Ro)?
             }
-            Kind::Other(_) => return Err(Errno::OPNOTSUPP),
+            Kind::Followed(_) | Kind::Other(_) => return Err(Errno::OPNOTSUPP),
         };
         mount::attach(tree.as_fd(), at)
     }
@@ -360,7 +406,8 @@ impl Healer {
     /// writing before it is mounted on.
     fn may_stand_in(&self, slot: &Slot, now: Instant) -> bool {
         let is_due = slot.lost_since.is_some_and(|since| now >= since + GRACE);
-        is_due && slot.holder.is_some_and(|holder| self.closed.contains(&holder))
+        let is_held = |holder| self.halted.is_some() || self.closed.contains(&holder);
+        is_due && slot.holder.is_some_and(is_held)
     }
 
     /// Makes a placeholder where one has been removed, through a mount that nobody else
@@ -375,92 +422,6 @@ impl Healer {
             Err(errno) => Err(errno),
         }
     }
-
-    /// Makes the mounts that hold what is lost read-only, and gives the others the mode
-    /// again that they are to have. Whether one is busy.
-    fn close_what_holds_the_lost(&mut self, registry: &mut Registry) -> bool {
-        let lost = |slot: &&Slot| slot.lost_since.is_some();
-        let holders: BTreeSet<usize> =
-            self.slots.iter().filter(lost).filter_map(|slot| slot.holder).collect();
-        let unprotected = self.slots.iter().filter(lost).filter_map(|slot| {
-            let target = self.slots[slot.holder?].kept.kind.target()?;
-            Some((target, slot.kept.path.clone()))
-        });
-        registry.set_unprotected(unprotected.collect());
-        let mut is_busy = false;
-        for holder in holders.difference(&self.closed.clone()) {
-            // A file may be open for writing: until it is closed, this is tried again.
-            match self.open(*holder, Mode::Ro, registry) {
-                Ok(()) => drop(self.closed.insert(*holder)),
-                Err(Errno::BUSY) => is_busy = true,
-                // It is lost itself: nothing leads to what it holds.
-                Err(_) => {}
-            }
-        }
-        for holder in self.closed.clone().difference(&holders) {
-            let target = self.slots[*holder].kept.kind.target();
-            let mode = target.map_or(Mode::Rw, |target| registry.wanted(target));
-            match self.open(*holder, mode, registry) {
-                Ok(()) => drop(self.closed.remove(holder)),
-                Err(_) => is_busy = true,
-            }
-        }
-        is_busy
-    }
-
-    /// Gives the mount of a slot a mode, if it is in its place.
-    fn open(&self, index: usize, mode: Mode, registry: &Registry) -> Result<(), Errno> {
-        let slot = &self.slots[index];
-        let own = slot.kept.kind.target();
-        let own = own.and_then(|target| registry.member(target, &slot.kept.path));
-        let found;
-        let fd = match own {
-            Some(fd) => fd,
-            None => {
-                found = mount::open_exact(CWD, &slot.kept.path)?;
-                found.as_fd()
-            }
-        };
-        let mut result = Err(Errno::BUSY);
-        for turn in 1..=64 {
-            result = mount::set_attributes(fd, Attributes::mode(mode), Reach::This);
-            if result != Err(Errno::BUSY) {
-                break;
-            }
-            pause(turn);
-        }
-        result
-    }
-
-    /// Watches the directories that the mounts are in, as they are now.
-    fn watch(&mut self) {
-        let Some(watches) = &mut self.watches else { return };
-        let flags = WatchFlags::CREATE
-            | WatchFlags::DELETE
-            | WatchFlags::MOVE
-            | WatchFlags::DELETE_SELF
-            | WatchFlags::MOVE_SELF
-            | WatchFlags::ONLYDIR
-            | WatchFlags::DONT_FOLLOW;
-        watches.names.clear();
-        watches.tell_all = true;
-        let mut ids: BTreeMap<&Path, Option<i32>> = BTreeMap::new();
-        for Slot { kept, .. } in &self.slots {
-            let (Some(parent), Some(name)) = (kept.path.parent(), kept.path.file_name()) else {
-                continue;
-            };
-            let watch = || {
-                watches.tell_all &= news::is_local(parent);
-                inotify::add_watch(&watches.fd, parent, flags).ok()
-            };
-            // What cannot be watched is looked at by the clock.
-            if let Some(id) = *ids.entry(parent).or_insert_with(watch) {
-                watches.names.entry(id).or_default().insert(name.to_owned());
-            } else {
-                watches.tell_all = false;
-            }
-        }
-    }
 }
 
 impl Kind {
@@ -471,7 +432,7 @@ impl Kind {
     fn target(&self) -> Option<Index> {
         match self {
             Self::Member(target) => Some(*target),
-            Self::Other(target) => *target,
+            Self::Other(target) | Self::Followed(target) => *target,
             _ => None,
         }
     }

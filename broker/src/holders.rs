@@ -16,7 +16,7 @@ use crate::name::TargetName;
 use crate::proto::{Holder, Holders};
 use crate::sys::process::{parent_pid_namespace, thread_time};
 use crate::target::Member;
-pub(crate) use halt::pause;
+pub(crate) use halt::{Halted, pause};
 use held::{Held, descriptors, mappings, threads};
 use process::{Namespace, Stat, command, each_number, inner_ids, namespace, namespace_at};
 use rustix::fs::{Mode, OFlags, openat};

@@ -20,6 +20,7 @@
 //! ```
 
 use crate::apply::RETRY_EVERY;
+use crate::heal::Healer;
 use crate::name::TargetName;
 use crate::proto::Origin;
 use crate::sandbox::Registry;
@@ -190,7 +191,9 @@ impl<'a> Server<'a> {
         if self.queue.is_empty() {
             return;
         }
-        let inspector = self.context.inspector.as_ref();
+        // Who stands still already is not to be resumed by somebody else.
+        let is_halted = self.context.healer.as_ref().is_some_and(Healer::is_halted);
+        let inspector = self.context.inspector.as_ref().filter(|_| !is_halted);
         let finished = self.queue.advance(&self.registry, inspector, now);
         if let Some(healer) = &mut self.context.healer {
             healer.made_changes(now);

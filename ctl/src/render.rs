@@ -216,6 +216,12 @@ pub(crate) fn verdict(of: &Path, verdict: &Verdict) -> String {
     if let Some(target) = &verdict.target {
         text.push_str(&format!("target: {target}\n"));
     }
+    if verdict.is_file {
+        text.push_str(
+            "replacing it: renaming another file over it fails (EBUSY), as this file is a mount of \
+             its own; write into it, or let a profile bind its directory\n",
+        );
+    }
     if let Some(grant) = &verdict.landlock {
         let what = if grant.write { "reading and writing" } else { "reading" };
         text.push_str(&match line(&grant.beneath).as_str() {

@@ -45,6 +45,19 @@ pub struct Handles {
     pub listener: OwnedFd,
     /// One descriptor for each mount of each target.
     pub members: Vec<MemberHandle>,
+    /// One for each file that is followed.
+    pub sources: Vec<SourceHandle>,
+}
+
+/// Where a file is that is followed.
+#[derive(Debug)]
+pub struct SourceHandle {
+    /// Where it is shown, inside.
+    pub path: PathBuf,
+    /// Its directory, on the sandbox's own view of the host.
+    pub fd: OwnedFd,
+    /// How it is shown.
+    pub mode: Mode,
 }
 
 /// One mount of a target.
@@ -70,10 +83,17 @@ pub fn begin(plan: &MountPlan, limit_namespaces: bool) -> Result<Tree, MountErro
         root: None,
         control: None,
         members: Vec::new(),
+        sources: Vec::new(),
         limit_namespaces,
         limit: None,
     };
-    tree.perform_all(&plan.ops[..plan.independent])?;
+    let (root, rest) = plan.ops[..plan.independent].split_at(1);
+    tree.perform_all(root)?;
+    // Now that all of the host is seen: some of it will be covered.
+    for op in &plan.ops {
+        tree.open_followed(op).map_err(|failed| failed.in_op(op))?;
+    }
+    tree.perform_all(rest)?;
     Ok(tree)
 }
 
@@ -117,6 +137,7 @@ pub struct Tree {
     root: Option<OwnedFd>,
     control: Option<Control>,
     members: Vec<MemberHandle>,
+    sources: Vec<SourceHandle>,
     limit_namespaces: bool,
     /// Where the limit of mount namespaces is written.
     limit: Option<OwnedFd>,
@@ -139,7 +160,7 @@ impl Tree {
 
     fn perform(&mut self, op: &MountOp) -> Result<(), Failed> {
         match &op.kind {
-            OpKind::Bind { source, mode, devices, submounts } => {
+            OpKind::Bind { source, mode, devices, submounts, .. } => {
                 self.bind(op, source, *mode, *devices, submounts)
             }
             OpKind::SelfBind { id, mode, submounts, .. } => {
@@ -163,6 +184,21 @@ impl Tree {
                 Ok(())
             }
         }
+    }
+
+    /// Opens the directory of a file that is followed.
+    fn open_followed(&mut self, op: &MountOp) -> Result<(), Failed> {
+        let OpKind::Bind { source, follow: true, .. } = &op.kind else { return Ok(()) };
+        let (Some(parent), Some(name)) = (source.path.parent(), source.path.file_name()) else {
+            return Ok(());
+        };
+        let fd = mount::open_exact_in(self.root(), parent).step("open the directory of")?;
+        // Where the host hides it from its own copy, it stays as it is.
+        let there = mount::lstat_at(fd.as_fd(), name).map(|stat| stat.id);
+        if there.is_ok_and(|id| source.id == Some(id)) {
+            self.sources.push(SourceHandle { path: op.dest.clone(), fd, mode: Mode::Ro });
+        }
+        Ok(())
     }
 
     /// The new root; before the first operation, the place where it will be attached.
@@ -195,6 +231,12 @@ impl Tree {
         }
         let attributes = Attributes::default().and_set(flags);
         mount::set_attributes(tree.as_fd(), attributes, Reach::Tree).step("set the flags of")?;
+        if mode == Mode::Rw
+            && let Some(followed) = self.sources.iter_mut().find(|it| it.path == op.dest)
+            && !mount::is_read_only(&tree).step("look at the mode of")?
+        {
+            followed.mode = Mode::Rw;
+        }
         self.attach(op, tree.as_fd(), source.shape)?;
         if op.dest == Path::new("/") {
             self.root = Some(tree);
@@ -210,7 +252,12 @@ impl Tree {
         mode: Mode,
         submounts: &[PathBuf],
     ) -> Result<(), Failed> {
-        let at = match mount::open_exact_in(self.root(), &op.dest) {
+        let found = match id {
+            // A symlink, if it is the one that was found when the plan was made.
+            Some(_) => mount::open_exact_or_link_in(self.root(), &op.dest),
+            None => mount::open_exact_in(self.root(), &op.dest),
+        };
+        let at = match found {
             // Not every kernel has every file in /proc.
             Err(Errno::NOENT) if id.is_none() && op.dest.starts_with("/proc") => return Ok(()),
             result => result.step("find")?,
@@ -314,7 +361,8 @@ impl Tree {
             rustix::process::chdir(c"/").step("enter")
         };
         enter().map_err(|failed| failed.on(Path::new("/"), &Asker::Sandbox))?;
-        Ok(Handles { listener: control.listener, members: self.members })
+        let (listener, members) = (control.listener, self.members);
+        Ok(Handles { listener, members, sources: self.sources })
     }
 }
 

@@ -136,6 +136,8 @@ pub enum OpKind {
         mode: Mode,
         /// Whether device nodes below it work.
         devices: bool,
+        /// A file: what is at its path on the host now, also after it was replaced there.
+        follow: bool,
         /// Mounts of the host below it, as paths inside, that follow its mode.
         submounts: Vec<PathBuf>,
     },

@@ -42,6 +42,7 @@ pub struct Spec {
     pub(crate) hostname: Option<String>,
     pub(crate) landlock: Option<u32>,
     pub(crate) seccomp: bool,
+    pub(crate) chmod: bool,
     pub(crate) terminal: Option<PathBuf>,
     pub(crate) program: Found,
     pub(crate) hooks: String,
@@ -94,15 +95,25 @@ pub(crate) struct Entry {
 #[derive(Debug, Clone)]
 pub(crate) enum What {
     /// A file of the host.
-    Bind { source: Option<Found>, path: PathBuf, mode: Mode, devices: bool, target: Option<Toggle> },
+    Bind {
+        source: Option<Found>,
+        path: PathBuf,
+        mode: Mode,
+        devices: bool,
+        /// As it is at its path on the host now.
+        follow: bool,
+        target: Option<Toggle>,
+    },
     /// Private memory.
     Tmpfs { size: Option<u64>, permissions: u32 },
     /// A directory of the host, writes thrown away.
     Overlay { lower: Found },
     /// Nothing to see.
     Mask(Shape),
-    /// Read-only under a writable mount.
+    /// Read-only under a writable mount; a symlink itself.
     Protect(Found),
+    /// In the midst of that, with the mode of the target around.
+    Open(Found),
     /// The same, where nothing is: a placeholder will stand there.
     Guard(StandIn),
 }
@@ -168,6 +179,10 @@ impl Spec {
             (Err(_), Need::Optional) => false,
             (Err(errno), Need::Required) => return Err(SpecError::Seccomp(errno)),
         };
+        let chmod = profile.binds.iter().all(|bind| bind.value.chmod);
+        if let (false, Err(errno)) = (chmod, host.seccomp) {
+            return Err(SpecError::Chmod(errno));
+        }
         let program = host
             .files
             .find(&host.program)
@@ -187,6 +202,7 @@ impl Spec {
             hostname: hostname(args, settings)?,
             landlock,
             seccomp,
+            chmod,
             terminal: host.terminal.clone(),
             program,
             policy,

@@ -1,10 +1,10 @@
 //! Codex and sandbox-runtime, unmodified, which run `bwrap` for each command: with our
 //! program under that name they give what they give with Debian's.
 
+use remount_tests::agent::LONG;
 use remount_tests::{Outcome, PATH, Sandbox, bin, require};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// What a command inside sees, and what it can do.
 const LOOK: &str = "id -u; pwd; grep -E 'NoNewPrivs|Seccomp:|CapEff|CapBnd' /proc/self/status; \
@@ -52,7 +52,7 @@ impl World {
         let program = installed(command[0]);
         let path = format!("{}:{PATH}", name.display());
         let run = self.sandbox.host(program).env("PATH", path);
-        let outcome = run.command(&command[1..]).timeout(Duration::from_secs(100)).run();
+        let outcome = run.command(&command[1..]).timeout(LONG).run();
         let made = self.sandbox.project().join("made");
         if made.exists() {
             std::fs::remove_file(made).expect("remove what was made");
@@ -121,7 +121,7 @@ fn heavy_what_runs_in_sandbox_runtime_stops_writing() {
     let path = format!("{}:{PATH}", world.ours.display());
     let inside = "echo ready; while read -r line; do if echo x >made; then echo wrote; else echo refused; fi; done";
     let run = world.sandbox.host(installed("srt")).env("PATH", path).arg("-c").arg(inside);
-    let mut running = run.timeout(Duration::from_secs(100)).start_interactive();
+    let mut running = run.timeout(LONG).start_interactive();
     running.line_with("ready");
     let project = world.sandbox.project();
     for (mode, said, answer) in [

@@ -213,6 +213,58 @@ fn masks_come_back_too() {
     inside.end().success();
 }
 
+/// Whether all processes of the sandbox that a launcher made stand still, init too.
+fn stands_still(launcher: i32) -> bool {
+    let children = |pid: &str| {
+        let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        list.unwrap_or_default().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let state = |pid: &str| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    };
+    // Init has a child, the agent; the broker has none.
+    let all = children(&launcher.to_string());
+    let inits: Vec<_> = all.iter().filter(|pid| !children(pid).is_empty()).collect();
+    inits.len() == 1 && state(inits[0]) && children(inits[0]).iter().all(|pid| state(pid))
+}
+
+/// A file of the project is open for writing, so that it cannot be made read-only.
+#[test]
+fn where_what_holds_the_lost_is_busy_the_sandbox_stands_still() {
+    let (sandbox, project) = world();
+    sandbox.file("project/log", "");
+    let mut inside = sandbox.remount().serve();
+    let launcher = inside.running().pid();
+    for round in 0..3 {
+        let held = inside.act(["hold", "write", "log"]).ok();
+        let away = sandbox.outside().join("away");
+        std::fs::rename(project.join(".envrc"), &away).unwrap();
+        wait_until("it stands still", LIMIT, || stands_still(launcher));
+        let status = sandbox.ctl().option("status").run();
+        assert!(status.success().stdout().contains("stale"), "{status}");
+        inside.ask(["write", ".envrc", "mine"]);
+        assert!(stands_still(launcher) && !project.join(".envrc").exists());
+        std::fs::rename(&away, project.join(".envrc")).unwrap();
+        // It goes on once that is protected again.
+        assert_eq!(inside.answer(), rofs(), "{round}");
+        wait_until("it is open", LIMIT, || matches!(inside.act(["utime", "."]), Answer::Ok(_)));
+        assert!(!inside.ctl("status", 0).contains("stale"));
+        inside.act(["close", &held]).ok();
+    }
+    // A placeholder is made again where nobody is there to use the moment.
+    inside.act(["hold", "write", "log"]).ok();
+    std::fs::remove_dir(project.join(".idea")).unwrap();
+    wait_until("it is back", LIMIT, || project.join(".idea").exists());
+    inside.act(["create", ".idea/x"]).errno("EROFS");
+    inside.end().success();
+    let log = sandbox.ctl().option("log").run();
+    for event in ["sandbox-halted", "sandbox-resumed"] {
+        assert!(log.success().stdout().contains(event), "{log}");
+    }
+    assert!(!project.join(".idea").exists());
+}
+
 /// For `$REMOUNT_ATTACK_SECONDS` (60 is the full test), else for a few, somebody inside
 /// tries to change what is protected while programs outside replace, move and remove it.
 /// What gets through is counted and printed; at the end everything is protected.

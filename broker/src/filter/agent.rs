@@ -22,6 +22,34 @@ pub fn agent_filter() -> Filter {
     Filter::new(Action::Allow, Action::NO_SYS, GROUPS)
 }
 
+/// As [`agent_filter`], and nobody changes the permissions of a file that exists: a filter
+/// cannot tell one file from another.
+#[must_use]
+pub fn agent_filter_without_chmod() -> Filter {
+    let groups: Vec<Group> = GROUPS.iter().copied().chain([PERMISSIONS]).collect();
+    Filter::new(Action::Allow, Action::NO_SYS, &groups)
+}
+
+/// `fchmodat2` (Linux 6.6) and `setxattrat` (6.13), on both architectures.
+const FCHMODAT2: libc::c_long = 452;
+const SETXATTRAT: libc::c_long = 463;
+
+/// What changes the permissions of a file that exists; access control lists are attributes.
+const PERMISSIONS: Group = denied(
+    "permissions",
+    &[
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_chmod,
+        libc::SYS_fchmod,
+        libc::SYS_fchmodat,
+        FCHMODAT2,
+        libc::SYS_setxattr,
+        libc::SYS_lsetxattr,
+        libc::SYS_fsetxattr,
+        SETXATTRAT,
+    ],
+);
+
 const fn absent(name: &'static str, calls: &'static [libc::c_long]) -> Group {
     Group { name, rule: Rule::Always(Action::NO_SYS), calls }
 }

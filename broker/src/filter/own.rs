@@ -146,7 +146,17 @@ const GROUPS: &[Group] = &[
     // A protection that was renamed away on the host is put back; the limit of mount
     // namespaces is raised for as long as that takes.
     allow("heal", &[libc::SYS_open_tree, libc::SYS_move_mount, libc::SYS_pwrite64]),
-    allow("watch", &[libc::SYS_inotify_add_watch]),
+    allow("watch", &[libc::SYS_inotify_add_watch, libc::SYS_fchdir]),
+    // A file that the host has replaced is shown instead of the one before.
+    allow_if(
+        "replace",
+        &[libc::SYS_umount2],
+        &[Condition::MaskedEq {
+            arg: Arg::A1,
+            mask: 0xFFFF_FFFF,
+            value: (libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW) as u64,
+        }],
+    ),
     // A placeholder that was removed on the host is made again.
     allow("placeholders", &[libc::SYS_mkdirat, libc::SYS_linkat, libc::SYS_unlinkat]),
     // Which mount is where, and who holds a file of it open (/proc/PID/fd).

@@ -9,6 +9,9 @@
 
 use super::Healer;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::StatFs;
+use rustix::io::Errno;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -32,8 +35,17 @@ const LOCAL: [u32; 11] = [
 ];
 
 /// Whether a directory is on one of them.
-pub(super) fn is_local(directory: &Path) -> bool {
-    let kind = rustix::fs::statfs(directory).map(|it| u32::try_from(it.f_type));
+pub(super) fn is_local_at(directory: &Path) -> bool {
+    is_one_of_them(rustix::fs::statfs(directory))
+}
+
+/// The same of one that is open.
+pub(super) fn is_local(directory: BorrowedFd<'_>) -> bool {
+    is_one_of_them(rustix::fs::fstatfs(directory))
+}
+
+fn is_one_of_them(filesystem: Result<StatFs, Errno>) -> bool {
+    let kind = filesystem.map(|it| u32::try_from(it.f_type));
     matches!(kind, Ok(Ok(kind)) if LOCAL.contains(&kind))
 }
 
@@ -56,8 +68,7 @@ impl Healer {
     }
 
     fn hears_all(&self) -> bool {
-        let watches = self.watches.as_ref();
-        watches.is_some_and(|watches| watches.tell_all)
+        self.watches.tell_all()
             && self.slots.iter().all(|slot| slot.lost_since.is_none())
             && self.closed.is_empty()
     }

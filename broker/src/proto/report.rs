@@ -184,6 +184,9 @@ pub struct Verdict {
     /// What Landlock grants there, whatever the mount says; none in a sandbox without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub landlock: Option<Grant>,
+    /// Whether the path is a file with a mount of its own: none can be renamed over it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_file: bool,
 }
 
 /// What Landlock rules grant for a path.

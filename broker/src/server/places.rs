@@ -28,7 +28,7 @@ impl Server<'_> {
 
     fn look(&mut self, now: Instant) {
         let Some(healer) = &mut self.context.healer else { return };
-        for event in healer.look(&mut self.registry, now) {
+        for event in healer.look(&mut self.registry, self.context.inspector.as_ref(), now) {
             let path = Escaped::path(&event.path).to_string();
             let (event, message) = (event.what.name(), Some(path.as_str()));
             self.record(&Entry { event, message, ..Entry::default() });

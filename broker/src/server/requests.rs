@@ -238,6 +238,7 @@ impl Server<'_> {
             mode: None,
             target: None,
             landlock: None,
+            is_file: false,
         });
         // What a target's mount allows is its mode now, not the one it began with.
         let index = verdict.target.as_ref().and_then(|name| self.registry.by_name(name));

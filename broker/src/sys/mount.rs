@@ -225,6 +225,18 @@ pub fn open_exact_in(root: BorrowedFd<'_>, path: impl rustix::path::Arg) -> Resu
     open_location(root, path, resolve)
 }
 
+/// As [`open_exact_in`], but a last component that is a symlink is opened itself.
+///
+/// # Errors
+/// As [`open_exact_or_link`].
+pub fn open_exact_or_link_in(
+    root: BorrowedFd<'_>,
+    path: impl rustix::path::Arg,
+) -> Result<OwnedFd> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    open_with(root, path, OFlags::NOFOLLOW, resolve)
+}
+
 /// Opens `path` as a mere location (`O_PATH`), following symlinks.
 ///
 /// # Errors
@@ -306,6 +318,26 @@ pub fn clone_one(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
 pub fn attach(tree: BorrowedFd<'_>, at: BorrowedFd<'_>) -> Result<()> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     rustix::mount::move_mount(tree, c"", at, c"", flags)
+}
+
+/// As [`attach`], below the mount whose root `at` is open on: it is seen once that is gone.
+///
+/// # Errors
+/// As `move_mount(2)` with `MOVE_MOUNT_BENEATH`; `EINVAL` also before Linux 6.5.
+pub fn attach_beneath(tree: BorrowedFd<'_>, at: BorrowedFd<'_>) -> Result<()> {
+    // include/uapi/linux/mount.h: MOVE_MOUNT_BENEATH.
+    let beneath = MoveMountFlags::from_bits_retain(0x200);
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(tree, c"", at, c"", flags | beneath)
+}
+
+/// Takes the topmost mount off `path`, which is no symlink, at once; whoever is in it keeps it.
+///
+/// # Errors
+/// As `umount2(2)`; `EINVAL` also if it came with the user namespace.
+pub fn detach(path: &Path) -> Result<()> {
+    let flags = rustix::mount::UnmountFlags::DETACH | rustix::mount::UnmountFlags::NOFOLLOW;
+    rustix::mount::unmount(path, flags)
 }
 
 /// As [`attach`], on the file `name` in `dir`; a symlink is not followed.

@@ -3,14 +3,15 @@
 
 use super::{EnterError, Handover, Step, die_with_parent, end};
 use crate::confine;
-use crate::mount::{Handles, MemberHandle};
+use crate::mount::{Handles, MemberHandle, SourceHandle};
 use crate::outside;
 use crate::plan::Plan;
 use crate::report::{Link, Reporter};
 use remount_broker::escape::Escaped;
 use remount_broker::filter::broker_filter;
-use remount_broker::heal::Healer;
+use remount_broker::heal::{FileSource, Healer};
 use remount_broker::holders::Inspector;
+use remount_broker::name;
 use remount_broker::proto::{Origin, SandboxInfo};
 use remount_broker::server::{self, Context, Explain, Setup};
 use remount_broker::sys::{process, seccomp};
@@ -50,7 +51,7 @@ impl Broker<'_> {
             let (processes, handover) = join_sandbox(&from_init)?;
             // From here on the agent may start: until the broker is confined it hears nobody.
             from_init.send(b"go", None).step("start the agent")?;
-            let healer = healer(plan, proc.as_fd())?;
+            let healer = healer(plan, handover.sources, proc.as_fd())?;
             // Without it, all is the same but later.
             process::ask_for_short_turns().unwrap_or(());
             confine(plan)?;
@@ -94,7 +95,11 @@ fn open_proc() -> Result<OwnedFd, EnterError> {
 }
 
 /// What puts mounts back, for the namespaces that this process has joined.
-fn healer(plan: &Plan, proc: BorrowedFd<'_>) -> Result<Healer, EnterError> {
+fn healer(
+    plan: &Plan,
+    sources: Vec<SourceHandle>,
+    proc: BorrowedFd<'_>,
+) -> Result<Healer, EnterError> {
     let open = |path, flags| rustix::fs::openat(proc, path, flags | OFlags::CLOEXEC, Mode::empty());
     let table = open(c"self/mountinfo", OFlags::RDONLY).step("open the mount table")?;
     let limit = match plan.namespaces.user {
@@ -104,7 +109,11 @@ fn healer(plan: &Plan, proc: BorrowedFd<'_>) -> Result<Healer, EnterError> {
         }
         None => None,
     };
-    Ok(Healer::new(plan.mounts.kept(), table, limit))
+    let sources = sources.into_iter().filter_map(|SourceHandle { path, fd, mode }| {
+        let name = plan.mounts.source_of(&path)?.file_name()?.to_owned();
+        Some(FileSource { path, dir: fd, name, mode })
+    });
+    Ok(Healer::new(plan.mounts.kept(), sources.collect(), table, limit))
 }
 
 fn info(plan: &Plan, id: String) -> SandboxInfo {
@@ -152,7 +161,7 @@ fn confine(plan: &Plan) -> Result<(), EnterError> {
 /// Takes the descriptors that init made, each in a message that begins with its kind.
 fn receive(from_init: &Link) -> Result<Handover, EnterError> {
     let (mut user, mut mount, mut listener) = (None, None, None);
-    let mut members = Vec::new();
+    let (mut members, mut sources) = (Vec::new(), Vec::new());
     loop {
         let (bytes, fd) = from_init.receive().step("receive the mounts")?;
         match (bytes.as_slice(), fd) {
@@ -162,6 +171,10 @@ fn receive(from_init: &Link) -> Result<Handover, EnterError> {
             ([b'M', message @ ..], Some(fd)) => {
                 members.push(parse_member(message, fd).ok_or(EnterError::NoInit)?);
             }
+            ([b'F', mode, path @ ..], Some(fd)) => {
+                let mode = if *mode == b'w' { name::Mode::Rw } else { name::Mode::Ro };
+                sources.push(SourceHandle { path: OsStr::from_bytes(path).into(), fd, mode });
+            }
             ([b'.'], None) => break,
             _ => return Err(EnterError::NoInit),
         }
@@ -169,7 +182,7 @@ fn receive(from_init: &Link) -> Result<Handover, EnterError> {
     let (Some((mount, processes)), Some(listener)) = (mount, listener) else {
         return Err(EnterError::NoInit);
     };
-    Ok(Handover { user, mount, processes, handles: Handles { listener, members } })
+    Ok(Handover { user, mount, processes, handles: Handles { listener, members, sources } })
 }
 
 /// Device and inode, eight bytes each.

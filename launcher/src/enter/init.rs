@@ -99,6 +99,10 @@ fn hand_over(broker: &Link, handover: Handover) -> Result<(), EnterError> {
         let target = u32::try_from(member.target).map_err(|_| EnterError::NoBroker)?.to_le_bytes();
         send(&[&b"M"[..], &target, member.path.as_os_str().as_bytes()].concat(), &member.fd)?;
     }
+    for source in &handover.handles.sources {
+        let mode = if source.mode == remount_broker::name::Mode::Rw { b"Fw" } else { b"Fr" };
+        send(&[&mode[..], source.path.as_os_str().as_bytes()].concat(), &source.fd)?;
+    }
     broker.send(b".", None).step("hand the mounts over to the broker")
 }
 

@@ -10,7 +10,7 @@ use crate::confine::landlock::Access;
 use crate::host::{Found, MountTable};
 use crate::paths::is_in;
 use crate::spec::{Asker, Entry, Spec, What};
-use remount_broker::filter::agent_filter;
+use remount_broker::filter::{agent_filter, agent_filter_without_chmod};
 use remount_broker::name::Mode;
 use remount_broker::placeholder::Kind as StandIn;
 use remount_broker::sys::mount::FileId;
@@ -37,6 +37,7 @@ impl Plan {
         let mounts = MountPlan::build(&spec, host_mounts, is_root);
         let landlock =
             spec.landlock.map(|abi| LandlockPlan { abi, rules: mounts.landlock_rules() });
+        let filter = if spec.chmod { agent_filter } else { agent_filter_without_chmod };
         Self {
             profiles: spec.profiles,
             host_directories: spec.host_directories,
@@ -49,7 +50,7 @@ impl Plan {
             },
             mounts,
             landlock,
-            filter: spec.seccomp.then(|| agent_filter().compile()),
+            filter: spec.seccomp.then(|| filter().compile()),
             exec: spec.exec,
             policy: spec.policy,
             warnings: spec.warnings,
@@ -69,6 +70,11 @@ impl MountPlan {
             let kind = kind_of(entry);
             let (dest, origin) = (entry.dest.clone(), entry.origin.clone());
             ops.insert(dest.clone(), MountOp { dest, kind, member_of, origin });
+        }
+        for entry in &spec.entries {
+            if matches!(entry.what, What::Open(_)) {
+                open_part(&mut ops, &targets, &entry.dest);
+            }
         }
         protect_kernel_files(&mut ops, host_mounts);
         pin_ancestors(&mut ops, host_mounts);
@@ -102,6 +108,14 @@ impl MountPlan {
             match &op.kind {
                 OpKind::Bind { devices: true, .. } => rules.push((op.dest.clone(), Access::Device)),
                 OpKind::Dev { .. } => rules.push((op.dest.join("shm"), Access::Full)),
+                // The rule is one for the file that is there now. Another that takes its place
+                // is found by the directory; all else in that is on a read-only mount.
+                OpKind::Bind { mode, follow: true, .. }
+                    if *mode == Mode::Rw || op.member_of.is_some() =>
+                {
+                    let parent = op.dest.parent().unwrap_or(Path::new("/"));
+                    rules.push((parent.to_owned(), Access::WriteExisting));
+                }
                 _ => {}
             }
         }
@@ -118,7 +132,13 @@ fn own_ops(spec: &Spec, is_root: bool) -> Vec<MountOp> {
         origin: Asker::Sandbox,
     };
     let root = Source { path: "/".into(), id: None, shape: Shape::Directory };
-    let root = OpKind::Bind { source: root, mode: Mode::Ro, devices: false, submounts: Vec::new() };
+    let root = OpKind::Bind {
+        source: root,
+        mode: Mode::Ro,
+        devices: false,
+        follow: false,
+        submounts: Vec::new(),
+    };
     let program = source_of(Some(&spec.program), &spec.program.path);
     let mut ops = vec![
         op("/", root),
@@ -150,12 +170,22 @@ fn target_of(entry: &Entry, targets: &mut Vec<TargetPlan>) -> Option<usize> {
     Some(targets.len() - 1)
 }
 
+/// Makes a mount a member of the target around it, with its mode.
+fn open_part(ops: &mut BTreeMap<PathBuf, MountOp>, targets: &[TargetPlan], dest: &Path) {
+    let mut around = dest.ancestors().skip(1).filter_map(|parent| ops.get(parent)?.member_of);
+    let Some(target) = around.next() else { return };
+    if let Some(MountOp { kind: OpKind::Bind { mode, .. }, member_of, .. }) = ops.get_mut(dest) {
+        (*mode, *member_of) = (targets[target].mode, Some(target));
+    }
+}
+
 fn kind_of(entry: &Entry) -> OpKind {
     match &entry.what {
-        What::Bind { source, path, mode, devices, .. } => OpKind::Bind {
+        What::Bind { source, path, mode, devices, follow, .. } => OpKind::Bind {
             source: source_of(source.as_ref(), path),
             mode: *mode,
             devices: *devices,
+            follow: *follow,
             submounts: Vec::new(),
         },
         What::Tmpfs { size, permissions } => {
@@ -163,6 +193,14 @@ fn kind_of(entry: &Entry) -> OpKind {
         }
         What::Overlay { lower } => OpKind::Overlay { lower: source_of(Some(lower), &lower.path) },
         What::Mask(shape) => OpKind::Mask(*shape),
+        // Its mode is that of the target around it, once that is known.
+        What::Open(found) => OpKind::Bind {
+            source: source_of(Some(found), &found.path),
+            mode: Mode::Ro,
+            devices: false,
+            follow: false,
+            submounts: Vec::new(),
+        },
         What::Protect(found) => self_bind(Some(found.stat.id), Mode::Ro, None),
         // Made by the start: whatever is there by then is protected.
         What::Guard(stand_in) => self_bind(None, Mode::Ro, Some(stand_in.clone())),

@@ -6,6 +6,14 @@ use remount_broker::name::Mode;
 use std::path::Path;
 
 impl MountPlan {
+    /// The file of the host that is shown at a place.
+    pub fn source_of(&self, dest: &Path) -> Option<&Path> {
+        self.ops.iter().find(|op| op.dest == dest).and_then(|op| match &op.kind {
+            OpKind::Bind { source, .. } => Some(source.path.as_path()),
+            _ => None,
+        })
+    }
+
     /// What the broker keeps in its place: all that is mounted on a file of the host.
     pub fn kept(&self) -> Vec<Kept> {
         self.ops.iter().filter_map(kept).collect()
@@ -13,9 +21,12 @@ impl MountPlan {
 }
 
 fn kept(op: &MountOp) -> Option<Kept> {
-    // Nobody outside reaches what the sandbox has of its own.
+    // Nobody outside reaches what the sandbox has of its own; a file that is shown there has
+    // its place outside.
     let own = ["/proc", "/dev", "/run"];
-    if op.dest == Path::new("/") || own.iter().any(|own| op.dest.starts_with(own)) {
+    let is_own = own.iter().any(|own| op.dest.starts_with(own));
+    let is_followed = matches!(op.kind, OpKind::Bind { follow: true, .. });
+    if op.dest == Path::new("/") || is_own && !is_followed {
         return None;
     }
     let itself = |mode: Mode| match (op.member_of, mode) {
@@ -28,6 +39,7 @@ fn kept(op: &MountOp) -> Option<Kept> {
             Kind::Protected(stand_in.clone())
         }
         OpKind::SelfBind { mode, .. } => itself(*mode),
+        OpKind::Bind { follow: true, .. } => Kind::Followed(op.member_of),
         OpKind::Bind { source, mode, devices: false, .. } if source.path == op.dest => {
             itself(*mode)
         }

@@ -95,6 +95,7 @@ impl MountPlan {
             mode: (!matches!(op.kind, OpKind::Mask(_))).then_some(mode),
             target: target.map(|target| target.name.clone()),
             landlock: None,
+            is_file: op.dest == of && op.is_file(),
         })
     }
 }
@@ -172,9 +173,12 @@ impl Plan {
         let Some(map) = value.as_object_mut() else { return value };
         let mut set = |key: &str, value: Value| map.insert(key.to_owned(), value);
         match &op.kind {
-            OpKind::Bind { source, devices, .. } => {
+            OpKind::Bind { source, devices, follow, .. } => {
                 set("source", source.path.to_string_lossy().into());
                 set("devices", (*devices).into());
+                if *follow {
+                    set("follow", true.into());
+                }
             }
             OpKind::Tmpfs { size, permissions } => {
                 set("size", (*size).into());
@@ -217,6 +221,15 @@ impl MountOp {
             OpKind::Dev { .. } => "dev",
             OpKind::Proc => "proc",
             OpKind::Control { .. } => "control",
+        }
+    }
+
+    /// Whether it is surely no directory.
+    fn is_file(&self) -> bool {
+        match &self.kind {
+            OpKind::Bind { source, .. } => source.shape == Shape::File,
+            OpKind::Mask(shape) => *shape == Shape::File,
+            _ => false,
         }
     }
 

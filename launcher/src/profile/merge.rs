@@ -396,11 +396,21 @@ fn checked_bind(bind: schema::Bind, source: &Arc<Source>) -> Result<Located<Bind
         }
         (_, lease) => lease.map(Spanned::into_inner),
     };
+    let chmod = match (&bind.toggle, bind.chmod) {
+        (None, Some(chmod)) => {
+            let hint = "add `toggle = \"name\"`, or leave `chmod` out".to_owned();
+            let reason = "`chmod` without `toggle`: it is said of a target";
+            return Err(ProfileError::invalid(source, &chmod.span(), reason, Some(hint)));
+        }
+        (_, chmod) => chmod.is_none_or(Spanned::into_inner),
+    };
     let bind = Bind {
         path: bind.path.into_inner(),
         dest: bind.dest,
         mode: bind.mode.unwrap_or(Mode::Ro),
         devices: bind.devices,
+        follow: bind.follow.unwrap_or(true),
+        chmod,
         missing: bind.missing,
         toggle: bind.toggle.map(|name| Toggle { name, authority, max_lease }),
     };

@@ -142,6 +142,10 @@ pub struct Bind {
     pub mode: Mode,
     /// Whether device files on it work.
     pub devices: bool,
+    /// Whether a file is shown as it is at its path now, also after it was replaced there.
+    pub follow: bool,
+    /// Whether permissions can be changed; if not, nowhere in the sandbox.
+    pub chmod: bool,
     /// What to do if it does not exist.
     pub missing: Missing,
     /// The target it is, if it is one.
@@ -156,6 +160,8 @@ impl Bind {
             dest: None,
             mode: Mode::Ro,
             devices: false,
+            follow: true,
+            chmod: true,
             missing: Missing::Skip,
             toggle: None,
         }

@@ -71,6 +71,8 @@ pub(super) struct Bind {
     pub mode: Option<Mode>,
     #[serde(default)]
     pub devices: bool,
+    pub follow: Option<bool>,
+    pub chmod: Option<Spanned<bool>>,
     #[serde(default)]
     pub missing: Missing,
     pub toggle: Option<TargetName>,

@@ -102,7 +102,7 @@ structs! {
         max_lease, confirm_command, confirm_timeout
     }
     Workspace { path, name, mode, authority, git, max_lease }
-    Bind { path, dest, mode, devices, missing, toggle }
+    Bind { path, dest, mode, devices, follow, chmod, missing, toggle }
     Toggle { name, authority, max_lease }
     Tmpfs { path, size, mode }
     Cache { path, env }

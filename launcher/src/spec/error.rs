@@ -223,6 +223,9 @@ pub enum SpecError {
     /// The kernel has no seccomp.
     #[error("use seccomp: {:#}", Reason::from(*.0))]
     Seccomp(Errno),
+    /// `chmod = false` without seccomp.
+    #[error("refuse changes of permissions (chmod = false): {:#}", Reason::from(*.0))]
+    Chmod(Errno),
     /// The program's own file is gone.
     #[error("find this program's own file {}: {}", show(.0), Reason::from(*.1))]
     Program(PathBuf, Errno),
@@ -320,6 +323,7 @@ impl SpecError {
                 "use a kernel with CONFIG_SECCOMP_FILTER=y, or set seccomp = \"optional\" under \
                  [sandbox] in a profile to go on without it"
             }
+            Self::Chmod(_) => "it rests on seccomp: use a kernel with CONFIG_SECCOMP_FILTER=y",
             Self::CommandNotFound(_) => "check the spelling and PATH",
             Self::CommandHidden(_) => {
                 "it is below a directory that is private in the sandbox: --ro-bind it"

@@ -1,19 +1,31 @@
 //! Where a repository's own files are. Git is never run: its configuration could
 //! make it execute anything, and the agent can write some of it.
 
+mod pointer;
+
 use crate::host::Files;
+use crate::paths::is_in;
 use remount_broker::placeholder::Kind;
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-/// What makes git run something, or says where it looks for what it runs.
+/// One path of a git directory, and what is to become of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Executed {
+pub(super) struct Rule {
     /// Where it is, or could be made.
     pub path: PathBuf,
-    /// What can stand there without changing what git does, if it does not exist.
-    pub stand_in: Option<Kind>,
+    /// What holds for it.
+    pub what: RuleKind,
+}
+
+/// What holds for a path of a git directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum RuleKind {
+    /// It makes git run something, or says where git looks for what it runs: it cannot be
+    /// changed. With what can stand there without changing what git does, if it does not exist.
+    Executed(Option<Kind>),
+    /// A git directory in one of those: it is written to like the one around.
+    Open,
 }
 
 /// The files of that kind in a git directory, each with its stand-in
@@ -33,6 +45,9 @@ const EXECUTED_OF_WORKTREE: &[(&str, StandIn)] = &[
     ("commondir", StandIn::None),
     ("gitdir", StandIn::None),
 ];
+
+/// As many directories are looked at below one `modules`: an agent may have made any number.
+const MOST_MODULES: usize = 1000;
 
 #[derive(Clone, Copy)]
 enum StandIn {
@@ -62,118 +77,115 @@ pub(super) fn work_tree(cwd: &Path, files: &dyn Files) -> Option<PathBuf> {
 pub(super) struct GitDir {
     /// What holds objects and references: a linked worktree's is the main one's.
     pub common: PathBuf,
-    /// What must not be changed, existing or not.
-    pub executed: Vec<Executed>,
+    /// What must not be changed, existing or not, and what in it may; parents first.
+    pub rules: Vec<Rule>,
+}
+
+impl GitDir {
+    /// What of it is to be a target of its own. Where anything in the worktree could have
+    /// been named, it stays a part of that: else `ro workspace` would leave it writable.
+    pub fn target(&self, root: &Path) -> Option<&Path> {
+        let is_part = is_in(&self.common, root) && self.common != root.join(".git");
+        (!is_part).then_some(&self.common)
+    }
 }
 
 /// Finds the git directory of the worktree at `root`, if it has one that can be
 /// trusted to be one.
 ///
-/// `.git` may be a file that names a directory anywhere; the agent can write it, so
-/// what it names is believed only if that directory looks like git's and names this
-/// worktree in turn.
+/// `.git` may be a file or a symlink that names a directory anywhere; the agent can
+/// write it, so what it names is believed only if that directory looks like git's and names
+/// this worktree in turn, or is in the worktree: there nothing is granted, only protected.
 pub(super) fn git_dir(root: &Path, files: &dyn Files) -> Option<GitDir> {
     let dot_git = root.join(".git");
     let stat = files.lstat(&dot_git).ok()?;
-    let common = if stat.is_dir() {
-        dot_git
-    } else if stat.is_file() {
-        common_of_worktree(&dot_git, root, files)?
+    let (common, more) = if stat.is_dir() {
+        let named = pointer::common_dir(&dot_git, files);
+        let more = named.filter(|named| *named != dot_git && is_in(named, root));
+        (dot_git, more)
     } else {
-        return None;
+        (pointer::common_of_pointer(&dot_git, root, files)?, None)
     };
-    let mut executed = Vec::new();
-    let mut add = |dir: &Path, names: &[(&str, StandIn)]| {
-        let path = |name: &str| dir.join(name);
-        executed.extend(
-            names.iter().map(|(name, kind)| Executed { path: path(name), stand_in: kind.kind() }),
-        );
-    };
-    add(&common, EXECUTED);
-    let mut has_modules = false;
-    for (inner, names) in [("modules", EXECUTED), ("worktrees", EXECUTED_OF_WORKTREE)] {
-        let dir = common.join(inner);
+    let mut rules = Rules { files, found: Vec::new() };
+    for dir in [&common].into_iter().chain(&more) {
+        rules.git_dir(dir);
+    }
+    Some(GitDir { common, rules: rules.found })
+}
+
+/// Collects rules.
+struct Rules<'f> {
+    files: &'f dyn Files,
+    found: Vec<Rule>,
+}
+
+impl Rules<'_> {
+    fn git_dir(&mut self, dir: &Path) {
+        self.add(dir, EXECUTED);
+        self.modules(dir);
+        let worktrees = dir.join("worktrees");
+        for name in self.names(&worktrees) {
+            let worktree = worktrees.join(name);
+            self.add(&worktree, EXECUTED_OF_WORKTREE);
+            self.modules(&worktree);
+        }
+    }
+
+    fn add(&mut self, dir: &Path, names: &[(&str, StandIn)]) {
+        let rule = |&(name, stand_in): &(&str, StandIn)| {
+            let what = RuleKind::Executed(stand_in.kind());
+            Rule { path: dir.join(name), what }
+        };
+        self.found.extend(names.iter().map(rule));
+    }
+
+    /// Git directories of submodules. `git fetch` outside enters those that a commit names,
+    /// so that a new one would be executed: only what is there is written to.
+    fn modules(&mut self, dir: &Path) {
+        let modules = dir.join("modules");
+        self.add(dir, &[("modules", StandIn::Directory)]);
+        let mut found = Vec::new();
+        if !self.git_dirs(&modules, &mut 0, &mut found) {
+            return;
+        }
+        for dir in found {
+            self.found.push(Rule { path: dir.clone(), what: RuleKind::Open });
+            self.git_dir(&dir);
+        }
+    }
+
+    /// The git directories below one; a submodule's name may have slashes. False if there
+    /// is too much to look at.
+    fn git_dirs(&self, dir: &Path, looked_at: &mut usize, found: &mut Vec<PathBuf>) -> bool {
+        for name in self.names(dir) {
+            *looked_at += 1;
+            if *looked_at > MOST_MODULES {
+                return false;
+            }
+            let path = dir.join(name);
+            // A symlink leads somewhere else, where no rule would reach: it stays read-only.
+            if !self.files.lstat(&path).is_ok_and(|stat| stat.is_dir()) {
+                continue;
+            }
+            if self.files.lstat(&path.join("HEAD")).is_ok() {
+                found.push(path);
+            } else if !self.git_dirs(&path, looked_at, found) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The names in a directory, in order.
+    fn names(&self, dir: &Path) -> Vec<OsString> {
         let mut found = Vec::new();
         let mut keep = |name: &OsStr| found.push(name.to_owned());
         // Without the directory there is nothing in it to protect.
-        files.names(&dir, usize::MAX, &mut keep).unwrap_or_default();
+        self.files.names(dir, usize::MAX, &mut keep).unwrap_or_default();
         found.sort();
-        has_modules |= inner == "modules" && !found.is_empty();
-        for name in found {
-            add(&dir.join(name), names);
-        }
+        found
     }
-    if !has_modules {
-        // `git fetch` outside enters what it finds there.
-        add(&common, &[("modules", StandIn::Directory)]);
-    }
-    Some(GitDir { common, executed })
-}
-
-/// The main git directory of a linked worktree, by its pointer file.
-fn common_of_worktree(dot_git: &Path, root: &Path, files: &dyn Files) -> Option<PathBuf> {
-    let own = files.find(&pointer(&files.read(dot_git).ok()?, Some(b"gitdir: "), root)?).ok()?.path;
-    let back = files.find(&pointer(&files.read(&own.join("gitdir")).ok()?, None, &own)?).ok()?.path;
-    if back != dot_git {
-        return None;
-    }
-    let common = pointer(&files.read(&own.join("commondir")).ok()?, None, &own)?;
-    let common = files.find(&common).ok()?.path;
-    let is_inside = own.starts_with(common.join("worktrees"));
-    let has = |name: &str, dir: bool| {
-        files.lstat(&common.join(name)).is_ok_and(|stat| stat.is_dir() == dir)
-    };
-    (is_inside && has("objects", true) && has("refs", true) && has("HEAD", false)).then_some(common)
-}
-
-/// The path in a pointer file: one line, relative to `base`.
-fn pointer(text: &[u8], prefix: Option<&[u8]>, base: &Path) -> Option<PathBuf> {
-    let line = text.strip_suffix(b"\n").unwrap_or(text);
-    let path = line.strip_prefix(prefix.unwrap_or_default())?;
-    let plain = !path.is_empty() && !path.iter().any(|b| matches!(b, b'\n' | 0));
-    plain.then(|| base.join(OsStr::from_bytes(path)))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::host::fake::FakeFiles;
-
-    fn worktree(back: &str) -> FakeFiles {
-        FakeFiles::new()
-            .file("/w/.git", "gitdir: /m/.git/worktrees/w\n")
-            .file("/m/.git/worktrees/w/gitdir", back)
-            .file("/m/.git/worktrees/w/commondir", "../..\n")
-            .file("/m/.git/HEAD", "ref: x")
-            .dir("/m/.git/objects")
-            .dir("/m/.git/refs")
-    }
-
-    fn has(found: &GitDir, path: &str) -> bool {
-        found.executed.iter().any(|executed| executed.path == Path::new(path))
-    }
-
-    #[test]
-    fn a_linked_worktree_leads_to_the_main_repository() {
-        let found = git_dir(Path::new("/w"), &worktree("/w/.git\n")).unwrap();
-        assert_eq!(found.common, Path::new("/m/.git"));
-        assert!(has(&found, "/m/.git/hooks"));
-        assert!(has(&found, "/m/.git/worktrees/w/commondir"));
-    }
-
-    #[test]
-    fn a_pointer_to_what_does_not_point_back_is_not_believed() {
-        assert_eq!(git_dir(Path::new("/w"), &worktree("/elsewhere/.git\n")), None);
-        let forged = FakeFiles::new().file("/w/.git", "gitdir: /home/u/.ssh\n").dir("/home/u/.ssh");
-        assert_eq!(git_dir(Path::new("/w"), &forged), None);
-    }
-
-    #[test]
-    fn a_plain_repository_has_its_directory() {
-        let files = FakeFiles::new().dir("/p/.git/modules/sub");
-        let found = git_dir(Path::new("/p"), &files).unwrap();
-        assert_eq!(found.common, Path::new("/p/.git"));
-        assert!(has(&found, "/p/.git/modules/sub/hooks"));
-        assert!(!has(&found, "/p/.git/modules"));
-    }
-}
+mod tests;

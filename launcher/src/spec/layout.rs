@@ -2,9 +2,11 @@
 
 mod checks;
 mod cover;
+mod repository;
 
-use super::view::{Area, Place, View};
-use super::{Asker, Entry, SpecError, Toggle, What, git};
+use super::git::{self, GitDir};
+use super::view::{Area, Place, View, Way};
+use super::{Asker, Entry, SpecError, Toggle, What};
 use crate::cli::{Args, Step};
 use crate::host::{Found, Host, Mount};
 use crate::paths::is_in;
@@ -42,9 +44,21 @@ struct Wish {
 }
 
 enum WishKind {
-    Bind { source: PathBuf, mode: Mode, devices: bool, missing: Missing, target: Option<Toggle> },
-    Tmpfs { size: Option<u64>, permissions: u32 },
-    Cache { variable: Option<String> },
+    Bind {
+        source: PathBuf,
+        mode: Mode,
+        devices: bool,
+        follow: bool,
+        missing: Missing,
+        target: Option<Toggle>,
+    },
+    Tmpfs {
+        size: Option<u64>,
+        permissions: u32,
+    },
+    Cache {
+        variable: Option<String>,
+    },
 }
 
 impl<'h> Layout<'h> {
@@ -66,7 +80,8 @@ impl<'h> Layout<'h> {
             host,
             default_authority,
         };
-        let mut wishes = layout.wishes_of_profile(profile, variables)?;
+        let git = git::git_dir(&variables.workspace, host.files.as_ref());
+        let mut wishes = layout.wishes_of_profile(profile, variables, git.as_ref())?;
         wishes.extend(wishes_of_command_line(args)?);
         // Parents first, so that a destination is followed through what stands there
         // by then. The sort is stable: at one destination the later wish wins.
@@ -79,6 +94,7 @@ impl<'h> Layout<'h> {
                 layout.toggle(name, dest)?;
             }
         }
+        layout.protect_repository(&variables.workspace, git, profile.workspace.git.value)?;
         layout.protect_all(args, profile, variables)?;
         layout.mask_all(args, profile, variables)?;
         layout.hide_state()?;
@@ -109,6 +125,7 @@ impl<'h> Layout<'h> {
         &mut self,
         profile: &Profile,
         variables: &Variables,
+        git: Option<&GitDir>,
     ) -> Result<Vec<Wish>, SpecError> {
         let mut wishes = Vec::new();
         for entry in &profile.tmpfs {
@@ -131,7 +148,7 @@ impl<'h> Layout<'h> {
             let what = WishKind::Cache { variable };
             wishes.push(Wish { dest, origin, what });
         }
-        wishes.extend(self.workspace(profile, variables)?);
+        wishes.extend(self.workspace(profile, variables, git)?);
         for entry in &profile.binds {
             let (value, origin) = (&entry.value, Asker::Profile(entry.origin.clone()));
             let source = path_of(&value.path, variables, &origin)?;
@@ -145,6 +162,7 @@ impl<'h> Layout<'h> {
                 source,
                 mode: value.mode,
                 devices: value.devices,
+                follow: value.follow,
                 missing: value.missing,
                 target,
             };
@@ -158,6 +176,7 @@ impl<'h> Layout<'h> {
         &mut self,
         profile: &Profile,
         variables: &Variables,
+        git: Option<&GitDir>,
     ) -> Result<Vec<Wish>, SpecError> {
         let root = variables.workspace.clone();
         let origin = Asker::Profile(profile.workspace.path.origin.clone());
@@ -175,17 +194,18 @@ impl<'h> Layout<'h> {
                 source: path,
                 mode,
                 devices: false,
+                follow: false,
                 missing: Missing::Error,
                 target: Some(Toggle { name, authority, max_lease }),
             },
         };
         let mut wishes =
             vec![bind(root.clone(), workspace.name.value.clone(), workspace.mode.value)];
-        let git = git::git_dir(&root, self.host.files.as_ref());
-        if let (Some(git), Ok(name)) = (git, "git".parse())
+        let git = git.and_then(|git| git.target(&root));
+        if let (Some(path), Ok(name)) = (git, "git".parse())
             && workspace.git.value != GitPolicy::Ro
         {
-            wishes.push(bind(git.common, name, workspace.mode.value));
+            wishes.push(bind(path.to_owned(), name, workspace.mode.value));
         }
         Ok(wishes)
     }
@@ -238,7 +258,7 @@ impl<'h> Layout<'h> {
                     return Ok(());
                 }
             },
-            WishKind::Bind { source, mode, devices, missing, target } => {
+            WishKind::Bind { source, mode, devices, follow, missing, target } => {
                 let Some((path, found)) = self.source(&source, missing, &origin)? else {
                     return Ok(());
                 };
@@ -248,7 +268,8 @@ impl<'h> Layout<'h> {
                 }
                 let writable = mode == Mode::Rw || target.is_some();
                 let area = Area::Host { source: path.clone(), writable };
-                (What::Bind { source: found, path, mode, devices, target }, area)
+                let follow = follow && !devices && shape == Shape::File;
+                (What::Bind { source: found, path, mode, devices, follow, target }, area)
             }
         };
         self.view.cover(&place.path, area);
@@ -296,8 +317,13 @@ impl<'h> Layout<'h> {
     }
 
     fn locate(&self, path: &Path, origin: &Asker) -> Result<Rc<Place>, SpecError> {
+        Ok(self.locate_way(path, origin)?.0)
+    }
+
+    /// Where a path leads, and the symlinks on the way.
+    fn locate_way(&self, path: &Path, origin: &Asker) -> Result<Way, SpecError> {
         require_plain(path, origin)?;
-        self.view.locate(path).map_err(|errno| find_error(path, origin, errno))
+        self.view.locate_way(path).map_err(|errno| find_error(path, origin, errno))
     }
 
     fn check_mountpoint(
@@ -352,8 +378,9 @@ impl<'h> Layout<'h> {
         let mode = if place.is_writable() { Mode::Rw } else { Mode::Ro };
         let path = found.path.clone();
         self.view.cover(&place.path, Area::Host { source: path.clone(), writable: true });
-        let what =
-            What::Bind { source: Some(found), path, mode, devices: false, target: Some(toggle) };
+        let follow = shape_of(&found) == Shape::File;
+        let (source, target, devices) = (Some(found), Some(toggle), false);
+        let what = What::Bind { source, path, mode, devices, follow, target };
         self.put(Entry { dest: place.path.clone(), what, origin });
         Ok(())
     }
@@ -382,6 +409,7 @@ fn wishes_of_command_line(args: &Args) -> Result<Vec<Wish>, SpecError> {
                     source: source.clone(),
                     mode,
                     devices: *devices,
+                    follow: true,
                     missing,
                     target: None,
                 };

@@ -35,7 +35,10 @@ const ASKED_BEFORE_READ: u32 = 24;
 const MOST_NAMES: usize = 1000;
 
 /// As many as the kernel follows in one path (path_resolution(7)).
-const MOST_LINKS: u32 = 40;
+const MOST_LINKS: usize = 40;
+
+/// Where a path leads, and the symlinks that it passes through on its way.
+pub(super) type Way = (Rc<Place>, Vec<Rc<Place>>);
 
 /// What a part of the tree shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,15 +160,23 @@ impl<'h> View<'h> {
 
     /// Follows the absolute `path` as a process inside would.
     pub fn locate(&self, path: &Path) -> Result<Rc<Place>, Errno> {
+        Ok(self.locate_way(path)?.0)
+    }
+
+    /// As [`Self::locate`], and the symlinks on the way.
+    pub fn locate_way(&self, path: &Path) -> Result<Way, Errno> {
         if !path.is_absolute() {
             return Err(Errno::INVAL);
         }
-        let node = self.follow(Tree::ROOT, path, &mut 0)?;
-        Ok(Rc::clone(self.known.borrow().place(node)))
+        let mut links = Vec::new();
+        let node = self.follow(Tree::ROOT, path, &mut links)?;
+        let known = self.known.borrow();
+        let place = |node| Rc::clone(known.place(node));
+        Ok((place(node), links.into_iter().map(place).collect()))
     }
 
-    /// Follows `path` from `dir`; `links` counts the symlinks on the way.
-    fn follow(&self, dir: NodeId, path: &Path, links: &mut u32) -> Result<NodeId, Errno> {
+    /// Follows `path` from `dir`; `links` are the symlinks on the way so far.
+    fn follow(&self, dir: NodeId, path: &Path, links: &mut Vec<NodeId>) -> Result<NodeId, Errno> {
         let bytes = path.as_os_str().as_bytes();
         let mut at = if path.is_absolute() { Tree::ROOT } else { dir };
         for name in bytes.split(|byte| *byte == b'/') {
@@ -179,15 +190,20 @@ impl<'h> View<'h> {
     }
 
     /// Where `name` in `dir` leads.
-    fn follow_name(&self, dir: NodeId, name: &OsStr, links: &mut u32) -> Result<NodeId, Errno> {
+    fn follow_name(
+        &self,
+        dir: NodeId,
+        name: &OsStr,
+        links: &mut Vec<NodeId>,
+    ) -> Result<NodeId, Errno> {
         let known = self.known.borrow().child(dir, name);
         let node = match known {
             Some(node) => node,
             None => self.step(dir, name)?,
         };
         let Some(target) = self.known.borrow().link(node) else { return Ok(node) };
-        *links += 1;
-        if *links > MOST_LINKS {
+        links.push(node);
+        if links.len() > MOST_LINKS {
             return Err(Errno::LOOP);
         }
         self.follow(dir, &target, links)

@@ -3,6 +3,7 @@
 use super::super::{Entry, SpecError, What};
 use super::Layout;
 use remount_broker::name::{Mode, TargetName};
+use remount_broker::sys::mount::FileId;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -24,10 +25,16 @@ impl Layout<'_> {
     /// other open.
     pub(super) fn refuse_aliases(&self) -> Result<(), SpecError> {
         let mut by_source: HashMap<((u32, u32), PathBuf), &Entry> = HashMap::new();
+        let mut by_file: HashMap<FileId, &Entry> = HashMap::new();
         for entry in &self.entries {
-            let What::Bind { path, mode, target, .. } = &entry.what else { continue };
+            let What::Bind { source, path, mode, target, .. } = &entry.what else { continue };
             if *mode == Mode::Ro && target.is_none() {
                 continue;
+            }
+            // By the file itself, which may have two names.
+            let file = source.as_ref().map(|found| found.stat.id);
+            if let Some(other) = file.and_then(|file| by_file.insert(file, entry)) {
+                return Err(alias(other, entry));
             }
             // By filesystem: the host may show the same files at two paths itself.
             let mounts = &self.host.mounts;

@@ -1,19 +1,19 @@
 //! What is laid over what is shown: protections and masks.
 
 use super::super::view::{Area, Place};
-use super::super::{Asker, Entry, SpecError, What, git};
+use super::super::{Asker, Entry, SpecError, What};
 use super::{Layout, find_error, path_of, refuse_reserved, shape_of};
 use crate::cli::Args;
 use crate::host::Found;
 use crate::plan::Shape;
-use crate::profile::{GitPolicy, MissingProtect, PathText, Profile, Variables};
+use crate::profile::{MissingProtect, PathText, Profile, Variables};
 use remount_broker::placeholder::{self, Kind, Wanted};
 use rustix::io::Errno;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 /// What to do where nothing is to protect.
-enum IfMissing {
+pub(super) enum IfMissing {
     Skip,
     Guard(Kind),
     Error,
@@ -38,24 +38,6 @@ impl Layout<'_> {
         variables: &Variables,
     ) -> Result<(), SpecError> {
         let workspace = &variables.workspace;
-        if let Some(git) = git::git_dir(workspace, self.host.files.as_ref()) {
-            match profile.workspace.git.value {
-                GitPolicy::Ro => self.protect(&git.common, &Asker::Git, &IfMissing::Skip)?,
-                GitPolicy::Rw => {}
-                GitPolicy::Hooks => {
-                    for executed in git.executed {
-                        let missing = executed.stand_in.map_or(IfMissing::Skip, IfMissing::Guard);
-                        self.protect(&executed.path, &Asker::Git, &missing)?;
-                    }
-                }
-            }
-        }
-        let dot_git = workspace.join(".git");
-        let is_file = |place: &Place| place.found().is_some_and(|found| found.stat.is_file());
-        if self.view.locate(&dot_git).is_ok_and(|place| is_file(&place)) {
-            // The pointer of a linked worktree: whoever writes it chooses the hooks.
-            self.protect(&dot_git, &Asker::Git, &IfMissing::Skip)?;
-        }
         for entry in &profile.protects {
             let origin = Asker::Profile(entry.origin.clone());
             let protect = &entry.value;
@@ -75,13 +57,14 @@ impl Layout<'_> {
         Ok(())
     }
 
-    fn protect(
+    pub(super) fn protect(
         &mut self,
         path: &Path,
         origin: &Asker,
         missing: &IfMissing,
     ) -> Result<(), SpecError> {
-        let place = self.locate(path, origin)?;
+        let (place, links) = self.locate_way(path, origin)?;
+        self.protect_links(links, origin);
         match (self.existing(&place), missing) {
             (Some(found), _) => self.protect_found(&place, found, origin),
             (None, IfMissing::Skip) => Ok(()),
@@ -93,12 +76,24 @@ impl Layout<'_> {
         }
     }
 
+    /// Keeps symlinks as they are: what a path leads to is protected for nothing if the path
+    /// can be made to lead elsewhere.
+    pub(super) fn protect_links(&mut self, links: Vec<Rc<Place>>, origin: &Asker) {
+        for link in links.into_iter().filter(|link| link.is_writable()) {
+            let is_taken = self.entries.iter().any(|entry| entry.dest == link.path);
+            if let Some(found) = link.found().filter(|_| !is_taken) {
+                let (dest, origin) = (link.path.clone(), origin.clone());
+                self.put(Entry { dest, what: What::Protect(found), origin });
+            }
+        }
+    }
+
     /// What is there, if it is not there for another sandbox only.
-    fn existing(&self, place: &Place) -> Option<Found> {
+    pub(super) fn existing(&self, place: &Place) -> Option<Found> {
         place.found().filter(|found| !placeholder::is_one(&found.stat, self.host.uid))
     }
 
-    fn protect_found(
+    pub(super) fn protect_found(
         &mut self,
         place: &Place,
         found: Found,
@@ -117,10 +112,38 @@ impl Layout<'_> {
             return Err(SpecError::ProtectTaken { path, by, origin: origin.to_string() });
         }
         let source = found.path.clone();
-        self.view.cover(&place.path, Area::Host { source, writable: false });
-        let (dest, origin) = (place.path.clone(), origin.clone());
-        self.put(Entry { dest, what: What::Protect(found), origin });
+        self.view.cover(&place.path, Area::Host { source: source.clone(), writable: false });
+        let dest = place.path.clone();
+        self.put(Entry { dest, what: What::Protect(found), origin: origin.clone() });
+        self.protect_aliases(&source, None, origin);
         Ok(())
+    }
+
+    /// Protects a file, or what stands in for it, wherever else the host shows it in a
+    /// writable directory.
+    fn protect_aliases(&mut self, path: &Path, stand_in: Option<&Kind>, origin: &Asker) {
+        // Nearly always: then no path leads there but by a bind, of which there are no two.
+        let mounts = &self.host.mounts;
+        let shows_mounts = |entry: &Entry| match &entry.what {
+            What::Bind { path, .. } => !mounts.below(path).is_empty(),
+            _ => false,
+        };
+        if !self.entries.iter().any(shows_mounts) {
+            return;
+        }
+        for alias in mounts.aliases(path) {
+            let Ok(place) = self.view.locate(&alias) else { continue };
+            let is_taken = self.entries.iter().any(|entry| entry.dest == place.path);
+            let what = match (stand_in, place.found()) {
+                (Some(kind), _) => What::Guard(kind.clone()),
+                (None, Some(found)) => What::Protect(found),
+                (None, None) => continue,
+            };
+            if place.is_writable() && !place.is_fresh() && !is_taken {
+                let (dest, origin) = (place.path.clone(), origin.clone());
+                self.put(Entry { dest, what, origin });
+            }
+        }
     }
 
     /// Keeps what does not exist from being created: a placeholder stands there, and, where
@@ -154,7 +177,7 @@ impl Layout<'_> {
             wanted.push(Wanted { path: path.into_owned(), kind: Kind::Directory });
             inside = parent;
         }
-        let area = Area::Host { source: path, writable: false };
+        let area = Area::Host { source: path.clone(), writable: false };
         for wanted in wanted.into_iter().rev() {
             if !self.placeholders.iter().any(|other| other.path == wanted.path) {
                 self.placeholders.push(wanted);
@@ -162,7 +185,8 @@ impl Layout<'_> {
         }
         let dest = place.path.clone();
         self.view.cover(&dest, area);
-        self.put(Entry { dest, what: What::Guard(kind), origin: origin.clone() });
+        self.put(Entry { dest, what: What::Guard(kind.clone()), origin: origin.clone() });
+        self.protect_aliases(&path, Some(&kind), origin);
         Ok(())
     }
 

@@ -1,0 +1,117 @@
+//! Names that come and go in the directories that matter.
+
+use super::{Slot, news};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::io::Errno;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+
+/// What is watched.
+#[derive(Debug)]
+pub(super) struct Watches {
+    /// `None` if this user has no more of them to have: then only time tells.
+    fd: Option<OwnedFd>,
+    /// The names that matter in each directory.
+    names: BTreeMap<i32, BTreeSet<OsString>>,
+    /// A directory that is there is not watched: it cannot be read, or the limit of watches
+    /// is reached.
+    is_blind: bool,
+    /// Every name that matters is told of.
+    tell_all: bool,
+}
+
+impl Watches {
+    /// Nothing is watched yet.
+    pub(super) fn new() -> Self {
+        let flags = CreateFlags::CLOEXEC | CreateFlags::NONBLOCK;
+        let fd = inotify::init(flags).ok();
+        Self { fd, names: BTreeMap::new(), is_blind: false, tell_all: false }
+    }
+
+    /// What to wait for (`POLLIN`).
+    pub(super) fn source(&self) -> Option<BorrowedFd<'_>> {
+        self.fd.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Whether nothing is watched yet that could be.
+    pub(super) fn is_new(&self) -> bool {
+        self.fd.is_some() && self.names.is_empty()
+    }
+
+    /// Whether no name comes or goes untold.
+    pub(super) fn tell_all(&self) -> bool {
+        self.tell_all
+    }
+
+    /// Whether some names come and go untold.
+    pub(super) fn miss_something(&self) -> bool {
+        self.fd.is_none() || self.is_blind
+    }
+
+    /// Whether a name that matters has come or gone.
+    pub(super) fn heard(&mut self) -> bool {
+        let Some(fd) = &self.fd else { return false };
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut reader = inotify::Reader::new(fd, &mut buffer);
+        let mut matters = false;
+        while let Ok(event) = reader.next() {
+            let names = self.names.get(&event.wd());
+            let name = event.file_name().map(|name| OsString::from_vec(name.to_bytes().to_vec()));
+            // Without a name: the directory itself has gone. Without a directory: events were
+            // lost. What is watched no more does not matter.
+            let is_known = names.is_some_and(|names| name.is_none_or(|name| names.contains(&name)));
+            matters |= is_known || event.wd() < 0;
+        }
+        matters
+    }
+
+    /// Watches the directories that the mounts are in, as they are now, and those of the
+    /// files that are followed.
+    pub(super) fn renew(&mut self, slots: &[Slot]) {
+        let Some(fd) = &self.fd else { return };
+        self.names.clear();
+        self.is_blind = false;
+        let (mut is_complete, mut all_local) = (true, true);
+        let mut ids: BTreeMap<&Path, Option<i32>> = BTreeMap::new();
+        for Slot { kept, source, .. } in slots {
+            let mut keep = |watched: Result<i32, Errno>, name: OsString| match watched {
+                Ok(id) => drop(self.names.entry(id).or_default().insert(name)),
+                // Lost itself: its own parent is watched.
+                Err(Errno::NOENT | Errno::NOTDIR) => is_complete = false,
+                Err(_) => (is_complete, self.is_blind) = (false, true),
+            };
+            if let Some(source) = source {
+                keep(source.watch(fd, flags()), source.name.clone());
+                all_local &= news::is_local(source.dir.as_fd());
+            }
+            let (Some(parent), Some(name)) = (kept.path.parent(), kept.path.file_name()) else {
+                continue;
+            };
+            if let Some(known) = ids.get(parent) {
+                if let Some(id) = known {
+                    keep(Ok(*id), name.to_owned());
+                }
+                continue;
+            }
+            let watched = inotify::add_watch(fd, parent, flags());
+            ids.insert(parent, watched.ok());
+            keep(watched, name.to_owned());
+            all_local &= news::is_local_at(parent);
+        }
+        self.tell_all = is_complete && all_local;
+    }
+}
+
+fn flags() -> WatchFlags {
+    WatchFlags::CREATE
+        | WatchFlags::DELETE
+        | WatchFlags::MOVE
+        | WatchFlags::DELETE_SELF
+        | WatchFlags::MOVE_SELF
+        | WatchFlags::ONLYDIR
+        | WatchFlags::DONT_FOLLOW
+}
