@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_file_that_others_can_write_is_refused() {
-        let dir = std::env::temp_dir().join(format!("remount-held.{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("remount-test-held.{}", std::process::id()));
         change(&dir, |held| held.paths.push("/x".into())).unwrap();
         let before = version(&dir).unwrap();
         assert_eq!(read(&dir).unwrap().paths, [Path::new("/x")]);

@@ -117,7 +117,8 @@ fn a_move_that_nobody_tells_of_is_noticed_without_being_asked() {
     let (here, there) = (sandbox.outside().join("a"), sandbox.outside().join("z"));
     let stale = "\"event\":\"stale\",\"targets\":[\"workspace\"]".to_owned();
     let path = project.display();
-    let back = format!("\"event\":\"protection-restored\",\"message\":\"{path}\"");
+    let about = |event: &str| format!("\"event\":\"protection-{event}\",\"message\":\"{path}\"");
+    let (lost, back) = (about("lost"), about("restored"));
     let count = |event: &str| {
         let file = logs(&sandbox).pop();
         let text = file.map_or(String::new(), |file| std::fs::read_to_string(file).unwrap());
@@ -125,7 +126,7 @@ fn a_move_that_nobody_tells_of_is_noticed_without_being_asked() {
     };
     for turn in 1..=2 {
         std::fs::rename(&here, &there).unwrap();
-        wait_until("it is written down", LIMIT, || count(&stale) == turn);
+        wait_until("it is written down", LIMIT, || count(&stale) == turn && count(&lost) == turn);
         std::fs::rename(&there, &here).unwrap();
         wait_until("it is seen to be back", LIMIT, || count(&back) == turn);
     }

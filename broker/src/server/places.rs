@@ -28,12 +28,15 @@ impl Server<'_> {
 
     fn look(&mut self, now: Instant) {
         let Some(healer) = &mut self.context.healer else { return };
-        for event in healer.look(&mut self.registry, self.context.inspector.as_ref(), now) {
+        let inspector = self.context.inspector.as_ref();
+        let events = healer.look(&mut self.registry, inspector, now);
+        // Before anybody reads of it and moves it again.
+        let reports = self.registry.report(self.registry.all());
+        for event in events {
             let path = Escaped::path(&event.path).to_string();
             let (event, message) = (event.what.name(), Some(path.as_str()));
             self.record(&Entry { event, message, ..Entry::default() });
         }
-        let reports = self.registry.report(self.registry.all());
         self.note_stale(&reports);
     }
 
