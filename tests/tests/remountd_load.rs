@@ -111,3 +111,36 @@ fn a_slow_daemon_still_knows_its_clients() {
     }
     clients.end().success();
 }
+
+const LEASES: &str = r#"
+import ctypes, json, os, socket, sys
+libc = ctypes.CDLL(None)
+def lease():
+    ours, theirs = socket.socketpair()
+    if os.fork() == 0:
+        target = sys.argv[2].encode()
+        assert libc.unshare(0x10020000) == 0 and libc.mount(target, target, None, 4096, None) == 0
+        s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])
+        s.sendall(b'{"op":"set","targets":["w"],"mode":"rw","for-ms":3600000}\n')
+        theirs.sendall(s.recv(4096)); os._exit(0)
+    os.wait()
+    return json.loads(ours.recv(4096))
+granted = 0
+while True:
+    answer = lease()
+    if not answer["ok"]: break
+    granted += 1
+print(granted, "granted, then:", answer["message"].split(": ")[1].replace(" in other sandboxes", ""))
+"#;
+
+/// A lease keeps a namespace, also when nobody is left in it: one user has only so many.
+#[test]
+fn leases_of_sandboxes_that_are_gone_are_bounded() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::new(&sandbox, "");
+    let outcome = sandbox.host(require("python3")).option("-c").option(LEASES);
+    let outcome = outcome.arg(socket(&sandbox)).arg(daemon.target()).run();
+    assert_eq!(outcome.success().stdout(), "64 granted, then: too many are on lease\n");
+    // Without one nothing is kept.
+    assert_eq!(daemon.sandboxed("\"$CTL\" --socket \"$S\" rw w").stdout(), "w: rw\n");
+}

@@ -178,8 +178,8 @@ fn room_for_clients() -> Result<usize, DaemonError> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
         .map_err(DaemonError::Prepare)?;
-    // A connection and a process each.
-    let room = maximum.unwrap_or(u64::MAX).saturating_sub(RESERVED) / 2;
+    // For each a connection and a process, a request's two namespaces, a lease's two.
+    let room = maximum.unwrap_or(u64::MAX).saturating_sub(RESERVED) / 6;
     let room = room.clamp(4, MOST_CLIENTS);
     Ok(usize::try_from(room).unwrap_or(4))
 }
