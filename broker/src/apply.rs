@@ -5,6 +5,7 @@
 //! every `mkdir` or `unlink` too; so an operation that meets it waits, up to
 //! [`RETRY_FOR`], but never here: it says [`Progress::Parked`] and is advanced again.
 
+use crate::held::Watch;
 use crate::name::Mode;
 use crate::proto::Fault;
 use crate::reason::Reason;
@@ -13,7 +14,8 @@ use crate::sys::mount::{self, Attributes, Reach};
 use crate::target::Member;
 use rustix::io::{Errno, Result as KernelResult};
 use std::fmt::Debug;
-use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// For how long EBUSY is taken for something that passes (DESIGN.md, fact 2).
@@ -35,27 +37,48 @@ pub(crate) trait Mounts: Debug + Send {
     fn set(&self, member: &Member, mode: Mode) -> KernelResult<()>;
     /// Whether the mount is still the one at its path.
     fn in_place(&self, member: &Member) -> bool;
+    /// What a person holds read-only, as paths of the host.
+    fn held(&self) -> KernelResult<Vec<PathBuf>>;
+    /// Whether what is at `below` in the mount is seen through it, and not through another
+    /// mount on top.
+    fn shows(&self, member: &Member, below: &Path) -> bool;
 }
 
 /// The real mounts.
 #[derive(Debug)]
-pub(crate) struct Kernel;
+pub(crate) struct Kernel {
+    /// Where it is written what is held.
+    pub holds: Option<Arc<Watch>>,
+}
 
 impl Mounts for Kernel {
     fn mode(&self, member: &Member) -> KernelResult<Mode> {
-        let read_only = mount::is_read_only(&member.fd)?;
+        let read_only = mount::is_read_only(member.fd())?;
         Ok(if read_only { Mode::Ro } else { Mode::Rw })
     }
 
     fn set(&self, member: &Member, mode: Mode) -> KernelResult<()> {
-        mount::set_attributes(member.fd.as_fd(), Attributes::mode(mode), Reach::This)
+        mount::set_attributes(member.fd(), Attributes::mode(mode), Reach::This)
     }
 
     fn in_place(&self, member: &Member) -> bool {
         // Absolute paths, so the directory does not matter: the root is the sandbox's.
         let found = mount::mount_id_at(rustix::fs::CWD, &member.path);
         // A path that cannot be looked up is no proof either.
-        matches!((found, mount::mount_id(member.fd.as_fd())), (Ok(a), Ok(b)) if a == b)
+        matches!((found, member.id()), (Ok(a), Ok(b)) if a == b)
+    }
+
+    fn held(&self) -> KernelResult<Vec<PathBuf>> {
+        self.holds.as_ref().map_or(Ok(Vec::new()), |holds| holds.read().map(|held| held.paths))
+    }
+
+    fn shows(&self, member: &Member, below: &Path) -> bool {
+        match mount::mount_id_at(rustix::fs::CWD, member.path.join(below)) {
+            Ok(id) => member.id() == Ok(id),
+            // Nothing is there that could be written to.
+            Err(Errno::NOENT | Errno::NOTDIR) => false,
+            Err(_) => true,
+        }
     }
 }
 
@@ -215,6 +238,13 @@ impl Operation {
                 let (path, mode) = (path.to_owned(), step.mode);
                 return Err(Obstacle::Fault(Fault::Stale { name, path, mode }));
             }
+            // After the change again: whoever begins to hold it then looks at the mounts
+            // after writing that down, so one of the two sees the other.
+            if step.mode == Mode::Rw
+                && let Some(fault) = registry.held(step.target)
+            {
+                return Err(Obstacle::Fault(fault));
+            }
             if registry.mounts().in_place(member) {
                 continue;
             }
@@ -251,8 +281,9 @@ impl Operation {
         for step in self.steps.iter_mut().rev().filter(|step| step.changed) {
             let before = step.mode.flipped();
             let member = step.member(registry);
-            // What left its place in the meantime stays closed.
-            if before == Mode::Rw && !registry.mounts().in_place(member) {
+            // What left its place in the meantime, or is held by now, stays closed.
+            let stays = !registry.mounts().in_place(member) || registry.held(step.target).is_some();
+            if before == Mode::Rw && stays {
                 step.changed = false;
                 continue;
             }

@@ -4,7 +4,7 @@
 //! mounted on, or removes that; it moves away when the host renames a directory. Then what
 //! is at its path can be changed from inside. The kernel tells of the first
 //! (`poll(2)` on `mountinfo`, before the rename is complete), inotify of the names that
-//! come and go, and all is looked at before each request and once in a while.
+//! come and go. All is looked at once in a while, and before a request if neither would tell.
 //!
 //! Where there is nothing to mount on, the mount that holds the path is made read-only, so
 //! that nothing can be created, and its target is stale, until there is something again. If
@@ -13,6 +13,7 @@
 
 mod follow;
 mod hold;
+mod news;
 mod watches;
 
 pub use follow::FileSource;

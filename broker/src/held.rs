@@ -10,7 +10,7 @@ pub mod running;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, StatxFlags};
 use rustix::io::{Errno, Result};
 use std::ffi::{OsStr, OsString};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -58,9 +58,13 @@ impl Version {
 /// # Errors
 /// As `statx(2)`.
 pub fn version(state: &Path) -> Result<Version> {
+    version_at(CWD, &state.join(FILE))
+}
+
+fn version_at(dir: BorrowedFd<'_>, file: &Path) -> Result<Version> {
     let wanted = StatxFlags::INO | StatxFlags::SIZE | StatxFlags::MTIME;
     let flags = AtFlags::SYMLINK_NOFOLLOW;
-    match rustix::fs::statx(CWD, state.join(FILE), flags, wanted) {
+    match rustix::fs::statx(dir, file, flags, wanted) {
         Ok(s) => {
             Ok(Version(Some((s.stx_ino, s.stx_size, s.stx_mtime.tv_sec, s.stx_mtime.tv_nsec))))
         }
@@ -75,8 +79,12 @@ pub fn version(state: &Path) -> Result<Version> {
 /// As `open(2)` and `read(2)`; `EPERM` if it belongs to somebody else or others can write
 /// to it; `EINVAL` if it is damaged.
 pub fn read(state: &Path) -> Result<Held> {
+    read_at(CWD, &state.join(FILE))
+}
+
+fn read_at(dir: BorrowedFd<'_>, file: &Path) -> Result<Held> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match rustix::fs::open(state.join(FILE), flags, Mode::empty()) {
+    let file = match rustix::fs::openat(dir, file, flags, Mode::empty()) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(Held::default()),
         result => result?,
     };
@@ -99,6 +107,53 @@ pub fn read(state: &Path) -> Result<Held> {
         }
     }
     Held::parse(&data).ok_or(Errno::INVAL)
+}
+
+/// Looks into the file from a mount namespace in which its path leads nowhere: a broker
+/// that stands in its sandbox.
+#[derive(Debug)]
+pub struct Watch {
+    /// The nearest directory that was there.
+    base: OwnedFd,
+    /// The file, from there.
+    file: PathBuf,
+}
+
+impl Watch {
+    /// Of the file in the directory `state`, which need not be there yet.
+    ///
+    /// # Errors
+    /// As `open(2)`.
+    pub fn new(state: &Path) -> Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        for dir in state.ancestors() {
+            match rustix::fs::open(dir, flags, Mode::empty()) {
+                Err(Errno::NOENT | Errno::NOTDIR) => {}
+                Err(errno) => return Err(errno),
+                Ok(base) => {
+                    let below = state.strip_prefix(dir).unwrap_or(state);
+                    return Ok(Self { base, file: below.join(FILE) });
+                }
+            }
+        }
+        Err(Errno::NOENT)
+    }
+
+    /// Which state the file is in now.
+    ///
+    /// # Errors
+    /// As [`version`].
+    pub fn version(&self) -> Result<Version> {
+        version_at(self.base.as_fd(), &self.file)
+    }
+
+    /// What is held now.
+    ///
+    /// # Errors
+    /// As [`read`].
+    pub fn read(&self) -> Result<Held> {
+        read_at(self.base.as_fd(), &self.file)
+    }
 }
 
 /// Changes the file, one process after another, and makes the directory if it is missing.
@@ -218,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_file_that_others_can_write_is_refused() {
-        let dir = std::env::temp_dir().join(format!("remount-held.{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("remount-test-held.{}", std::process::id()));
         change(&dir, |held| held.paths.push("/x".into())).unwrap();
         let before = version(&dir).unwrap();
         assert_eq!(read(&dir).unwrap().paths, [Path::new("/x")]);
@@ -231,5 +286,18 @@ mod tests {
         std::fs::remove_dir_all(&dir).unwrap();
         assert_eq!(read(&dir), Ok(Held::default()));
         assert_eq!(version(&dir).unwrap(), Version(None));
+    }
+
+    #[test]
+    fn a_directory_that_is_made_later_is_seen() {
+        let dir = std::env::temp_dir().join(format!("remount-watch.{}", std::process::id()));
+        let state = dir.join("a/b");
+        let watch = Watch::new(&state).unwrap();
+        assert_eq!(watch.read(), Ok(Held::default()));
+        change(&state, |held| held.paths.push("/x".into())).unwrap();
+        assert_eq!(watch.read().unwrap().paths, [Path::new("/x")]);
+        assert_eq!(watch.version(), version(&state));
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(watch.version(), Ok(Version(None)));
     }
 }

@@ -15,6 +15,7 @@ mod process;
 use crate::name::TargetName;
 use crate::proto::{Holder, Holders};
 use crate::sys::process::{parent_pid_namespace, thread_time};
+use crate::target::Member;
 pub(crate) use halt::{Halted, pause};
 use held::{Held, descriptors, mappings, threads};
 use process::{Namespace, Stat, command, each_number, inner_ids, namespace, namespace_at};
@@ -22,7 +23,7 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Result;
 use rustix::process::{Pid, Signal};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// The processor time that a search may take: nobody else is served meanwhile.
@@ -291,9 +292,9 @@ fn describe(
 }
 
 /// What is watched of a mount.
-pub(crate) fn watched(target: &TargetName, fd: BorrowedFd<'_>, path: &Path) -> Option<Watched> {
-    let mount = crate::sys::mount::mount_id(fd).ok()?;
-    Some(Watched { target: target.clone(), mount, path: path.to_owned() })
+pub(crate) fn watched(target: &TargetName, member: &Member) -> Option<Watched> {
+    let mount = member.id().ok()?;
+    Some(Watched { target: target.clone(), mount, path: member.path.clone() })
 }
 
 #[cfg(test)]

@@ -4,14 +4,16 @@
 //! [`Authorized`], and that is the only thing [`crate::apply`] acts on.
 
 use crate::apply::{Kernel, Mounts};
+use crate::held::Watch;
 use crate::name::{Authority, Mode, TargetName};
 use crate::proto::{Fault, Origin, Selection, SetRequest, State, TargetReport};
 use crate::sys::socket::Peer;
 use crate::target::{Member, Target};
 use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,12 +65,12 @@ impl Authorized {
 }
 
 impl Registry {
-    /// A registry of real mounts.
+    /// A registry of real mounts. What `holds` says is held is not made writable.
     ///
     /// # Errors
     /// Two targets share a name, or one has no member.
-    pub fn new(targets: Vec<Target>) -> Result<Self, BadTargets> {
-        Self::with_mounts(targets, Box::new(Kernel))
+    pub fn new(targets: Vec<Target>, holds: Option<Arc<Watch>>) -> Result<Self, BadTargets> {
+        Self::with_mounts(targets, Box::new(Kernel { holds }))
     }
 
     pub(crate) fn with_mounts(
@@ -89,9 +91,31 @@ impl Registry {
         Ok(registry)
     }
 
-    /// The mode that a target is to have.
+    /// The mode that a target is to have: read-only while a person holds any of it.
     pub(crate) fn wanted(&self, index: Index) -> Mode {
-        self.wanted[index].get()
+        match self.wanted[index].get() {
+            Mode::Rw if self.held(index).is_some() => Mode::Ro,
+            mode => mode,
+        }
+    }
+
+    /// Why a target must not become writable now: a person holds it or something in it
+    /// that has no mount of its own, or nobody can tell.
+    pub(crate) fn held(&self, index: Index) -> Option<Fault> {
+        let target = self.target(index);
+        let name = || target.name.clone();
+        let paths = match self.mounts.held() {
+            Ok(paths) => paths,
+            Err(errno) => return Some(Fault::HeldUnknown { name: name(), errno }),
+        };
+        let is_held = |member: &Member, held: &Path| {
+            let Some(source) = &member.source else { return false };
+            source.starts_with(held)
+                || held.strip_prefix(source).is_ok_and(|below| self.mounts.shows(member, below))
+        };
+        let mut held = paths.iter();
+        held.find(|held| target.members.iter().any(|member| is_held(member, held)))
+            .map(|path| Fault::Held { name: name(), path: path.clone() })
     }
 
     /// A target has been given a mode.
@@ -102,14 +126,14 @@ impl Registry {
     /// The mount of a target that belongs at `path`.
     pub(crate) fn member(&self, index: Index, path: &Path) -> Option<BorrowedFd<'_>> {
         let member = self.targets[index].members.iter().find(|member| member.path == path);
-        member.map(|member| member.fd.as_fd())
+        member.map(Member::fd)
     }
 
     /// From now on the target's mount at `path` is this one.
     pub(crate) fn replace_member(&mut self, index: Index, path: &Path, fd: OwnedFd) {
         let mut members = self.targets[index].members.iter_mut();
         if let Some(member) = members.find(|member| member.path == path) {
-            member.fd = fd;
+            *member = Member::new(fd, path.to_owned());
         }
     }
 
@@ -216,23 +240,32 @@ impl Registry {
     fn state(&self, index: Index) -> State {
         let in_place = |member: &Member| self.mounts.in_place(member);
         let is_whole = self.target(index).members.iter().all(in_place);
-        if is_whole && self.unprotected(index).is_none() { State::Ok } else { State::Stale }
+        if is_whole { State::Ok } else { State::Stale }
     }
 
     /// What there is to say of some targets, read from the kernel now.
     pub(crate) fn report(&self, which: impl IntoIterator<Item = Index>) -> Vec<TargetReport> {
-        let report = |index| {
-            let target = self.target(index);
-            TargetReport {
-                name: target.name.clone(),
-                path: target.path.clone(),
-                mode: self.mode(index),
-                state: self.state(index),
-                authority: target.authority,
-                lease: None,
-            }
-        };
+        let report = |index| self.describe(index, self.mode(index), self.state(index));
         which.into_iter().map(report).collect()
+    }
+
+    /// What there is to say of targets whose mode has been changed just now: the kernel was
+    /// asked after the change ([`crate::apply`]), and is not asked again.
+    pub(crate) fn report_changed(&self, which: &[Index]) -> Vec<TargetReport> {
+        let report = |&index: &Index| self.describe(index, self.wanted(index), State::Ok);
+        which.iter().map(report).collect()
+    }
+
+    fn describe(&self, index: Index, mode: Mode, state: State) -> TargetReport {
+        let target = self.target(index);
+        TargetReport {
+            name: target.name.clone(),
+            path: target.path.clone(),
+            mode,
+            state: if self.unprotected(index).is_none() { state } else { State::Stale },
+            authority: target.authority,
+            lease: None,
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use super::cli::Broker;
 use super::{Failure, Way, render};
 use remount_broker::channel::Connection;
 use remount_broker::client::{Client, ClientError, TIMEOUT};
-use remount_broker::proto::{BadReply, ErrorCode, Refusal, Selection, SetRequest, Wish};
+use remount_broker::proto::{ErrorCode, Refusal, Selection, SetRequest, Wish};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -66,10 +66,16 @@ pub(super) fn connect(places: &[PathBuf], pid: Option<u32>) -> Result<Way, Failu
     Err(last)
 }
 
-/// Asks once more, in the words that remountd's first version understands; `bad` is what
-/// it made of the others.
-pub(super) fn classic(way: Way, set: &SetRequest, bad: BadReply) -> Result<String, Failure> {
-    let daemon = place(way, bad)?;
+/// Whether this may be the first version's answer to what it does not know: it hangs up.
+pub(super) fn is_first(way: &Way, error: &ClientError) -> bool {
+    let unknown = matches!(error, ClientError::BadReply(_) | ClientError::Closed);
+    unknown && way.daemon.is_some()
+}
+
+/// Asks once more, in the words that remountd's first version understands; `error` is what
+/// became of the others.
+pub(super) fn classic(way: Way, set: &SetRequest, error: ClientError) -> Result<String, Failure> {
+    let daemon = place(way).ok_or(error)?;
     let names = match &set.targets {
         Selection::Named(names) => &names[..],
         Selection::All => &[],
@@ -77,49 +83,56 @@ pub(super) fn classic(way: Way, set: &SetRequest, bad: BadReply) -> Result<Strin
     let plain = *set
         == SetRequest { path: set.path.clone(), ..SetRequest::new(set.targets.clone(), set.wish) };
     let ([name], Wish::Ro | Wish::Rw, true) = (names, set.wish, plain) else {
-        let message = "carry out the request: this remountd is of the first version".to_owned();
-        let hint = Some("it knows 'ro NAME [PATH]', 'rw NAME [PATH]' and 'list'".to_owned());
-        let refusal = Refusal { error: ErrorCode::Failed, message, hint, holders: None };
-        return Err(ClientError::Refused(refusal).into());
+        let hint = "it knows 'ro NAME [PATH]', 'rw NAME [PATH]' and 'list'";
+        return Err(refused("carry out the request: this remountd is of the first version", hint));
     };
     let verb = if set.wish == Wish::Ro { "ro" } else { "rw" };
-    let path = set.path.as_ref().map_or(String::new(), |path| format!("{} ", path.as_str()));
-    let line = format!("{verb} {name} {path}{}\n", std::process::id());
-    ask(&daemon, &line)?;
-    Ok(format!("{name}: {verb}\n"))
+    // It has two forms: in one a path may be named, in the other it has to be, and `/` is the
+    // target itself.
+    let (path, otherwise) = match &set.path {
+        Some(path) => (format!("{} ", path.as_str()), None),
+        None => (String::new(), Some("/ ")),
+    };
+    let ask = |path: &str| ask(&daemon, &format!("{verb} {name} {path}{}", std::process::id()));
+    let mut lines = ask(&path)?;
+    if let (Some(path), Some("ERROR: invalid command format.")) =
+        (otherwise, lines.first().map(String::as_str))
+    {
+        lines = ask(path)?;
+    }
+    match lines.first().map(String::as_str) {
+        Some("OK") => Ok(format!("{name}: {verb}\n")),
+        Some(line) => Err(refused(line.strip_prefix("ERROR: ").unwrap_or(line), "")),
+        None => Err(ClientError::Closed.into()),
+    }
 }
 
 /// Asks for the targets in those words, and shows them as they come.
-pub(super) fn classic_list(way: Way, bad: BadReply) -> Result<String, Failure> {
-    let lines = ask(&place(way, bad)?, "list\n")?;
+pub(super) fn classic_list(way: Way, error: ClientError) -> Result<String, Failure> {
+    let lines = ask(&place(way).ok_or(error)?, "list")?;
     Ok(lines.iter().map(|line| format!("{}\n", render::line(line))).collect())
 }
 
-/// Where the daemon listens. The connection that there is ends: it may serve one at a time.
-fn place(way: Way, bad: BadReply) -> Result<PathBuf, Failure> {
-    way.daemon.ok_or_else(|| ClientError::from(bad).into())
+fn refused(message: &str, hint: &str) -> Failure {
+    let hint = (!hint.is_empty()).then(|| hint.to_owned());
+    let (error, message) = (ErrorCode::Failed, message.to_owned());
+    ClientError::Refused(Refusal { error, message, hint, holders: None }).into()
 }
 
-/// Makes a request of one line; what the answer says before its `OK`.
+/// Where the daemon listens. The connection that there is ends: it may serve one at a time.
+fn place(way: Way) -> Option<PathBuf> {
+    way.daemon
+}
+
+/// Makes a request of one line; all that the daemon says to it until it hangs up, which
+/// `quit` asks for: the end of an answer is not marked in all of them.
 fn ask(daemon: &Path, request: &str) -> Result<Vec<String>, Failure> {
     let tried = |error| Failure::Io(format!("ask {}", render::path(daemon)), error);
     let mut stream = UnixStream::connect(daemon).map_err(tried)?;
     stream.set_read_timeout(Some(TIMEOUT)).map_err(tried)?;
-    stream.write_all(request.as_bytes()).map_err(tried)?;
-    let mut lines = Vec::new();
-    for line in BufReader::new(io::Read::take(stream, 1 << 16)).lines() {
-        let line = line.map_err(tried)?;
-        if line == "OK" {
-            return Ok(lines);
-        }
-        if let Some(message) = line.strip_prefix("ERROR: ") {
-            let (error, message) = (ErrorCode::Failed, message.to_owned());
-            let refusal = Refusal { error, message, hint: None, holders: None };
-            return Err(ClientError::Refused(refusal).into());
-        }
-        lines.push(line);
-    }
-    Err(ClientError::Closed.into())
+    stream.write_all(format!("{request}\nquit\n").as_bytes()).map_err(tried)?;
+    let lines = BufReader::new(io::Read::take(stream, 1 << 16)).lines();
+    lines.collect::<Result<_, _>>().map_err(tried)
 }
 
 #[cfg(test)]

@@ -100,7 +100,7 @@ fn run(args: Args, quiet: bool) -> Result<Exit, Failure> {
         Command::Set(set) => {
             let mut way = connect(wanted)?;
             let text = match change(&mut way, set.clone()) {
-                Err(ClientError::BadReply(bad)) => daemon::classic(way, &set, bad)?,
+                Err(error) if daemon::is_first(&way, &error) => daemon::classic(way, &set, error)?,
                 other => render::modes(&other?),
             };
             // The mode has changed whether or not anyone can read of it.
@@ -115,7 +115,7 @@ fn run(args: Args, quiet: bool) -> Result<Exit, Failure> {
         Command::List => {
             let mut way = connect(wanted)?;
             print(&match way.client.list() {
-                Err(ClientError::BadReply(bad)) => daemon::classic_list(way, bad)?,
+                Err(error) if daemon::is_first(&way, &error) => daemon::classic_list(way, error)?,
                 other => render::table(&other?),
             })
         }

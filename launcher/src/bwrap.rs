@@ -4,8 +4,8 @@
 //! monitor ── init (PID 1, if the PID namespace is new) ── command
 //! ```
 //!
-//! Only what bubblewrap does is done: no Landlock, no filter, no masks, no broker. What
-//! its callers see (descriptors, documents, exit codes, messages) is the same; the file
+//! Only what bubblewrap does is done: no Landlock; a filter and masks only if a profile is
+//! named, a broker only if there are targets. What its callers see (descriptors, documents, exit codes, messages) is the same; the file
 //! tree is built by the same calls as that of a profile.
 
 mod caps;
@@ -16,19 +16,24 @@ mod error;
 mod fds;
 mod hold;
 mod labels;
+mod members;
 mod monitor;
+mod narrow;
 mod options;
 mod parse;
 mod place;
 mod request;
 mod seccomp;
+mod serve;
 mod source;
 mod status;
+mod toggle;
 mod tree;
 
 use crate::plan::Identity;
 use error::{Die, OrDie, Result};
 use parse::Parsed;
+use remount_broker::host::Places;
 use request::Request;
 use std::ffi::OsString;
 use std::io::Write;
@@ -79,6 +84,7 @@ fn front(mut words: Vec<OsString>) -> Result<ExitCode> {
         return no_command();
     }
     check_identity(&request)?;
+    narrow::settle(&mut request)?;
     let unshare = &mut request.unshare;
     let has_cgroups = || std::fs::exists("/proc/self/ns/cgroup").unwrap_or(false);
     if unshare.cgroup && !has_cgroups() {
@@ -86,7 +92,9 @@ fn front(mut words: Vec<OsString>) -> Result<ExitCode> {
         return Err(Die::new(text));
     }
     unshare.cgroup = unshare.cgroup || (unshare.cgroup_try && has_cgroups());
-    request.hold = hold::Hold::read()?;
+    let places = Places::here();
+    request.hold = hold::read(places.as_ref())?;
+    toggle::settle(&mut request, places)?;
     monitor::start(&request)
 }
 

@@ -11,9 +11,9 @@
 
 mod broker;
 pub(crate) mod identity;
-mod init;
+pub(crate) mod init;
 
-pub use broker::Broker;
+pub use broker::{Broker, Serving};
 pub use init::Init;
 
 use crate::confine;
@@ -85,6 +85,9 @@ pub enum EnterError {
         /// Why.
         errno: Errno,
     },
+    /// Something else is held read-only than when the plan was made.
+    #[error("start the sandbox: what is held read-only was changed meanwhile")]
+    HeldChanged,
     /// The broker ended: the sandbox cannot go on without it.
     #[error("the sandbox's broker ended")]
     NoBroker,
@@ -144,8 +147,25 @@ impl EnterError {
             Self::IdMap { .. } => Some(
                 "the host restricts user namespaces: see the sysctl kernel.apparmor_restrict_unprivileged_userns",
             ),
+            Self::HeldChanged => Some("start it again"),
             Self::Mount(error) if error.errno == Errno::STALE => {
                 Some("the file was replaced while the sandbox started: start it again")
+            }
+            Self::Mount(error)
+                if error.step == crate::mount::OVERLAY
+                    && matches!(
+                        error.errno,
+                        Errno::PERM
+                            | Errno::ACCESS
+                            | Errno::NODEV
+                            | Errno::INVAL
+                            | Errno::OPNOTSUPP
+                    ) =>
+            {
+                Some(
+                    "an overlay needs overlayfs, for ordinary users Linux 5.11, and for the changes a file \
+                     system with user.* attributes (ext4, xfs, btrfs; tmpfs from Linux 6.6)",
+                )
             }
             Self::Mount(error) => descriptors_hint(error.errno),
             Self::System { errno, .. } | Self::Rule { errno, .. } => descriptors_hint(*errno),
@@ -210,9 +230,9 @@ pub fn fork_into(namespaces: &Namespaces) -> Result<Fork, EnterError> {
 #[derive(Debug)]
 pub(crate) struct Handover {
     /// The user namespace, if it is a new one.
-    user: Option<OwnedFd>,
-    mount: OwnedFd,
+    pub(crate) user: Option<OwnedFd>,
+    pub(crate) mount: OwnedFd,
     /// Device and inode of the PID namespace.
-    processes: (u64, u64),
-    handles: Handles,
+    pub(crate) processes: (u64, u64),
+    pub(crate) handles: Handles,
 }

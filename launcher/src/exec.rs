@@ -18,6 +18,9 @@ use std::path::Path;
 /// shells and scripts use for themselves.
 const CHANNEL_FROM: i32 = 100;
 
+/// The variable that names it.
+pub(crate) const CHANNEL: &str = "REMOUNT_CHANNEL";
+
 /// What the agent's process inherits from init.
 #[derive(Debug)]
 pub(crate) struct Inherited<'a> {
@@ -118,7 +121,7 @@ fn own_null() -> Result<(), Errno> {
 
 /// Gives `fd` a high number that survives exec; where the limit of open files does not
 /// allow one that high (EINVAL), any number above the standard ones.
-fn keep(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+pub(crate) fn keep(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let fd = match rustix::io::fcntl_dupfd_cloexec(fd, CHANNEL_FROM) {
         Err(Errno::INVAL) => rustix::io::fcntl_dupfd_cloexec(fd, 3)?,
         result => result?,
@@ -135,6 +138,12 @@ fn restore_signals(mask: &SigSet) -> Result<(), EnterError> {
         .step("restore the signal mask")
 }
 
+/// How the command is told of the connection that it inherits.
+pub(crate) fn variable(channel: &OwnedFd) -> Result<String, Errno> {
+    let inode = mount::stat(channel.as_fd())?.id.ino;
+    Ok(format!("{CHANNEL}={}:{inode}", channel.as_raw_fd()))
+}
+
 /// What `execve(2)` takes, ready.
 struct Command<'a> {
     exec: &'a Exec,
@@ -145,9 +154,7 @@ struct Command<'a> {
 
 impl<'a> Command<'a> {
     fn new(exec: &'a Exec, channel: &OwnedFd) -> Result<Self, EnterError> {
-        let inode =
-            mount::stat(channel.as_fd()).step("look at the connection to the broker")?.id.ino;
-        let channel = format!("REMOUNT_CHANNEL={}:{inode}", channel.as_raw_fd());
+        let channel = variable(channel).step("look at the connection to the broker")?;
         let mut environment = vec![c_string(OsStr::new(&channel))?];
         for (name, value) in &exec.environment {
             environment.push(c_string(&[name.as_os_str(), value].join(OsStr::new("=")))?);

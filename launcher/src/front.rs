@@ -2,6 +2,7 @@
 
 use crate::cli::{Args, Format};
 use crate::confine::landlock;
+use crate::hold::Hold;
 use crate::host::Host;
 use crate::outside::Outside;
 use crate::plan::Plan;
@@ -53,6 +54,9 @@ pub fn run(args: Vec<OsString>) -> Result<u8, Failure> {
         outside = outside.found_again(&host);
         spec = Spec::resolve(&args, &host, &loader, &outside.hidden).map_err(failure)?;
     }
+    let held = Hold::read(outside.state());
+    let held = held.map_err(|errno| failure(SpecError::Held(outside.state().into(), errno)))?;
+    spec.hold(held, host.files.as_ref());
     let plan = ManuallyDrop::new(Plan::build(spec, &host.mounts));
     match args.dry_run {
         Some(Format::Text) => return print(&plan.to_string()),

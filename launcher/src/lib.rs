@@ -12,6 +12,7 @@ pub mod confine;
 mod confirm;
 pub mod enter;
 mod exec;
+mod hold;
 pub mod host;
 mod mount;
 pub mod outside;

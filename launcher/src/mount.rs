@@ -23,6 +23,9 @@ use std::path::{Path, PathBuf};
 /// What no mount of a sandbox honours: set-user-id bits and device nodes.
 const NO_SUID_DEV: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
 
+/// The step for which a kernel may lack something.
+pub(crate) const OVERLAY: &str = "make an overlay for";
+
 /// A mount that could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("{origin}: {step} {}: {:#}", Escaped::path(path), Reason::from(*errno))]
@@ -41,8 +44,8 @@ pub struct MountError {
 /// needs of the tree.
 #[derive(Debug)]
 pub struct Handles {
-    /// The broker's listening socket.
-    pub listener: OwnedFd,
+    /// The broker's listening socket, if there is one inside.
+    pub listener: Option<OwnedFd>,
     /// One descriptor for each mount of each target.
     pub members: Vec<MemberHandle>,
     /// One for each file that is followed.
@@ -67,6 +70,8 @@ pub struct MemberHandle {
     pub target: usize,
     /// Where the mount is, inside.
     pub path: PathBuf,
+    /// What of the host it shows; `None` where the plan says so.
+    pub source: Option<PathBuf>,
     /// The root of the mount, opened as a location.
     pub fd: OwnedFd,
 }
@@ -170,7 +175,7 @@ impl Tree {
                 let tmpfs = files::tmpfs(*size, *permissions).step("make a tmpfs for")?;
                 self.attach(op, tmpfs.as_fd(), Shape::Directory)
             }
-            OpKind::Overlay { lower } => self.overlay(op, lower),
+            OpKind::Overlay { lower, changes } => self.overlay(op, lower, changes.as_deref()),
             OpKind::Mask(shape) => self.mask(op, *shape),
             OpKind::Dev { terminal } => {
                 let at = self.mountpoint(&op.dest, Shape::Directory)?;
@@ -297,16 +302,27 @@ impl Tree {
                 mount::set_attributes(fd.as_fd(), Attributes::READ_ONLY, Reach::This)
                     .step("set the mode of")?;
             }
-            self.members.push(MemberHandle { target, path, fd });
+            self.members.push(MemberHandle { target, path, source: None, fd });
         }
         Ok(())
     }
 
-    fn overlay(&mut self, op: &MountOp, lower: &Source) -> Result<(), Failed> {
+    fn overlay(
+        &mut self,
+        op: &MountOp,
+        lower: &Source,
+        changes: Option<&Path>,
+    ) -> Result<(), Failed> {
         let lower = self.open_source(lower)?;
+        if let Some(changes) = changes {
+            let changes = mount::open_exact_in(self.old_root.as_fd(), changes)
+                .step("open what keeps the changes of")?;
+            let overlay = files::overlay(lower.as_fd(), changes.as_fd()).step(OVERLAY)?;
+            return self.attach(op, overlay.as_fd(), Shape::Directory);
+        }
         let scratch = files::tmpfs(None, 0o700).step("make a tmpfs for")?;
         self.attach(op, scratch.as_fd(), Shape::Directory)?;
-        let overlay = files::overlay(lower.as_fd(), scratch.as_fd()).step("make an overlay for")?;
+        let overlay = files::overlay(lower.as_fd(), scratch.as_fd()).step(OVERLAY)?;
         mount::attach(overlay.as_fd(), scratch.as_fd()).step("mount on")
     }
 
@@ -367,7 +383,7 @@ impl Tree {
             rustix::process::chdir(c"/").step("enter")
         };
         enter().map_err(|failed| failed.on(Path::new("/"), &Asker::Sandbox))?;
-        let (listener, members) = (control.listener, self.members);
+        let (listener, members) = (Some(control.listener), self.members);
         Ok(Handles { listener, members, sources: self.sources })
     }
 }

@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, Mode, ResolveFlags};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// The directories.
@@ -38,6 +38,12 @@ pub struct Presence {
     name: String,
 }
 
+impl AsFd for Presence {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+}
+
 /// What of it the broker gets.
 #[derive(Debug, Default)]
 pub struct Handles {
@@ -53,11 +59,20 @@ impl Outside {
     /// Looks where the directories are. Nothing is made.
     pub fn find(host: &Host) -> Self {
         let places = Places::of(|name| host.variable(name).map(OsStr::to_owned), &host.home);
-        let find = |dir: &PathBuf| host.files.find(dir).ok().map(|found| found.path);
+        Self::at(places, |dir| host.files.find(dir).ok().map(|found| found.path))
+    }
+
+    /// The same of known places; `find` answers a directory without symlinks, if it is there.
+    pub fn at(places: Places, find: impl Fn(&PathBuf) -> Option<PathBuf>) -> Self {
         let state = find(&places.state);
-        let runtime = places.runtime.as_ref().and_then(find);
+        let runtime = places.runtime.as_ref().and_then(&find);
         let hidden = state.iter().chain(&runtime).cloned().collect();
         Self { hidden, places, state, runtime, made: Vec::new() }
+    }
+
+    /// Where what outlives a sandbox is written down.
+    pub fn state(&self) -> &Path {
+        &self.places.state
     }
 
     /// Makes the directories that are missing. Whether there is a new one: then they have to

@@ -8,6 +8,8 @@ mod kept;
 mod print;
 
 use crate::confine::landlock::Access;
+pub use crate::hold::Since;
+use crate::paths::is_in;
 use crate::spec::Asker;
 use remount_broker::name::{Authority, Mode, TargetName};
 use remount_broker::placeholder::{Kind as StandIn, Wanted};
@@ -15,7 +17,7 @@ use remount_broker::proto::OnBusy;
 use remount_broker::sys::mount::FileId;
 use remount_broker::sys::seccomp::Instruction;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Where the sandbox's own files are, inside.
@@ -47,6 +49,8 @@ pub struct Plan {
     pub exec: Exec,
     /// What the broker and the launcher do about requests.
     pub policy: Policy,
+    /// What a person holds read-only in all sandboxes, as it was when the plan was made.
+    pub held: Option<Since>,
     /// What the person should know, e.g. what this kernel lacks.
     pub warnings: Vec<String>,
 }
@@ -77,6 +81,13 @@ pub struct Namespaces {
     pub unshare_network: bool,
     /// A UTS namespace with this host name.
     pub hostname: Option<String>,
+}
+
+impl Plan {
+    /// Whether the sandbox waits until the launcher has made or taken something outside.
+    pub fn waits_for_host(&self) -> bool {
+        !self.placeholders.is_empty() || self.mounts.changes().next().is_some()
+    }
 }
 
 impl Namespaces {
@@ -161,10 +172,13 @@ pub enum OpKind {
         /// Permission bits.
         permissions: u32,
     },
-    /// The host's directory, writes kept in memory and thrown away.
+    /// The host's directory, which can be written to and does not change.
     Overlay {
         /// What is seen through.
         lower: Source,
+        /// The directory of the host that keeps what is written; without one it is in memory,
+        /// and thrown away.
+        changes: Option<PathBuf>,
     },
     /// An empty, read-only directory or file.
     Mask(Shape),
@@ -243,6 +257,28 @@ pub struct Exec {
     pub cwd: PathBuf,
     /// Start a new terminal session.
     pub new_session: bool,
+}
+
+impl MountPlan {
+    /// The directories in which overlays keep what is written.
+    pub fn changes(&self) -> impl Iterator<Item = &Path> {
+        self.ops.iter().filter_map(|op| match &op.kind {
+            OpKind::Overlay { changes, .. } => changes.as_deref(),
+            _ => None,
+        })
+    }
+
+    /// What of the host is seen at `path`, a place inside without symlinks.
+    pub fn host_path(&self, path: &Path) -> Option<PathBuf> {
+        let binds = self.ops.iter().filter_map(|op| match &op.kind {
+            OpKind::Bind { source, .. } => Some((&op.dest, &source.path)),
+            _ => None,
+        });
+        let around = binds.filter(|(dest, _)| is_in(path, dest));
+        let (dest, source) = around.max_by_key(|(dest, _)| dest.as_os_str().len())?;
+        // As components: a trailing slash would not compare.
+        Some(source.join(path.strip_prefix(dest).ok()?).components().collect())
+    }
 }
 
 impl OpKind {

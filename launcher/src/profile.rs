@@ -28,6 +28,7 @@ mod expand;
 mod load;
 mod merge;
 mod model;
+mod policy;
 mod project;
 mod schema;
 mod source;
@@ -41,7 +42,10 @@ mod types;
 pub use error::ProfileError;
 pub use expand::{ExpandError, PathText, ValueText, Variables, expand, expand_below, expand_value};
 pub use load::{Listed, Loader};
-pub use model::{Bind, Cache, Environment, Profile, Protect, Sandbox, Tmpfs, Toggle, Workspace};
+pub use model::{
+    Bind, Cache, Environment, Overlay, Profile, Protect, Sandbox, Tmpfs, Toggle, Workspace,
+};
+pub use policy::{BwrapRules, Rule};
 pub use source::{Excerpt, Located, MAX_PROFILE_SIZE, Origin, SourceName};
 pub use types::{
     EnvironmentPattern, FileMode, GitPolicy, HookWord, Hostname, Missing, MissingProtect, Need,

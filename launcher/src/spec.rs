@@ -6,6 +6,7 @@ mod command;
 mod environment;
 mod error;
 mod git;
+mod hold;
 mod layout;
 mod view;
 
@@ -13,7 +14,7 @@ pub use error::SpecError;
 
 use crate::cli::Args;
 use crate::host::{Found, Host};
-use crate::plan::{Exec, Identity, Policy, Shape};
+use crate::plan::{Exec, Identity, Policy, Shape, Since};
 use crate::profile::{self, Hostname, Loader, Need, Network, Profile, UserNamespace, Variables};
 use remount_broker::escape::Escaped;
 use remount_broker::name::{Authority, Mode, TargetName};
@@ -47,6 +48,7 @@ pub struct Spec {
     pub(crate) program: Found,
     pub(crate) hooks: String,
     pub(crate) policy: Policy,
+    pub(crate) held: Option<Since>,
     pub(crate) warnings: Vec<String>,
 }
 
@@ -59,6 +61,8 @@ pub enum Asker {
     Option(&'static str),
     /// A line of a profile.
     Profile(profile::Origin),
+    /// A person who holds it read-only.
+    Held,
     /// The project's repository.
     Git,
     /// What is mounted further down, whose parents must not be renamed.
@@ -71,6 +75,7 @@ impl fmt::Display for Asker {
             Self::Sandbox => f.write_str("sandbox"),
             Self::Option(name) => f.write_str(name),
             Self::Profile(origin) => write!(f, "{origin}"),
+            Self::Held => f.write_str("remountctl ro --path"),
             Self::Git => f.write_str("[workspace] git"),
             Self::Pin(path) => write!(f, "pin for {}", Escaped::path(path)),
         }
@@ -106,8 +111,8 @@ pub(crate) enum What {
     },
     /// Private memory.
     Tmpfs { size: Option<u64>, permissions: u32 },
-    /// A directory of the host, writes thrown away.
-    Overlay { lower: Found },
+    /// A directory of the host, writes kept apart or thrown away.
+    Overlay { lower: Found, changes: Option<PathBuf> },
     /// Nothing to see.
     Mask(Shape),
     /// Read-only under a writable mount; a symlink itself.
@@ -206,6 +211,7 @@ impl Spec {
             terminal: host.terminal.clone(),
             program,
             policy,
+            held: None,
         })
     }
 }

@@ -2,7 +2,7 @@
 //! stops and resumes with the agent, and ends with the agent's exit code.
 
 use crate::confirm::Confirm;
-use crate::enter::{self, Broker, Init};
+use crate::enter::{self, Broker, Init, Serving};
 use crate::front::say;
 use crate::outside::{Outside, Presence};
 use crate::plan::Plan;
@@ -14,9 +14,11 @@ use remount_broker::placeholder::{Placeholders, Store};
 use remount_broker::reason::{IoReason, Reason};
 use remount_broker::sys::process::{self, Fork};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_open, waitpid};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 /// Starts what the plan says and waits for its end.
 ///
@@ -28,8 +30,9 @@ pub fn run(plan: &Plan, outside: &mut Outside) -> Result<u8, Failure> {
     make_directories(plan)?;
     let forked = Forked::new(plan, signal_mask)?;
     // From here on others build the sandbox, and there is time.
-    let placeholders = match make_placeholders(plan) {
-        Ok(placeholders) => placeholders,
+    let made = take_changes(plan).and_then(|taken| Ok((taken, make_placeholders(plan)?)));
+    let (_taken, placeholders) = match made {
+        Ok(made) => made,
         Err(failure) => {
             forked.abandon();
             return Err(failure);
@@ -40,6 +43,31 @@ pub fn run(plan: &Plan, outside: &mut Outside) -> Result<u8, Failure> {
         remove_placeholders(placeholders);
     }
     result
+}
+
+/// Takes the directories in which overlays keep what is written, for as long as the
+/// answer lives: two overlays may not share one (Documentation/filesystems/overlayfs.rst).
+fn take_changes(plan: &Plan) -> Result<Vec<OwnedFd>, Failure> {
+    let take = |dir: &Path| {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(dir, flags, Mode::empty())?;
+        rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(fd)
+    };
+    let take = |dir: &Path| {
+        take(dir).map_err(|errno: Errno| {
+            let (reason, hint) = match errno {
+                Errno::WOULDBLOCK => (
+                    "another sandbox has it".to_owned(),
+                    Some("end that one first, or name another directory for this one".to_owned()),
+                ),
+                errno => (format!("{:#}", Reason::from(errno)), None),
+            };
+            let message = format!("keep changes in {}: {reason}", Escaped::path(dir));
+            Failure { code: 125, message, hint }
+        })
+    };
+    plan.mounts.changes().map(take).collect()
 }
 
 /// Makes what stands in for protected paths that do not exist.
@@ -165,8 +193,9 @@ impl Forked {
         let Fork::Parent(broker) = fork else {
             drop((life, reports, init));
             let (from_init, shared) = (to_init.0, shared.0);
-            let broker = Broker { plan, life: broker_life, reporter, init: pid, from_init, shared };
-            broker.run()
+            let serving = Serving::of(plan);
+            let (life, init, end) = (broker_life, pid, None);
+            Broker { serving, life, reporter, init, from_init, end, shared }.run()
         };
         let broker = Process::new(broker).map_err(|errno| fault("watch the broker", errno))?;
         Ok(Self { init, broker, reports, life, terminal: Terminal::controlled() })
@@ -182,7 +211,7 @@ impl Forked {
     /// Lets init go on: the host has what it needs. Makes the sandbox known outside.
     fn appear<'a>(self, plan: &'a Plan, outside: &mut Outside) -> Sandbox<'a> {
         let Self { init, broker, reports, life, terminal } = self;
-        if !plan.placeholders.is_empty() {
+        if plan.waits_for_host() {
             // It fails only if both have ended, which they report.
             reports.allow().unwrap_or(());
         }

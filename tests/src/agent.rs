@@ -35,6 +35,7 @@ impl World {
                     .to_string(),
                 ),
             ),
+            "opencode" => packages_of_opencode(&sandbox),
             _ => {}
         }
         let file = sandbox.file(format!("home/{file}"), text);
@@ -67,7 +68,7 @@ impl World {
         let passwd = self.sandbox.file("outside/passwd", user);
         let run = run.option("--ro-bind").option(passwd).option("/etc/passwd").env("PATH", path);
         // Their state is where it is if nobody says anything.
-        let run = run.unset("XDG_STATE_HOME").timeout(Duration::from_secs(120));
+        let run = run.unset("XDG_STATE_HOME").timeout(LONG);
         let (url, v1) = (model.url(), format!("{}/v1", model.url()));
         let environment = match self.agent {
             "claude" => vec![
@@ -132,6 +133,19 @@ impl World {
     }
 }
 
+/// As after opencode's first start with a plugin, for which it fetches packages and waits.
+fn packages_of_opencode(sandbox: &Sandbox) {
+    let dir = sandbox.dir("home/.config/opencode/node_modules");
+    let package = json!({ "dependencies": { "@opencode-ai/plugin": "1.18.33" } });
+    let lock = json!({ "packages": { "": package.clone() } });
+    for (name, value) in [("package.json", package), ("package-lock.json", lock)] {
+        std::fs::write(dir.with_file_name(name), value.to_string()).expect("write a test file");
+    }
+}
+
+/// How long an agent may take beside a busy machine's other work, which decides nothing.
+pub const LONG: Duration = Duration::from_secs(600);
+
 /// What no agent is to read, below the home directory.
 pub const SECRETS: [&str; 9] = [
     ".ssh/id_ed25519",
@@ -164,7 +178,7 @@ fn settings(agent: &str, url: &str) -> (&'static str, String) {
             format!(
                 "model = \"gpt-5.5\"\nmodel_provider = \"script\"\napproval_policy = \"never\"\n\
                  [model_providers.script]\nname = \"script\"\nbase_url = \"{url}/v1\"\n\
-                 wire_api = \"responses\"\n"
+                 wire_api = \"responses\"\n[features]\nmulti_agent_v2 = true\n"
             ),
         ),
         "gemini" => (
@@ -261,24 +275,47 @@ impl Tools<'_> {
         }
     }
 
-    /// A subagent that plays another script; `None` where the model is offered none.
-    pub fn subagent(&self, script: &str) -> Option<Step> {
+    /// A command in the background, by the agent's own means; opencode has none.
+    pub fn background(&self, script: &str) -> Option<Step> {
+        let mut input = json!({ "command": script, "description": "a job" });
+        Some(match self.agent {
+            "claude" => {
+                input["run_in_background"] = json!(true);
+                call("Bash", input)
+            }
+            "codex" => call("exec_command", json!({ "cmd": script, "yield_time_ms": 250 })),
+            "opencode" => return None,
+            _ => {
+                input["is_background"] = json!(true);
+                call("run_shell_command", input)
+            }
+        })
+    }
+
+    /// A subagent that plays another script.
+    pub fn subagent(&self, script: &str) -> Vec<Step> {
         let prompt = format!("SCRIPT:{script} do it");
         let input =
             |kind: &str| json!({ "description": "do it", "prompt": prompt, "subagent_type": kind });
-        Some(match self.agent {
+        let one = match self.agent {
             "claude" => {
                 let mut input = input("general-purpose");
                 input["run_in_background"] = json!(false);
                 call("Agent", input)
             }
-            "codex" => return None,
+            "codex" => {
+                let task = json!({ "task_name": script, "message": prompt, "fork_turns": "none" });
+                let wait = json!({ "timeout_ms": 600_000 });
+                let spawn = call("collaboration/spawn_agent", task);
+                return vec![spawn, call("collaboration/wait_agent", wait)];
+            }
             "gemini" => {
                 call("invoke_agent", json!({ "agent_name": "generalist", "prompt": prompt }))
             }
             "opencode" => call("task", input("general")),
             _ => call("agent", input("general-purpose")),
-        })
+        };
+        vec![one]
     }
 }
 
@@ -319,9 +356,12 @@ pub fn tries(tools: &Tools<'_>) -> Vec<(Step, &'static str)> {
         (tools.write("by-tool", "x"), ""),
         (tools.edit("README", "edited", "broken"), ""),
     ];
-    if let Some(step) = tools.subagent("sub") {
-        tries.push((step, ""));
+    let job = "sleep 0.5; { echo x >by-background; } 2>/tmp/error; mv /tmp/error /tmp/ended";
+    if let Some(step) = tools.background(job) {
+        let wait = "while ! test -e /tmp/ended; do sleep 0.05; done; cat /tmp/ended";
+        tries.extend([(step, ""), (tools.shell(wait), refused)]);
     }
+    tries.extend(tools.subagent("sub").into_iter().map(|step| (step, "")));
     tries
 }
 

@@ -18,7 +18,8 @@ use std::sync::{Arc, Mutex};
 /// What the model says next.
 #[derive(Debug, Clone)]
 enum Said {
-    /// It calls one tool; a text as the input is given as it is (free-form tools).
+    /// It calls one tool, which may be in a namespace (`SPACE/TOOL`, Responses only); a text as
+    /// the input is given as it is (free-form tools).
     Call(String, Value),
     /// It says something, which ends its turn.
     Say(String),

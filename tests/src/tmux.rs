@@ -1,5 +1,6 @@
 //! A command on a screen that can be read.
 
+use crate::agent::LONG;
 use crate::{Cmd, Sandbox, require, wait_until};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,6 +35,15 @@ impl Tmux<'_> {
         std::thread::sleep(Duration::from_millis(300));
     }
 
+    /// Types a line, and ends it once it is to be seen: a program that reads both at once may
+    /// take them for something pasted.
+    #[track_caller]
+    pub fn enter(&self, line: &str) {
+        self.press([line]);
+        self.expect(line);
+        self.press(["Enter"]);
+    }
+
     /// Gives the screen another size.
     #[track_caller]
     pub fn resize(&self, columns: u16, rows: u16) {
@@ -50,13 +60,16 @@ impl Tmux<'_> {
     /// Waits until the screen is as `is` says. Panics, showing it, if it never is.
     #[track_caller]
     pub fn wait(&self, what: &str, is: impl Fn(&str) -> bool) {
-        let mut last = String::new();
-        let end = std::time::Instant::now() + Duration::from_secs(60);
-        wait_until(what, Duration::from_secs(70), || {
+        let mut last;
+        let end = std::time::Instant::now() + LONG;
+        loop {
             last = self.screen();
+            if is(&last) {
+                return;
+            }
             assert!(std::time::Instant::now() < end, "never {what}:\n{last}");
-            is(&last)
-        });
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     #[track_caller]
@@ -67,7 +80,17 @@ impl Tmux<'_> {
 
 impl Drop for Tmux<'_> {
     fn drop(&mut self) {
+        let panes = ["list-panes", "-a", "-F", "#{pid} #{pane_pid}"];
+        let pids = self.tmux().may_leave_processes().command(panes).run().stdout();
         // If it has ended by itself, just as well.
         self.tmux().may_leave_processes().arg("kill-server").run();
+        // A shell writes its history then.
+        let runs = |pid: &str| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+        };
+        if !std::thread::panicking() {
+            wait_until("all in it has ended", LONG, || !pids.split_whitespace().any(runs));
+        }
     }
 }

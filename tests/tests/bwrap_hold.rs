@@ -188,3 +188,72 @@ fn an_unreadable_store_starts_nothing() {
     std::fs::create_dir(&store).expect("put something else there");
     world.run(start).exits(1);
 }
+
+/// Sandboxes of `remount-run` itself.
+#[test]
+fn what_is_held_a_profile_does_not_show_writable() {
+    let world = World::new();
+    let write = |name: &str| world.0.remount().command(["touch", name]).run();
+    write("new").success();
+    let mut before = world.0.remount().serve();
+    world.hold();
+    // One that runs is closed, and cannot be opened from inside.
+    before.act(["create", "x"]).errno("EROFS");
+    assert!(before.ctl("rw workspace", 5).contains("is held read-only"));
+    before.act(["create", "x"]).errno("EROFS");
+    // One that starts begins so.
+    write("newer").exits(1).says("Read-only file system");
+    let mut after = world.0.remount().serve();
+    after.act(["create", "x"]).errno("EROFS");
+    assert!(after.ctl("rw --all", 5).contains("is held read-only"));
+    after.act(["create", "x"]).errno("EROFS");
+    let outside = world.0.ctl().command(["rw", "workspace", "-s"]).arg(world.0.project()).run();
+    assert_ne!(outside.code(), Some(0), "{outside}");
+    let plan = world.0.remount().option("--dry-run").arg("true").run();
+    assert!(plan.success().stdout().contains("workspace"), "{plan}");
+    world.ctl(&["rw", "--path"]).success();
+    for inside in [&mut before, &mut after] {
+        inside.ctl("rw workspace", 0);
+        inside.act(["create", "x"]).ok();
+        inside.act(["unlink", "x"]).ok();
+    }
+    before.end();
+    after.end();
+    write("newest").success();
+}
+
+#[test]
+fn what_is_held_in_a_project_stays_read_only_there() {
+    let world = World::new();
+    let hold = |mode: &str| {
+        let dir = world.0.project().join("sub");
+        world.0.ctl().command([mode, "--path"]).arg(dir).run()
+    };
+    assert!(hold("ro").stdout().contains("held read-only"));
+    let mut inside = world.0.remount().serve();
+    inside.act(["create", "new"]).ok();
+    inside.act(["create", "sub/new"]).errno("EROFS");
+    inside.act(["rename", "sub", "moved"]).errno("EBUSY");
+    // Of the project itself nothing is held.
+    inside.ctl("ro workspace", 0);
+    inside.ctl("rw workspace", 0);
+    inside.act(["create", "other"]).ok();
+    inside.act(["create", "sub/new"]).errno("EROFS");
+    assert!(hold("rw").stdout().contains("no longer held"));
+    inside.act(["create", "sub/new"]).errno("EROFS");
+    inside.end();
+    let mut later = world.0.remount().serve();
+    later.act(["create", "sub/new"]).ok();
+    later.end();
+}
+
+#[test]
+fn an_unreadable_store_starts_no_profile_either() {
+    let world = World::new();
+    world.hold();
+    std::fs::write(world.store(), "odd").expect("damage it");
+    let start = || world.0.remount().arg("true").run();
+    start().exits(125).says("read what is held read-only").says("hint: mend or remove");
+    std::fs::remove_file(world.store()).expect("remove it");
+    start().success();
+}

@@ -105,3 +105,32 @@ fn a_target_that_was_moved_away_is_an_event() {
     // Once each; where the one was there is nothing now that keeps the other from being written to.
     assert_eq!(stale, ["dir", "workspace"], "{events:?}");
 }
+
+/// Neither the mount table nor a watch tells of a directory far above that is moved.
+#[test]
+fn a_move_that_nobody_tells_of_is_noticed_without_being_asked() {
+    let sandbox = Sandbox::new();
+    let project = sandbox.dir("outside/a/b/c/project");
+    let mut inside = sandbox.remount().cwd(&project).serve();
+    inside.act(["create", "file"]).ok();
+    sandbox.socket();
+    let (here, there) = (sandbox.outside().join("a"), sandbox.outside().join("z"));
+    let stale = "\"event\":\"stale\",\"targets\":[\"workspace\"]".to_owned();
+    let path = project.display();
+    let about = |event: &str| format!("\"event\":\"protection-{event}\",\"message\":\"{path}\"");
+    let (lost, back) = (about("lost"), about("restored"));
+    let count = |event: &str| {
+        let file = logs(&sandbox).pop();
+        let text = file.map_or(String::new(), |file| std::fs::read_to_string(file).unwrap());
+        text.matches(event).count()
+    };
+    for turn in 1..=2 {
+        std::fs::rename(&here, &there).unwrap();
+        wait_until("it is written down", LIMIT, || count(&stale) == turn && count(&lost) == turn);
+        std::fs::rename(&there, &here).unwrap();
+        wait_until("it is seen to be back", LIMIT, || count(&back) == turn);
+    }
+    assert_eq!(count(&stale), 2, "once each time");
+    sandbox.ctl().command(["-s", project.to_str().unwrap(), "ro", "workspace"]).run().success();
+    inside.end();
+}

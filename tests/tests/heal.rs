@@ -23,10 +23,36 @@ fn done() -> Answer {
     Answer::Ok(String::new())
 }
 
-/// Waits until nothing can be written to `path` inside.
+/// Waits until nothing can be written to `path` inside: it is protected, or what holds it
+/// is closed.
 #[track_caller]
 fn protected(inside: &mut Inside, path: &str) {
     wait_until(path, LIMIT, || inside.act(["open-write", path]) == rofs());
+}
+
+/// Waits until the kernel refuses the act since there is a mount. Until it is back, what
+/// holds it is closed; in between the act never succeeds.
+#[track_caller]
+fn busy<const N: usize>(inside: &mut Inside, act: [&str; N]) {
+    let mut refused = || match inside.act(act) {
+        Answer::Errno(errno) if errno == "EROFS" => false,
+        answer => {
+            answer.errno("EBUSY");
+            true
+        }
+    };
+    wait_until("it is a mount", LIMIT, &mut refused);
+}
+
+#[track_caller]
+fn held(inside: &mut Inside, name: &str) {
+    busy(inside, ["rename", name, "elsewhere"]);
+}
+
+/// Waits until nothing is missing any more, and all is open that is to be.
+#[track_caller]
+fn settled(inside: &mut Inside) {
+    wait_until("nothing is stale", LIMIT, || !inside.ctl("status", 0).contains("stale"));
 }
 
 fn world() -> (Sandbox, PathBuf) {
@@ -47,15 +73,14 @@ fn what_is_replaced_is_protected_again() {
         replace(&project.join(".envrc"), contents);
         protected(&mut inside, ".envrc");
         assert_eq!(&inside.act(["read", ".envrc"]).ok(), contents);
-        inside.act(["unlink", ".envrc"]).errno("EBUSY");
-        inside.act(["rename", "other", ".envrc"]).errno("EBUSY");
+        busy(&mut inside, ["unlink", ".envrc"]);
+        busy(&mut inside, ["rename", "other", ".envrc"]);
         let set = ["config", "test.key", contents];
         sandbox.host(require("git")).command(set).run().success();
         protected(&mut inside, ".git/config");
-        inside.act(["unlink", ".git/config"]).errno("EBUSY");
+        busy(&mut inside, ["unlink", ".git/config"]);
     }
-    let status = inside.ctl("status", 0);
-    assert!(!status.contains("stale"), "{status}");
+    settled(&mut inside);
     inside.ctl("ro workspace", 0);
     inside.ctl("rw workspace", 0);
     inside.end().success();
@@ -77,18 +102,13 @@ fn what_is_moved_away_is_held_until_it_is_back() {
         inside.ctl("rw workspace", 6);
         std::fs::rename(&away, project.join(name)).unwrap();
         wait_until("the project is open", LIMIT, || inside.act(["utime", "."]) == done());
-        assert!(!inside.ctl("status", 0).contains("stale"));
+        settled(&mut inside);
         held(&mut inside, name);
     }
     protected(&mut inside, ".vscode/tasks.json");
     protected(&mut inside, ".envrc");
     protected(&mut inside, ".git/config");
     inside.end().success();
-}
-
-#[track_caller]
-fn held(inside: &mut Inside, name: &str) {
-    inside.act(["rename", name, "elsewhere"]).errno("EBUSY");
 }
 
 #[test]
@@ -113,6 +133,9 @@ fn what_is_removed_and_made_again_is_protected() {
     wait_until("commits work", LIMIT, || {
         matches!(inside.act(["create", ".git/index.lock"]), Answer::Ok(_))
     });
+    busy(&mut inside, ["rename", ".git/hooks", ".git/elsewhere"]);
+    held(&mut inside, ".git");
+    settled(&mut inside);
     inside.act(["unlink", ".git/index.lock"]).ok();
     inside.act(["create", ".git/hooks/pre-commit"]).errno("EROFS");
     inside.ctl("ro git", 0);
@@ -136,7 +159,7 @@ fn a_placeholder_that_is_removed_is_made_again() {
     });
     for name in [".idea", ".mcp.json"] {
         // Until it is back, all around it is read-only.
-        wait_until(name, LIMIT, || inside.act(["rmdir", name]) == Answer::Errno("EBUSY".into()));
+        busy(&mut inside, ["rmdir", name]);
         inside.act(["create", &format!("{name}/x")]).errno("EROFS");
         held(&mut inside, name);
     }
@@ -169,14 +192,9 @@ fn what_is_put_back_has_the_mode_of_now() {
         std::fs::rename(project.join(".git"), &old).unwrap();
         std::fs::rename(&new, project.join(".git")).unwrap();
         protected(&mut inside, ".git/config");
-        wait_until("the new one has its mode", LIMIT, || {
-            let answer = inside.act(["create", ".git/x"]);
-            inside.act(["unlink", ".git/x"]);
-            match mode {
-                "ro" => answer == rofs(),
-                _ => matches!(answer, Answer::Ok(_)),
-            }
-        });
+        let expected = if mode == "ro" { rofs() } else { done() };
+        // Leaves nothing: what was created in a moment before would exist for good.
+        wait_until("the new one has its mode", LIMIT, || inside.act(["utime", ".git"]) == expected);
         assert!(
             inside
                 .ctl("list", 0)
@@ -324,8 +342,9 @@ fn an_attacker_gets_moments_and_nothing_lasts() {
         protected(&mut inside, path);
     }
     for path in [".vscode", ".idea", ".husky"] {
-        wait_until(path, LIMIT, || inside.act(["create", &format!("{path}/x")]) == rofs());
+        wait_until(path, LIMIT, || inside.act(["utime", path]) == rofs());
         held(&mut inside, path);
+        inside.act(["create", &format!("{path}/x")]).errno("EROFS");
     }
     held(&mut inside, ".git");
     inside.end().success();

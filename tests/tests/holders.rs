@@ -129,6 +129,56 @@ fn killing_ends_holders_of_the_sandbox_only() {
     shell.wait();
 }
 
+/// A descriptor of the sandbox's own mount, handed to a process outside.
+#[test]
+fn a_holder_outside_is_never_ended() {
+    let sandbox = Sandbox::new();
+    let keep = r#"
+import array, socket, time
+s = socket.socket(socket.AF_UNIX)
+s.bind("door")
+s.listen()
+print("listens", flush=True)
+c, _ = s.accept()
+message = c.recvmsg(1, socket.CMSG_SPACE(4))
+c.sendall(b"x")
+print("holds", flush=True)
+time.sleep(600)
+"#;
+    let give = r#"
+import array, os, socket, time
+fd = os.open("log", os.O_WRONLY | os.O_CREAT)
+s = socket.socket(socket.AF_UNIX)
+s.connect("door")
+s.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+s.recv(1)
+os.close(fd)
+print("given", flush=True)
+time.sleep(600)
+"#;
+    let [keep, give] = [("keep.py", keep), ("give.py", give)]
+        .map(|(name, text)| sandbox.file(format!("project/{name}"), text));
+    let python = remount_tests::require("python3");
+    let mut outside = sandbox.host(&python).arg(&keep).cwd(sandbox.project()).start();
+    assert_eq!(outside.line(), "listens");
+    let mut inside = sandbox.remount().arg(&python).arg(&give).start();
+    assert_eq!(inside.line(), "given");
+    reachable(&sandbox);
+    let outcome =
+        sandbox.ctl().command(["ro", "workspace", "--kill", "--grace", "100ms", "--force"]).run();
+    outcome.exits(3);
+    if remount_tests::as_root() {
+        outcome.says("is no process of the sandbox");
+    }
+    assert_eq!(status(&sandbox)["targets"][0]["mode"], "rw");
+    assert!(outside.runs(), "a process outside was ended");
+    outside.kill(rustix::process::Signal::KILL);
+    outside.wait();
+    sandbox.ctl().command(["ro", "workspace"]).run().success();
+    inside.kill(rustix::process::Signal::TERM);
+    inside.wait();
+}
+
 #[test]
 fn the_asking_process_is_spared_unless_forced() {
     let sandbox = Sandbox::new();

@@ -54,6 +54,12 @@ fn everything_is_installed_and_removed() {
         let permissions = package.join(&path).metadata().unwrap().permissions();
         assert_eq!(permissions.mode() & 0o7777, mode, "{}", path.display());
     }
+    // The name is another one, the file is the same; whoever resolves it finds that name.
+    let name = package.join("usr/lib/remount/bwrap/bwrap");
+    let version = sandbox.host(name.canonicalize().unwrap()).arg("--version").run();
+    assert_eq!(version.success().stdout(), "bubblewrap 0.11.1\n");
+    let inside = sandbox.host(name).command(["--ro-bind", "/", "/", "echo", "inside"]).run();
+    assert_eq!(inside.success().stdout(), "inside\n");
     let unit = package.join("usr/lib/systemd/system/remountd.service");
     let unit = std::fs::read_to_string(unit).unwrap();
     assert!(unit.contains("\nExecStart=/usr/bin/remountd\n"), "{unit}");

@@ -1,9 +1,9 @@
 //! Agents on a screen, used with keys: they draw, follow its size, can be interrupted,
 //! stopped and continued, and plan.
 
-use remount_tests::agent::{Tools, World};
+use remount_tests::agent::{LONG, Tools, World};
 use remount_tests::model::{Model, say};
-use remount_tests::{LIMIT, Snapshot, Tmux, wait_until};
+use remount_tests::{Snapshot, Tmux, wait_until};
 
 /// A shell outside, in which the agent runs in its sandbox, as at home.
 fn on_a_screen<'a>(world: &'a World, model: &Model, arguments: &[&str]) -> Tmux<'a> {
@@ -15,6 +15,13 @@ fn on_a_screen<'a>(world: &'a World, model: &Model, arguments: &[&str]) -> Tmux<
     let rc = world.sandbox.home().join(".shrc");
     let rc = rc.to_str().expect("UTF-8");
     Tmux::start(&world.sandbox, run.instead("/bin/bash", &["--rcfile", rc, "-i"]))
+}
+
+/// Whether the screen shows that the agent plans: Claude Code has it in its last line, Codex says
+/// which mode comes next when the key is pressed.
+fn is_planning(screen: &str) -> bool {
+    let codex = screen.rfind("for Plan mode") > screen.rfind("for Default mode");
+    codex || screen.contains("plan mode on")
 }
 
 #[track_caller]
@@ -39,34 +46,32 @@ fn can_be_used_with_keys(agent: &'static str, ready: &str, arguments: &[&str]) {
     screen.expect("outside>");
     screen.press(["agent", "Enter"]);
     screen.expect(ready);
-    screen.press(["SCRIPT:main go"]);
-    screen.press(["Enter"]);
+    screen.enter("SCRIPT:main go");
     screen.expect("work is done");
     assert!(project.join("before").exists());
     // Stopped, the shell outside has the terminal; continued, the agent draws again.
     screen.press(["C-z"]);
     screen.wait("stopped", |shown| shown.contains("Stopped"));
-    screen.press(["fg", "Enter"]);
+    screen.press(["clear; fg", "Enter"]);
     screen.resize(120, 40);
-    screen.wait("drawn again", |shown| shown.contains("work is done"));
+    screen.wait("drawn again", |shown| shown.contains(ready));
     // The key for planning, and again.
     screen.press(["BTab"]);
+    screen.wait("planning", is_planning);
     let before = Snapshot::of(&project);
-    screen.press(["think about it"]);
-    screen.press(["Enter"]);
+    screen.enter("think about it");
     screen.expect("planning is done");
     assert!(before.differences(&Snapshot::of(&project)).is_empty());
     let results = model.results("main").concat();
     assert!(results.contains("Read-only file system"), "{}", screen.screen());
     screen.press(["BTab"]);
-    screen.press(["go on"]);
-    screen.press(["Enter"]);
+    screen.wait("not planning", |shown| !is_planning(shown));
+    screen.enter("go on");
     screen.expect("all is done");
     assert_eq!(std::fs::read_to_string(project.join("after")).unwrap(), "three\n");
     // A tool is interrupted, then the agent ends, and the shell outside is as it was.
-    screen.press(["once more"]);
-    screen.press(["Enter"]);
-    wait_until("the tool runs", LIMIT, || project.join("begun").exists());
+    screen.enter("once more");
+    wait_until("the tool runs", LONG, || project.join("begun").exists());
     screen.press(["C-c"]);
     screen.expect("nterrupted");
     screen.wait("ended", |shown| {

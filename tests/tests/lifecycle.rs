@@ -321,3 +321,63 @@ fn a_stopped_broker_holds_up_nobody_and_a_dead_one_ends_all() {
     wait_until("the sandbox ends with its broker", LIMIT, || !inside.running().runs());
     inside.end().exits(125);
 }
+
+/// Opens a file for writing and leaves the descriptor under way in a socket, where it is in
+/// no process's table: nobody is found who holds the target, so the broker holds the whole
+/// sandbox still to try again, and tries in vain.
+const UNDER_WAY: &str = r#"
+import array, os, socket, time
+a, b = socket.socketpair()
+fd = os.open("log", os.O_WRONLY | os.O_CREAT)
+a.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))])
+os.close(fd)
+print("ready", flush=True)
+time.sleep(600)
+"#;
+
+fn is_stopped(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+}
+
+/// Stops the broker while init and agent stand still for it. False if `asking` was answered
+/// before that.
+fn caught([_, init, broker, agent]: [i32; 4], asking: &mut Running) -> bool {
+    while asking.runs() {
+        if is_stopped(init) && is_stopped(agent) {
+            kill(broker, Signal::STOP);
+            wait_until("the broker stands still", LIMIT, || is_stopped(broker));
+            if is_stopped(init) && is_stopped(agent) {
+                return true;
+            }
+            kill(broker, Signal::CONT);
+        }
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    false
+}
+
+#[test]
+fn whoever_is_killed_while_all_stand_still_takes_everything_along() {
+    for victim in [0, 1, 2] {
+        let sandbox = Sandbox::new();
+        let file = sandbox.file("project/hold.py", UNDER_WAY);
+        let python = remount_tests::require("python3");
+        let mut running = sandbox.remount().arg(python).arg(&file).start();
+        running.line_with("ready");
+        sandbox.socket();
+        let chain = whole_chain(&running);
+        let ask = || sandbox.ctl().command(["ro", "workspace"]).start();
+        let mut asking = ask();
+        while !caught(chain, &mut asking) {
+            assert_ne!(asking.wait().code(), Some(0), "it is held");
+            asking = ask();
+        }
+        kill(chain[victim], Signal::KILL);
+        kill(chain[2], Signal::CONT);
+        // The harness fails if anything is left, running or not.
+        assert_ne!(running.wait().code(), Some(0));
+        // Where the agent is gone and the broker is not yet, nothing holds the target.
+        asking.wait();
+    }
+}

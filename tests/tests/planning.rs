@@ -132,7 +132,7 @@ fn heavy_gemini_cannot_write_while_it_plans() {
             call("enter_plan_mode", json!({ "reason": "to think" })),
             before.before(tools.read("README")),
             tools.write("by-tool", "x"),
-            tools.subagent("sub").expect("a subagent"),
+            tools.subagent("sub").remove(0),
             call("write_file", json!({ "file_path": "plan.md", "content": "the plan" })),
             after.before(call("exit_plan_mode", json!({ "plan_filename": "plan.md" }))),
             tools.shell("cat /tmp/child.err | tail -n 1"),

@@ -1,7 +1,7 @@
 //! The real programs, each under its own profile, chosen by its name.
 
+use remount_tests::agent::LONG;
 use remount_tests::{Cmd, PATH, Sandbox, Snapshot, agents};
-use std::time::Duration;
 
 /// A real agent: its command, its package, the word of its `--version` that is the
 /// version, and what its profile may make in the home directory.
@@ -36,7 +36,7 @@ impl Agent {
 
     fn version(&self, run: Cmd) -> String {
         let path = format!("{}:{PATH}", agents().display());
-        let outcome = run.env("PATH", path).timeout(Duration::from_secs(100)).run();
+        let outcome = run.env("PATH", path).timeout(LONG).run();
         let stdout = outcome.success().stdout();
         assert_eq!(outcome.stderr(), "", "{outcome}");
         stdout.trim().to_owned()

@@ -2,7 +2,7 @@
 //! which a stand-in here says only what its protocol has. Bytes are compared as they are.
 
 use remount_tests::daemon::{Daemon, socket};
-use remount_tests::{Running, Sandbox, require};
+use remount_tests::{Sandbox, require};
 use std::path::{Path, PathBuf};
 
 /// Sends bytes, in as many pieces as there are words, and prints what comes until the end of
@@ -46,7 +46,15 @@ fn the_first_versions_clients_are_served_in_both_forms() {
     };
     for how in ["open", "half"] {
         // A name and the client's pid; with a path of the mount between them.
-        for line in ["rw w PID\\n", "ro w 1\\n", "rw w\\n", "ro w /sub PID\\n"] {
+        for line in [
+            "rw w PID\\n",
+            "ro w 1\\n",
+            "rw w\\n",
+            "ro w / PID\\n",
+            "ro w /sub PID\\n",
+            "rw w PID\\r\\n",
+            "ro w / PID\\r\\n",
+        ] {
             assert_eq!(run(how, &[line]), "OK\n", "{how} {line}");
         }
         assert_eq!(run(how, &[&format!("rw w {word}/sub PID\\n")]), "OK\n");
@@ -66,64 +74,72 @@ fn the_first_versions_clients_are_served_in_both_forms() {
     }
 }
 
-/// The other daemon: what it does not know is an error, and what it is told it believes. Prints
-/// each line that it hears, with a word for the client's own pid.
+/// The other daemon, in its two forms: in the later one, lines have a path always. What it does
+/// not know it hangs up on. Prints each line that it hears, with a word for the client's pid.
 const STAND_IN: &str = r#"
-import os, re, socket, struct, sys
-path, keeps = sys.argv[1], sys.argv[2] == "keeps"
+import re, socket, struct, sys
+path, words = sys.argv[1], int(sys.argv[2])
 listener = socket.socket(socket.AF_UNIX); listener.bind(path); listener.listen()
 print("listens", flush=True)
 def answer(line):
-    if line == "list": return "w /somewhere\nv /else/where\nOK\n"
-    if line == "quit": return "OK\n"
-    match = re.fullmatch(r"(ro|rw) ([a-z]+)( /\S+)? ([0-9]+)", line)
-    if not match: return "ERROR: invalid request\n"
-    return "OK\n" if match[2] == "w" else "ERROR: unknown identifier\n"
+    if line == "list": return "w /somewhere\nv /else/where\n"
+    tokens = line.split()
+    if tokens[0] not in ("ro", "rw"): return ""
+    if len(tokens) != words: return "ERROR: invalid command format.\n"
+    if tokens[1] != "w": return "ERROR: unknown identifier.\n"
+    return "OK\n" if tokens[-1] == str(pid) else "ERROR: that is no running process.\n"
 while True:
     connection, _ = listener.accept()
     pid = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
     for line in connection.makefile("r"):
-        print(re.sub(rf"\b{pid}\b", "PID", line.rstrip("\n")), flush=True)
-        reply = answer(line.rstrip("\n"))
-        connection.sendall(reply.encode())
-        if not keeps and reply.startswith("ERROR"):
+        line = line.rstrip("\n")
+        print(re.sub(rf"\b{pid}\b", "PID", line), flush=True)
+        reply = answer(line)
+        if not reply:
             break
+        connection.sendall(reply.encode())
     connection.close()
 "#;
 
-fn stand_in(sandbox: &Sandbox, how: &str) -> Running {
-    let file = sandbox.file("outside/stand-in.py", STAND_IN);
-    let command = sandbox.host(require("python3")).arg(file).arg(socket(sandbox)).arg(how);
-    let mut running = command.start();
-    assert_eq!(running.line(), "listens");
-    running
-}
-
 #[test]
 fn our_client_works_with_the_first_versions_daemon() {
-    for how in ["keeps", "closes"] {
+    for words in ["3", "4"] {
         let sandbox = Sandbox::new();
-        let mut other = stand_in(&sandbox, how);
+        let file = sandbox.file("outside/stand-in.py", STAND_IN);
+        let command = sandbox.host(require("python3")).arg(file).arg(socket(&sandbox)).arg(words);
+        let mut other = command.start();
+        assert_eq!(other.line(), "listens");
         let ctl = |words: &[&str]| {
             sandbox.ctl().option("--socket").option(socket(&sandbox)).command(words).run()
         };
-        let mut hears = |line: &str| {
+        let mut hears = |lines: &[&str]| {
             assert!(other.line().starts_with('{'), "our own words come first");
-            assert_eq!(other.line(), line);
+            for line in lines {
+                assert_eq!((other.line().as_str(), other.line().as_str()), (*line, "quit"));
+            }
         };
-        assert_eq!(ctl(&["ro", "w"]).success().stdout(), "w: ro\n");
-        hears("ro w PID");
-        assert_eq!(ctl(&["rw", "w"]).success().stdout(), "w: rw\n");
-        hears("rw w PID");
-        assert_eq!(ctl(&["ro", "w", "/some/path"]).success().stdout(), "w: ro\n");
-        hears("ro w /some/path PID");
+        for mode in ["ro", "rw"] {
+            let outcome = ctl(&[mode, "w"]);
+            assert_eq!(outcome.success().stdout(), format!("w: {mode}\n"));
+            let (plain, path) = (&*format!("{mode} w PID"), &*format!("{mode} w / PID"));
+            let both = [plain, path];
+            hears(if words == "3" { &both[..1] } else { &both });
+        }
+        let outcome = ctl(&["ro", "w", "/some/path"]);
+        hears(&["ro w /some/path PID"]);
+        if words == "3" {
+            outcome.exits(1).says("invalid command format");
+        } else {
+            assert_eq!(outcome.success().stdout(), "w: ro\n");
+        }
         ctl(&["ro", "x"]).exits(1).says("unknown identifier");
-        hears("ro x PID");
+        hears(if words == "3" { &["ro x PID"][..] } else { &["ro x PID", "ro x / PID"] });
         assert_eq!(ctl(&["--list"]).success().stdout(), "w /somewhere\nv /else/where\n");
-        hears("list");
+        hears(&["list"]);
         // What it cannot do is not done by halves.
-        ctl(&["rw", "w", "--for", "1h"]).exits(1).says("this remountd is of the first version");
-        assert!(other.line().starts_with('{'));
+        let outcome = ctl(&["rw", "w", "--for", "1h"]);
+        outcome.exits(1).says("this remountd is of the first version");
+        hears(&[]);
     }
 }
 

@@ -1,8 +1,9 @@
 //! Many clients of remountd, and much of them. The counts are small by default;
 //! `REMOUNT_REQUESTS=1000000` and `REMOUNT_SANDBOXES=1000` are what is promised.
 
-use remount_tests::daemon::{Daemon, socket};
-use remount_tests::{Inside, LIMIT, Sandbox, bin, wait_until};
+use remount_tests::daemon::{Daemon, configure, remountd, socket};
+use remount_tests::{Inside, LIMIT, Sandbox, bin, require, wait_until};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -89,4 +90,57 @@ fn many_sandboxes_are_connected_at_once() {
         one.wait().success();
     }
     wait_until("nothing is kept", LIMIT, || size(pid).1 <= alone.1 && helpers(pid).is_empty());
+}
+
+/// Each look at who connects may take longer than the daemon lets a peer hold it up: that must
+/// not be taken for the peer's end. Being traced makes every call as slow as on a busy machine.
+#[test]
+fn a_slow_daemon_still_knows_its_clients() {
+    let sandbox = Sandbox::new();
+    let config = configure(&sandbox, "");
+    let words = remountd(&sandbox).option("--config").option(config).words();
+    let tracer = sandbox.host(require("strace")).options(["-f", "-qq", "-o", "/dev/null", "--"]);
+    let running = tracer.command(words).start();
+    let listens = socket(&sandbox);
+    wait_until("the daemon listens", LIMIT, || UnixStream::connect(&listens).is_ok());
+    let daemon = Daemon { sandbox: &sandbox, running };
+    let mut clients = inside(&daemon);
+    for _ in 0..3 {
+        let words = ["crowd", listens.to_str().unwrap(), "64", "192", "ro w", "rw w"];
+        clients.act(words).ok();
+    }
+    clients.end().success();
+}
+
+const LEASES: &str = r#"
+import ctypes, json, os, socket, sys
+libc = ctypes.CDLL(None)
+def lease():
+    ours, theirs = socket.socketpair()
+    if os.fork() == 0:
+        target = sys.argv[2].encode()
+        assert libc.unshare(0x10020000) == 0 and libc.mount(target, target, None, 4096, None) == 0
+        s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])
+        s.sendall(b'{"op":"set","targets":["w"],"mode":"rw","for-ms":3600000}\n')
+        theirs.sendall(s.recv(4096)); os._exit(0)
+    os.wait()
+    return json.loads(ours.recv(4096))
+granted = 0
+while True:
+    answer = lease()
+    if not answer["ok"]: break
+    granted += 1
+print(granted, "granted, then:", answer["message"].split(": ")[1].replace(" in other sandboxes", ""))
+"#;
+
+/// A lease keeps a namespace, also when nobody is left in it: one user has only so many.
+#[test]
+fn leases_of_sandboxes_that_are_gone_are_bounded() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::new(&sandbox, "");
+    let outcome = sandbox.host(require("python3")).option("-c").option(LEASES);
+    let outcome = outcome.arg(socket(&sandbox)).arg(daemon.target()).run();
+    assert_eq!(outcome.success().stdout(), "64 granted, then: too many are on lease\n");
+    // Without one nothing is kept.
+    assert_eq!(daemon.sandboxed("\"$CTL\" --socket \"$S\" rw w").stdout(), "w: rw\n");
 }

@@ -1,8 +1,8 @@
 //! Keys and logins cannot be read under any profile; with the agent for ssh keys, they
 //! can be used.
 
-use remount_tests::agent::{SECRET, SECRETS};
-use remount_tests::{Cmd, LIMIT, Running, Sandbox, as_root, bin, require, uid, wait_until};
+use remount_tests::agent::{LONG, SECRET, SECRETS};
+use remount_tests::{Cmd, Running, Sandbox, as_root, bin, require, uid, wait_until};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
@@ -122,7 +122,7 @@ fn serve(sandbox: &Sandbox, port: u16, agent: &Path) -> Running {
         words(named(sandbox, run).arg("/bin/sh"))
     };
     server.line_with("ready");
-    wait_until("the server listens", LIMIT, || TcpStream::connect(("127.0.0.1", port)).is_ok());
+    wait_until("the server listens", LONG, || TcpStream::connect(("127.0.0.1", port)).is_ok());
     server
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 /// Mounts that exist in a table only, by path; read-only and well until told otherwise.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct FakeMounts(Arc<Mutex<BTreeMap<PathBuf, Fake>>>);
+pub(crate) struct FakeMounts(Arc<Mutex<BTreeMap<PathBuf, Fake>>>, Arc<Mutex<Vec<PathBuf>>>);
 
 #[derive(Debug)]
 pub(crate) struct Fake {
@@ -26,6 +26,11 @@ impl FakeMounts {
         let mut table = self.0.lock().unwrap();
         let new = || Fake { mode: Mode::Ro, busy: 0, refuses: None, moved: false };
         act(table.entry(path.as_ref().to_owned()).or_insert_with(new))
+    }
+
+    /// From now on this is held read-only.
+    pub(crate) fn hold(&self, paths: &[&str]) {
+        *self.1.lock().unwrap() = paths.iter().map(PathBuf::from).collect();
     }
 
     pub(crate) fn mode_at(&self, path: impl AsRef<Path>) -> Mode {
@@ -55,12 +60,21 @@ impl Mounts for FakeMounts {
     fn in_place(&self, member: &Member) -> bool {
         self.with(&member.path, |mount| !mount.moved)
     }
+
+    fn held(&self) -> KernelResult<Vec<PathBuf>> {
+        Ok(self.1.lock().unwrap().clone())
+    }
+
+    fn shows(&self, member: &Member, below: &Path) -> bool {
+        let mounts = self.0.lock().unwrap();
+        !mounts.contains_key(&member.path.join(below))
+    }
 }
 
 pub(crate) fn target(name: &str, authority: Authority, members: &[&str]) -> Target {
-    let member = |path: &&str| Member {
-        fd: std::fs::File::open("/dev/null").unwrap().into(),
-        path: PathBuf::from(path),
+    let member = |path: &&str| {
+        let fd = std::fs::File::open("/dev/null").unwrap().into();
+        Member::new(fd, PathBuf::from(path)).showing(Some(PathBuf::from(path)))
     };
     Target {
         name: name.parse().unwrap(),
@@ -219,6 +233,12 @@ fn success_is_read_back() {
         fn in_place(&self, _: &Member) -> bool {
             true
         }
+        fn held(&self) -> KernelResult<Vec<PathBuf>> {
+            Ok(Vec::new())
+        }
+        fn shows(&self, _: &Member, _: &Path) -> bool {
+            true
+        }
     }
     let targets = vec![target("a", Authority::Inside, &["/a"])];
     let registry = Registry::with_mounts(targets, Box::new(Deaf)).unwrap();
@@ -251,4 +271,38 @@ fn several_targets_are_all_or_nothing() {
     let b: TargetName = "b".parse().unwrap();
     assert!(matches!(outcome, Err(Fault::Busy { name, .. }) if name == b));
     assert_eq!(bench.modes(), [Mode::Rw; 2]);
+}
+
+#[test]
+fn what_is_held_is_not_opened() {
+    for held in ["/a", "/", "/a/sub"] {
+        let mut bench = Bench::pair(Mode::Ro);
+        bench.mounts.hold(&[held, "/elsewhere"]);
+        let mut operation = bench.operation(Wish::Rw);
+        let outcome = bench.advance(&mut operation);
+        assert!(matches!(outcome, Some(Err(Fault::Held { .. }))), "{held}: {outcome:?}");
+        assert_eq!(bench.mounts.mode_at("/a"), Mode::Ro);
+        assert_eq!(bench.mounts.mode_at("/a/b"), Mode::Ro);
+    }
+    // What is held has a mount of its own there, which is none of the target's.
+    let mut bench = Bench::new(vec![target("a", Authority::Inside, &["/a"])]);
+    bench.mounts.with("/a/own", |mount| mount.mode = Mode::Ro);
+    bench.mounts.hold(&["/a/own"]);
+    let mut operation = bench.operation(Wish::Rw);
+    assert!(matches!(bench.advance(&mut operation), Some(Ok(()))));
+    assert_eq!(bench.mounts.mode_at("/a"), Mode::Rw);
+}
+
+#[test]
+fn what_is_held_meanwhile_stays_closed() {
+    // `/a` is closed; `/a/b` stays busy, and in the meantime somebody holds `/a`.
+    let mut bench = Bench::pair(Mode::Rw);
+    bench.mounts.with("/a/b", |mount| mount.busy = FOREVER);
+    let mut operation = bench.operation(Wish::Ro);
+    assert!(bench.advance(&mut operation).is_none());
+    assert_eq!(bench.mounts.mode_at("/a"), Mode::Ro);
+    bench.mounts.hold(&["/a"]);
+    bench.now += RETRY_FOR;
+    assert!(matches!(bench.advance(&mut operation), Some(Err(Fault::Busy { .. }))));
+    assert_eq!(bench.mounts.mode_at("/a"), Mode::Ro);
 }

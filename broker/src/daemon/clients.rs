@@ -62,6 +62,11 @@ impl Clients {
         Some(id)
     }
 
+    /// How many there can be.
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
     pub fn get(&self, id: SessionId) -> Option<&Client> {
         self.by_id.get(&id)
     }

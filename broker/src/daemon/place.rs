@@ -7,7 +7,7 @@ use crate::sys::namespace::{owner, owner_uid};
 use crate::sys::socket::peer_pidfd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, Mode, OFlags, openat, statat};
-use rustix::io::{Errno, Result as KernelResult};
+use rustix::io::{Errno, Result as KernelResult, retry_on_intr};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::thread::CapabilitySet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -177,7 +177,7 @@ impl Process<'_> {
     fn check_alive(&self) -> Result<(), Refusal> {
         let mut fds = [PollFd::new(self.pidfd, PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        match poll(&mut fds, Some(&now)) {
+        match retry_on_intr(|| poll(&mut fds, Some(&now))) {
             Ok(0) => Ok(()),
             _ => Err(gone()),
         }

@@ -29,6 +29,9 @@ const RETRY_BUSY: Duration = Duration::from_millis(20);
 /// How long a request waits for its turn.
 const TURN: Duration = Duration::from_secs(5);
 
+/// Sandboxes' targets that one user may have on lease at a time: each keeps a namespace.
+const MOST_LEASES: usize = 64;
+
 /// Requests that one helper answers: those for one target that wait for one another.
 const BATCH: usize = 64;
 
@@ -117,6 +120,7 @@ impl Daemon<'_> {
             request => (self.world.locate(&home, &who)?, request),
         };
         let asked = self.asked(&place, &who, is_host, request)?;
+        self.check_leases(&asked, place.id, &who)?;
         let now = Instant::now();
         self.last_job += 1;
         self.queue.push(Job {
@@ -137,6 +141,23 @@ impl Daemon<'_> {
             client.session.busy = true;
         }
         Ok(None)
+    }
+
+    /// Leases outlive whoever asked, and even the sandbox: they are bounded.
+    fn check_leases(&self, asked: &Asked, place: NsId, who: &Who) -> Result<(), Refusal> {
+        let lends = |spot: &&Spot| {
+            let is_new = !self.lent.contains_key(&(place, spot.path.clone()));
+            is_new && (asked.lease.is_some() || spot.max_lease.is_some())
+        };
+        let Act::Set { wish: Wish::Rw | Wish::Toggle, .. } = asked.task.act else { return Ok(()) };
+        let more = asked.task.spots.iter().filter(lends).count();
+        let of_user = self.lent.values().filter(|(_, it, _)| it.peer.uid == who.peer.uid).count();
+        let is_full = of_user + more > MOST_LEASES || self.lent.len() + more > self.clients.most();
+        if more > 0 && is_full {
+            let message = "lend a target: too many are on lease in other sandboxes";
+            return Err(refusal(ErrorCode::Failed, message, "make some of them read-only"));
+        }
+        Ok(())
     }
 
     fn events(&mut self, id: SessionId, is_host: bool, follow: bool) -> Result<Reply, Refusal> {

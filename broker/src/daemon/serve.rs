@@ -12,13 +12,14 @@ use crate::holders::Inspector;
 use crate::proto::Origin;
 use crate::reason::Reason;
 use crate::sandbox::Caller;
+use crate::server::awaited::Awaited;
 use crate::server::journal::{Entry, Journal};
 use crate::server::leases::Leases;
 use crate::server::session::Session;
 use crate::server::sessions::SessionId;
 use crate::sys::patience::Patience;
 use crate::sys::socket::{peer, peer_groups};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::BTreeMap;
@@ -152,10 +153,10 @@ pub fn serve(setup: Setup<'_>) -> Result<(), DaemonError> {
         sources: listeners.into_iter().map(source).collect(),
         is_single: connection.is_some(),
     };
-    if let Some(connection) = connection {
-        daemon.admit(connection);
-    }
     let patience = Patience::new().map_err(DaemonError::Prepare)?;
+    if let Some(connection) = connection {
+        daemon.admit(connection, &patience);
+    }
     loop {
         let tokens = daemon.wait(&signals)?;
         if tokens.iter().any(|token| matches!(token, Token::Signal)) {
@@ -177,8 +178,8 @@ fn room_for_clients() -> Result<usize, DaemonError> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
         .map_err(DaemonError::Prepare)?;
-    // A connection and a process each.
-    let room = maximum.unwrap_or(u64::MAX).saturating_sub(RESERVED) / 2;
+    // For each a connection and a process, a request's two namespaces, a lease's two.
+    let room = maximum.unwrap_or(u64::MAX).saturating_sub(RESERVED) / 6;
     let room = room.clamp(4, MOST_CLIENTS);
     Ok(usize::try_from(room).unwrap_or(4))
 }
@@ -186,13 +187,17 @@ fn room_for_clients() -> Result<usize, DaemonError> {
 impl Daemon<'_> {
     fn work(&mut self, tokens: &[Token], patience: &Patience) {
         let mut outcomes: Vec<Outcome> = Vec::new();
+        for token in tokens {
+            if let Token::Source(index) = *token {
+                self.take_connections(index, patience);
+            }
+        }
         {
             // Whatever closes what a peer has sent can be made to wait by the peer.
             let _limited = patience.limit();
             for token in tokens {
                 match *token {
-                    Token::Signal => {}
-                    Token::Source(index) => self.take_connections(index),
+                    Token::Signal | Token::Source(_) => {}
                     Token::Helper(index) => outcomes.extend(self.helpers.hear(index)),
                     Token::Client(id) => {
                         let gone = self.clients.get_mut(id).is_some_and(|it| !it.session.ready());
@@ -220,38 +225,24 @@ impl Daemon<'_> {
     fn wait(&mut self, signals: &OwnedFd) -> Result<Vec<Token>, DaemonError> {
         let now = Instant::now();
         let pause = self.pause(now);
-        let mut tokens = vec![Token::Signal];
-        let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
+        let mut awaited = Awaited::default();
+        awaited.add(Token::Signal, signals.as_fd(), PollFlags::IN);
         for (index, source) in self.sources.iter_mut().enumerate() {
             source.paused_until = source.paused_until.filter(|then| *then > now);
             if source.paused_until.is_none() {
-                tokens.push(Token::Source(index));
-                fds.push(PollFd::new(&source.fd, PollFlags::IN));
+                awaited.add(Token::Source(index), source.fd.as_fd(), PollFlags::IN);
             }
         }
         for (index, helper) in self.helpers.running.iter().enumerate() {
-            tokens.push(Token::Helper(index));
             let fd = helper.pipe.as_ref().unwrap_or(&helper.pidfd);
-            fds.push(PollFd::new(fd, PollFlags::IN));
+            awaited.add(Token::Helper(index), fd.as_fd(), PollFlags::IN);
         }
         for (id, client) in self.clients.iter() {
             if let Some((fd, flags)) = client.session.interest() {
-                tokens.push(Token::Client(id));
-                fds.push(PollFd::from_borrowed_fd(fd, flags));
+                awaited.add(Token::Client(id), fd, flags);
             }
         }
-        let timeout = pause.map(|pause| Timespec {
-            tv_sec: i64::try_from(pause.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: pause.subsec_nanos().into(),
-        });
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) => {}
-            Err(Errno::INTR) => return Ok(Vec::new()),
-            Err(errno) => return Err(DaemonError::Poll(errno)),
-        }
-        let happened =
-            |(token, fd): (Token, PollFd<'_>)| (!fd.revents().is_empty()).then_some(token);
-        Ok(tokens.into_iter().zip(fds).filter_map(happened).collect())
+        awaited.wait(pause).map_err(DaemonError::Poll)
     }
 
     /// How long the loop may sleep if nothing happens; `None` for ever.
@@ -267,11 +258,11 @@ impl Daemon<'_> {
         due.min().map(|at| at.saturating_duration_since(now))
     }
 
-    fn take_connections(&mut self, index: usize) {
+    fn take_connections(&mut self, index: usize, patience: &Patience) {
         for _ in 0..BATCH {
             let Some(source) = self.sources.get_mut(index) else { return };
             match accept(source.fd.as_fd()) {
-                Ok(Some(stream)) => self.admit(stream),
+                Ok(Some(stream)) => self.admit(stream, patience),
                 Ok(None) => return,
                 Err(_) => {
                     source.paused_until = Some(Instant::now() + BACK_OFF);
@@ -281,15 +272,21 @@ impl Daemon<'_> {
         }
     }
 
-    fn admit(&mut self, stream: OwnedFd) {
-        // Nobody whom the kernel cannot name is served.
-        let Ok(peer) = peer(stream.as_fd()) else { return };
+    fn admit(&mut self, stream: OwnedFd, patience: &Patience) {
+        let Ok(peer) = peer(stream.as_fd()) else {
+            // Nobody whom the kernel cannot name is served.
+            let _limited = patience.limit();
+            drop(stream);
+            return;
+        };
         let groups = peer_groups(stream.as_fd()).unwrap_or_default();
         let who = Rc::new(Who { peer, groups });
+        // A look that is interrupted would be taken for an answer: no limit here.
         let home = self.world.receive(stream.as_fd(), &who).map(Rc::new);
         let is_host = home.as_ref().is_ok_and(|home| self.world.is_host(home.id));
         let origin = if is_host { Origin::Outside } else { Origin::Inside };
         let session = Session::new(stream, Caller { origin, peer: Some(peer) });
+        let _limited = patience.limit();
         if let Some(evicted) = self.clients.admit(session, who, home, is_host) {
             self.forget(evicted);
         }

@@ -4,12 +4,14 @@
 //! the rules name and the host's `/proc`, which it was given as a descriptor. Whatever
 //! stands in its way there can hold up nobody but it.
 
-use super::place::{Place, refusal};
+use super::place::{NsId, Place, refusal};
 use super::rules::Who;
 use crate::apply::{Operation, Progress, RETRY_EVERY};
 use crate::escape::Escaped;
 use crate::filter::Program;
+use crate::held::Watch;
 use crate::holders::{Inspector, pause, watched};
+use crate::host::Places;
 use crate::name::{Authority, TargetName};
 use crate::proto::{
     Dialect, ErrorCode, Holders, Refusal, Reply, Selection, SetRequest, State, TargetReport, Wish,
@@ -22,7 +24,7 @@ use crate::target::{Member, Target};
 use rustix::fs::CWD;
 use rustix::io::{Errno, Result as KernelResult};
 use rustix::process::{
-    DumpableBehavior, Signal, geteuid, set_dumpable_behavior, set_parent_process_death_signal,
+    DumpableBehavior, Pid, Signal, geteuid, set_dumpable_behavior, set_parent_process_death_signal,
 };
 use rustix::thread::{
     CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType, move_into_link_name_space,
@@ -30,6 +32,7 @@ use rustix::thread::{
 };
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What is to be done.
@@ -97,20 +100,24 @@ fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> KernelResult<()> {
 }
 
 /// A process that is in a sandbox.
-struct Visitor {
+struct Visitor<'a> {
     /// For each task and spot: the file that it has to be.
     meant: Vec<Vec<KernelResult<FileId>>>,
     is_host: bool,
-    inspector: KernelResult<Inspector>,
+    proc: BorrowedFd<'a>,
+    /// The sandbox's PID namespace, and a process there.
+    pids: (NsId, Pid),
+    /// What a user's own daemon knows to be held read-only.
+    holds: Option<Arc<Watch>>,
 }
 
-impl Visitor {
+impl<'a> Visitor<'a> {
     fn enter(
         place: &Place,
         who: &Who,
         privileged: bool,
         tasks: &[Task],
-        proc: BorrowedFd<'_>,
+        proc: BorrowedFd<'a>,
         filter: &Program,
     ) -> KernelResult<Self> {
         set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
@@ -124,8 +131,8 @@ impl Visitor {
         let id = |source: &PathBuf| Ok(mount::stat(mount::open_exact(CWD, source)?.as_fd())?.id);
         let of_task = |task: &Task| task.spots.iter().map(|spot| id(&spot.source)).collect();
         let meant = tasks.iter().map(of_task).collect();
-        let inspector =
-            rustix::io::dup(proc).and_then(|proc| Inspector::new(proc, place.pids, place.pid));
+        let places = if privileged { None } else { Places::here() };
+        let holds = places.map(|places| Watch::new(&places.state).map(Arc::new)).transpose()?;
         if !place.is_host {
             if let Some(user) = &place.user {
                 move_into_link_name_space(user.as_fd(), Some(LinkNameSpaceType::User))?;
@@ -140,7 +147,8 @@ impl Visitor {
         set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
         set_parent_process_death_signal(Some(Signal::KILL))?;
         seccomp::load(filter)?;
-        Ok(Self { meant, is_host: place.is_host, inspector })
+        let pids = (place.pids, place.pid);
+        Ok(Self { meant, is_host: place.is_host, proc, pids, holds })
     }
 
     fn carry_out(&self, number: usize, task: &Task) -> Reply {
@@ -174,7 +182,7 @@ impl Visitor {
         let bad = |error: crate::sandbox::BadTargets| {
             refusal(ErrorCode::BadRequest, error.to_string(), "")
         };
-        Registry::new(targets).map_err(bad)
+        Registry::new(targets, self.holds.clone()).map_err(bad)
     }
 
     fn set(
@@ -209,12 +217,14 @@ impl Visitor {
     }
 
     fn holders(&self, registry: &Registry) -> Holders {
-        let Ok(inspector) = &self.inspector else { return Holders::default() };
-        let members = registry.all().map(|index| registry.target(index)).flat_map(|target| {
-            target.members.iter().map(|it| (&target.name, it.fd.as_fd(), it.path.as_path()))
-        });
-        let mounts: Vec<_> =
-            members.filter_map(|(name, fd, path)| watched(name, fd, path)).collect();
+        let proc = rustix::io::fcntl_dupfd_cloexec(self.proc, 3);
+        let (pids, pid) = self.pids;
+        let Ok(inspector) = proc.and_then(|proc| Inspector::new(proc, pids, pid)) else {
+            return Holders::default();
+        };
+        let targets = registry.all().map(|index| registry.target(index));
+        let members = targets.flat_map(|target| target.members.iter().map(|it| (&target.name, it)));
+        let mounts: Vec<_> = members.filter_map(|(name, it)| watched(name, it)).collect();
         inspector.search(&mounts).report()
     }
 
@@ -223,7 +233,7 @@ impl Visitor {
         let mut reports = Vec::new();
         for (spot, meant) in task.spots.iter().zip(&self.meant[number]) {
             let Ok((target, is_mount)) = find(spot, *meant) else { continue };
-            let Ok(registry) = Registry::new(vec![target]) else { continue };
+            let Ok(registry) = Registry::new(vec![target], None) else { continue };
             let mut found = registry.report(registry.all());
             for report in &mut found {
                 let here = is_mount || self.is_host;
@@ -264,7 +274,7 @@ fn find(spot: &Spot, meant: KernelResult<FileId>) -> Result<(Target, bool), Refu
         path: spot.path.clone(),
         authority: spot.authority,
         max_lease: spot.max_lease,
-        members: vec![Member { fd, path: spot.path.clone() }],
+        members: vec![Member::new(fd, spot.path.clone()).showing(Some(spot.source.clone()))],
     };
     Ok((target, stat.is_mount_root))
 }

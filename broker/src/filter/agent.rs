@@ -1,6 +1,7 @@
 //! The filter of the sandboxed command.
 
 use super::{Action, Arg, Condition, Filter, Group, Rule};
+use crate::sys::process::NEW_NAMESPACES;
 
 /// What no sandboxed command may do; everything else is allowed.
 ///
@@ -75,14 +76,6 @@ const fn pretended(
     Group { name, rule: Rule::If { all, then: Action::PRETEND, otherwise: Action::Allow }, calls }
 }
 
-/// Flags of `clone` and `unshare` that make a namespace.
-const NEW_NAMESPACE: u64 = (libc::CLONE_NEWNS
-    | libc::CLONE_NEWCGROUP
-    | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWIPC
-    | libc::CLONE_NEWUSER
-    | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET) as u64;
 /// Makes a time namespace, in `unshare` only: in `clone` the bit belongs to the signal
 /// number (include/uapi/linux/sched.h).
 const NEW_TIME_NAMESPACE: u64 = 0x80;
@@ -126,14 +119,18 @@ pub const GROUPS: &[Group] = &[
     allowed_if(
         "unshare-namespace",
         &[libc::SYS_unshare],
-        &[Condition::MaskedEq { arg: Arg::A0, mask: NEW_NAMESPACE | NEW_TIME_NAMESPACE, value: 0 }],
+        &[Condition::MaskedEq {
+            arg: Arg::A0,
+            mask: NEW_NAMESPACES | NEW_TIME_NAMESPACE,
+            value: 0,
+        }],
         Action::NOT_PERMITTED,
     ),
     // The flags are the first argument on x86-64 and aarch64 (not everywhere).
     allowed_if(
         "clone-namespace",
         &[libc::SYS_clone],
-        &[Condition::MaskedEq { arg: Arg::A0, mask: NEW_NAMESPACE, value: 0 }],
+        &[Condition::MaskedEq { arg: Arg::A0, mask: NEW_NAMESPACES, value: 0 }],
         Action::NOT_PERMITTED,
     ),
     // Opening by handle goes past every mount and path check.

@@ -1,6 +1,6 @@
 //! Names that come and go in the directories that matter.
 
-use super::Slot;
+use super::{Slot, news};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,13 +20,16 @@ pub(super) struct Watches {
     /// A directory that is there is not watched: it cannot be read, or the limit of watches
     /// is reached.
     is_blind: bool,
+    /// Every name that matters is told of.
+    tell_all: bool,
 }
 
 impl Watches {
     /// Nothing is watched yet.
     pub(super) fn new() -> Self {
         let flags = CreateFlags::CLOEXEC | CreateFlags::NONBLOCK;
-        Self { fd: inotify::init(flags).ok(), names: BTreeMap::new(), is_blind: false }
+        let fd = inotify::init(flags).ok();
+        Self { fd, names: BTreeMap::new(), is_blind: false, tell_all: false }
     }
 
     /// What to wait for (`POLLIN`).
@@ -37,6 +40,11 @@ impl Watches {
     /// Whether nothing is watched yet that could be.
     pub(super) fn is_new(&self) -> bool {
         self.fd.is_some() && self.names.is_empty()
+    }
+
+    /// Whether no name comes or goes untold.
+    pub(super) fn tell_all(&self) -> bool {
+        self.tell_all
     }
 
     /// Whether some names come and go untold.
@@ -67,16 +75,18 @@ impl Watches {
         let Some(fd) = &self.fd else { return };
         self.names.clear();
         self.is_blind = false;
+        let (mut is_complete, mut all_local) = (true, true);
         let mut ids: BTreeMap<&Path, Option<i32>> = BTreeMap::new();
         for Slot { kept, source, .. } in slots {
             let mut keep = |watched: Result<i32, Errno>, name: OsString| match watched {
                 Ok(id) => drop(self.names.entry(id).or_default().insert(name)),
                 // Lost itself: its own parent is watched.
-                Err(Errno::NOENT | Errno::NOTDIR) => {}
-                Err(_) => self.is_blind = true,
+                Err(Errno::NOENT | Errno::NOTDIR) => is_complete = false,
+                Err(_) => (is_complete, self.is_blind) = (false, true),
             };
             if let Some(source) = source {
                 keep(source.watch(fd, flags()), source.name.clone());
+                all_local &= news::is_local(source.dir.as_fd());
             }
             let (Some(parent), Some(name)) = (kept.path.parent(), kept.path.file_name()) else {
                 continue;
@@ -90,7 +100,9 @@ impl Watches {
             let watched = inotify::add_watch(fd, parent, flags());
             ids.insert(parent, watched.ok());
             keep(watched, name.to_owned());
+            all_local &= news::is_local_at(parent);
         }
+        self.tell_all = is_complete && all_local;
     }
 }
 

@@ -157,6 +157,7 @@ fn add(held: &mut Vec<Held>, watched: &Watched, path: &OsStr, kind: Hold) {
 mod tests {
     use super::*;
     use crate::holders::watched;
+    use crate::target::Member;
     use std::path::Path;
     use std::time::{Duration, Instant};
 
@@ -165,7 +166,7 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("holders-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let root = rustix::fs::open(&dir, OFlags::PATH, Mode::empty()).unwrap();
-        let mounts = [watched(&"t".parse().unwrap(), root.as_fd(), &dir).unwrap()];
+        let mounts = [watched(&"t".parse().unwrap(), &Member::new(root, dir.clone())).unwrap()];
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let this = rustix::fs::open("/proc/self", flags, Mode::empty()).unwrap();
         let mine = |path: &str| {

@@ -9,7 +9,7 @@ impl World {
     fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("remount-placeholder.{}.{number}", std::process::id());
+        let name = format!("remount-test-placeholder.{}.{number}", std::process::id());
         let root = std::env::temp_dir().join(name);
         std::fs::create_dir_all(root.join("tree/.git")).unwrap();
         // The directory for temporary files may be reached by a link.

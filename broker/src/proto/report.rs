@@ -1,9 +1,67 @@
-//! What replies carry besides modes: who holds a mount, leases, waiting requests, the
-//! sandbox itself.
+//! What replies carry: targets and their modes, who holds a mount, leases, waiting
+//! requests, the sandbox itself.
 
-use super::{Mode, Origin};
-use crate::name::TargetName;
-use serde::{Deserialize, Serialize};
+use crate::name::{Authority, Mode, TargetName};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// Whether a target's mounts are where they were at the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// They are.
+    Ok,
+    /// They are not; it cannot become writable any more.
+    Stale,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ok => "ok",
+            Self::Stale => "stale",
+        })
+    }
+}
+
+/// Which side of the sandbox's wall a request comes from. The channel that it came
+/// through decides, never its text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// A process in the sandbox.
+    Inside,
+    /// A process of the host.
+    Outside,
+}
+
+/// A target as the broker sees it at the moment of the reply.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TargetReport {
+    /// Its name.
+    pub name: TargetName,
+    /// Where it is, in the sandbox. In JSON not necessarily exact (see the module).
+    #[serde(serialize_with = "lossy", deserialize_with = "from_text")]
+    pub path: PathBuf,
+    /// `rw` if anything can be written through any of its mounts.
+    pub mode: Mode,
+    /// Whether its mounts are where they were.
+    pub state: State,
+    /// Who may make it writable.
+    pub authority: Authority,
+    /// The end that its `rw` has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
+}
+
+fn lossy<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&path.to_string_lossy())
+}
+
+fn from_text<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+    String::deserialize(from).map(PathBuf::from)
+}
 
 /// What of a mount a process keeps open for writing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -101,7 +159,7 @@ pub struct StatusReport {
     /// The sandbox, if the broker was told.
     pub sandbox: Option<SandboxInfo>,
     /// Every target.
-    pub targets: Vec<super::TargetReport>,
+    pub targets: Vec<TargetReport>,
     /// Requests that wait for a person.
     pub pending: Vec<Waiting>,
 }

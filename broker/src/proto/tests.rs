@@ -1,4 +1,8 @@
 use super::*;
+use crate::name::{Authority, Mode, TargetName};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 fn name(text: &str) -> TargetName {
     text.parse().unwrap()

@@ -10,7 +10,6 @@ use crate::holders::{Search, Watched, watched};
 use crate::proto::{Fault, Holders};
 use crate::sandbox::Index;
 use rustix::process::Signal;
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 /// Between two attempts.
@@ -132,7 +131,7 @@ impl Server<'_> {
     fn watched(&self, targets: &[Index]) -> Vec<Watched> {
         let targets = targets.iter().map(|&index| self.registry.target(index));
         let members = targets.flat_map(|target| target.members.iter().map(|it| (&target.name, it)));
-        members.filter_map(|(name, it)| watched(name, it.fd.as_fd(), &it.path)).collect()
+        members.filter_map(|(name, it)| watched(name, it)).collect()
     }
 
     /// Puts requests back into the queue whose time has come.

@@ -179,7 +179,7 @@ impl Queue {
                 if free { pending.advance(registry, inspector, now) } else { Progress::Parked };
             match progress {
                 Progress::Done(outcome) => {
-                    let report = |()| registry.report(pending.targets.iter().copied());
+                    let report = |()| registry.report_changed(&pending.targets);
                     finished.push(Finished { outcome: outcome.map(report), pending });
                 }
                 Progress::Parked => {

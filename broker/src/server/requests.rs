@@ -229,16 +229,6 @@ impl Server<'_> {
         StatusReport { origin, sandbox, targets, pending }
     }
 
-    /// Writes down, once for each, which targets have become stale.
-    fn note_stale(&mut self, reports: &[TargetReport]) {
-        for report in reports.iter().filter(|report| report.state == proto::State::Stale) {
-            if self.known_stale.insert(report.name.clone()) {
-                let targets = [report.name.clone()];
-                self.record(&Entry { event: "stale", targets: &targets, ..Entry::default() });
-            }
-        }
-    }
-
     fn why(&self, path: &Path) -> Verdict {
         let explain = self.context.explain.as_ref();
         let mut verdict = explain.and_then(|explain| explain.about(path)).unwrap_or(Verdict {
@@ -284,31 +274,6 @@ impl Server<'_> {
         for id in self.approvals.forget(id) {
             let message = Some("the one that asked is gone");
             self.record(&Entry { event: "withdrawn", id: Some(id), message, ..Entry::default() });
-        }
-    }
-}
-
-impl ErrorCode {
-    /// As it is written.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Busy => "busy",
-            Self::UnknownTarget => "unknown-target",
-            Self::NotAuthorised => "not-authorised",
-            Self::Stale => "stale",
-            Self::BadRequest => "bad-request",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-impl proto::Wish {
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::Ro => "ro",
-            Self::Rw => "rw",
-            Self::Toggle => "toggle",
         }
     }
 }

@@ -85,6 +85,16 @@ impl Sessions {
         self.iter().filter(|(_, session)| session.has_line()).map(|(id, _)| id).collect()
     }
 
+    /// Whether a client has a turn to take.
+    pub(super) fn any_line(&self) -> bool {
+        self.by_id.values().any(|entry| entry.session.has_line())
+    }
+
+    /// Whether [`Self::reap`] has something to do.
+    pub(super) fn any_over(&self) -> bool {
+        self.by_id.values().any(|entry| entry.session.is_over())
+    }
+
     /// Closes the connections that are over.
     pub(super) fn reap(&mut self) {
         self.by_id.retain(|_, entry| !entry.session.is_over());

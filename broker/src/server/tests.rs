@@ -11,6 +11,7 @@ use crate::proto::{self, ErrorCode, Wish};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};

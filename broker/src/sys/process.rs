@@ -32,20 +32,22 @@ pub fn fork() -> Result<Fork> {
     }
 }
 
-/// Makes a copy of this process in new namespaces (`CLONE_NEW*` flags and no others).
+/// The flags of `clone(2)` that make a namespace.
+pub const NEW_NAMESPACES: u64 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET) as u64;
+
+/// Makes a copy of this process in new namespaces ([`NEW_NAMESPACES`] and no other flag).
 /// In a new PID namespace the child is its first process.
 ///
 /// # Errors
 /// As `clone(2)`; `EDEADLK` as [`fork`]; `EINVAL` for any other flag.
 pub fn fork_into(namespaces: u64) -> Result<Fork> {
-    const NAMESPACES: u64 = (libc::CLONE_NEWNS
-        | libc::CLONE_NEWCGROUP
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUSER
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWNET) as u64;
-    if namespaces & !NAMESPACES != 0 {
+    if namespaces & !NEW_NAMESPACES != 0 {
         return Err(Errno::INVAL);
     }
     require_one_thread()?;

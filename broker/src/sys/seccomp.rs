@@ -35,3 +35,6 @@ pub fn load(program: &[Instruction]) -> Result<()> {
     };
     if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
+
+#[cfg(test)]
+mod tests;

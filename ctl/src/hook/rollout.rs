@@ -118,8 +118,8 @@ mod tests {
     fn read(lines: &[String], turn: &str) -> Option<String> {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let path =
-            std::env::temp_dir().join(format!("remount-rollout-{}-{number}", std::process::id()));
+        let path = std::env::temp_dir()
+            .join(format!("remount-test-rollout-{}-{number}", std::process::id()));
         std::fs::write(&path, lines.join("\n") + "\n").unwrap();
         let mode = mode_of(&path, turn).unwrap();
         std::fs::remove_file(&path).unwrap();

@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn names_are_kept_once_and_taken_once() {
-        let dir = std::env::temp_dir().join(format!("remount-state-{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("remount-test-state-{}", std::process::id()));
         fs::create_dir(&dir).unwrap();
         let state = State::new(&dir.join("state"));
         let name = |text: &str| text.parse::<TargetName>().unwrap();

@@ -6,6 +6,7 @@ use super::fds::{close_all_but, write_all};
 use super::monitor::{exit_code, send_pid};
 use super::request::{Kind, Request};
 use super::seccomp::Program;
+use super::serve;
 use super::tree::{self, Surroundings};
 use crate::enter::identity::{self, Refused};
 use crate::plan::Identity;
@@ -32,6 +33,8 @@ pub(super) struct Inside<'a> {
     pub(super) report: Option<OwnedFd>,
     /// Where it is told which process this is.
     pub(super) own_pid: Option<OwnedFd>,
+    /// The connections to the broker, if there is one.
+    pub(super) broker: Option<serve::Inside>,
 }
 
 /// Becomes the command, or its init. Returns the status to exit with, once the reason
@@ -61,7 +64,7 @@ pub(super) fn be_dumpable() -> Result<()> {
 }
 
 fn set_up(inside: Inside<'_>) -> Result<u8> {
-    let Inside { request, event, gate, report, own_pid } = inside;
+    let Inside { request, event, gate, report, own_pid, broker } = inside;
     let terminal = rustix::termios::ttyname(rustix::stdio::stdout(), Vec::new()).ok();
     let terminal = terminal.map(|name| PathBuf::from(OsString::from_vec(name.into_bytes())));
     if let Some(pidns) = &request.pidns {
@@ -89,9 +92,13 @@ fn set_up(inside: Inside<'_>) -> Result<u8> {
         own_pids: request.unshare.pid || request.pidns.is_some(),
         terminal: terminal.as_deref(),
         label: request.file_label.as_deref(),
-        hold: &request.hold,
+        hold: request.hold.as_ref(),
+        targets: request.targets.as_ref(),
+        masks: &request.masks,
     };
-    tree::build(&request.ops, &around)?;
+    let members = tree::build(&request.ops, &around)?;
+    let hand_over = |broker: serve::Inside| broker.hand_over(request, members, &proc);
+    let channel = broker.map(hand_over).transpose()?;
     identities.settle(request, &proc)?;
     request.capabilities.take()?;
     be_dumpable()?;
@@ -100,9 +107,10 @@ fn set_up(inside: Inside<'_>) -> Result<u8> {
         block.close();
     }
     let late = request.seccomp_fd.as_ref().map(Program::read).transpose()?;
-    let filters: Vec<&Program> = request.filters.iter().chain(&late).collect();
+    let filters: Vec<&Program> =
+        request.narrowing.iter().chain(&request.filters).chain(&late).collect();
     rustix::process::umask(umask);
-    let start = command::Start::new(request, cwd, filters, report)?;
+    let start = command::Start::new(request, cwd, filters, report, channel)?;
     if request.new_session {
         rustix::process::setsid().or_die(|| "setsid")?;
     }

@@ -5,6 +5,7 @@ use super::error::{Die, OrDie, Result, bytes};
 use super::fds::write_all;
 use super::request::Request;
 use super::seccomp::Program;
+use crate::exec;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use remount_broker::sys::start;
 use rustix::io::{Errno, FdFlags};
@@ -26,6 +27,8 @@ pub(super) struct Start<'a> {
     /// Filters, in the order in which they are loaded.
     pub(super) filters: Vec<&'a Program>,
     report: Option<OwnedFd>,
+    /// The connection to the broker, which the command inherits.
+    _channel: Option<OwnedFd>,
 }
 
 impl<'a> Start<'a> {
@@ -35,9 +38,16 @@ impl<'a> Start<'a> {
         cwd: Option<PathBuf>,
         filters: Vec<&'a Program>,
         report: Option<OwnedFd>,
+        channel: Option<OwnedFd>,
     ) -> Result<Self> {
         let cwd = change_directory(request, cwd)?;
-        let environment = request.environment.entries(&cwd);
+        let mut environment = request.environment.entries(&cwd);
+        if let Some(channel) = &channel {
+            let variable = exec::variable(channel).or_die(|| "Can't name the broker")?;
+            let name = format!("{}=", exec::CHANNEL);
+            environment.retain(|entry| !entry.as_bytes().starts_with(name.as_bytes()));
+            environment.push(variable.into());
+        }
         let program: &OsStr = request.command.first().map_or(OsStr::new(""), |word| word);
         let mut arguments =
             request.command.iter().map(|word| c_string(word)).collect::<Result<Vec<_>>>()?;
@@ -45,7 +55,7 @@ impl<'a> Start<'a> {
             *first = c_string(named)?;
         }
         let environment = environment.iter().map(|entry| c_string(entry)).collect::<Result<_>>()?;
-        Ok(Self { request, program, arguments, environment, filters, report })
+        Ok(Self { request, program, arguments, environment, filters, report, _channel: channel })
     }
 
     /// What is executed, as typed.

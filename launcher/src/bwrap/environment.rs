@@ -20,6 +20,11 @@ impl Environment {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
     }
 
+    /// Their names.
+    pub(super) fn names(&self) -> impl Iterator<Item = &OsStr> {
+        self.0.iter().map(|(name, _)| name.as_os_str())
+    }
+
     /// Sets one.
     pub(super) fn set(&mut self, name: &OsStr, value: &OsStr) -> Result<()> {
         check(name, "setenv failed")?;

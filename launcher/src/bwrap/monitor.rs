@@ -5,6 +5,7 @@ use super::child::{self, Inside};
 use super::error::{Die, OrDie, Result};
 use super::fds::{Named, close_all_but, write_all};
 use super::request::Request;
+use super::serve::{self, Broker};
 use super::status::{self, Started};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -33,6 +34,8 @@ struct Ends {
     setup: Option<OwnedFd>,
     /// Where a sandbox in a PID namespace that was there says which process it is.
     pid: Option<OwnedFd>,
+    /// The broker's connections to the sandbox, if there is to be one.
+    broker: Option<serve::Ends>,
 }
 
 /// Starts what is asked for and waits for its end.
@@ -48,16 +51,19 @@ pub(super) fn start(request: &Request) -> Result<ExitCode> {
         join_user_namespace(userns)?;
     }
     let (pid_socket, own_pid) = pid_sockets(request)?.unzip();
+    // Before there is a command: whoever sees that it runs may end the caller.
+    child::die_with_parent(request)?;
+    let (inside, broker) = request.targets.is_some().then(serve::connect).transpose()?.unzip();
     let fork =
         process::fork_into(clone_flags(request)).map_err(|errno| no_namespaces(request, errno))?;
     let Fork::Parent(pid) = fork else {
-        drop((go, setup, pid_socket));
-        let inside = Inside { request, event, gate, report, own_pid };
+        drop((go, setup, pid_socket, broker));
+        let inside = Inside { request, event, gate, report, own_pid, broker: inside };
         // It has said why.
         process::exit(child::enter(inside));
     };
-    drop((gate, report, own_pid));
-    let ends = Ends { event, gate: go, setup, pid: pid_socket };
+    drop((gate, report, own_pid, inside));
+    let ends = Ends { event, gate: go, setup, pid: pid_socket, broker };
     watch(request, pid, ends)
 }
 
@@ -184,6 +190,10 @@ fn watch(request: &Request, child: Pid, mut ends: Ends) -> Result<ExitCode> {
         Some(socket) => receive_pid(socket)?,
         None => child,
     };
+    let broker = match request.targets.as_ref().zip(ends.broker.take()) {
+        Some((targets, ends)) => Some(Broker::start(request, targets, child, ends)?),
+        None => None,
+    };
     let (info, status) = (request.info_fd.as_ref(), request.json_status_fd.as_ref());
     // Before privileges are given up, which may be needed to look.
     let started =
@@ -195,6 +205,7 @@ fn watch(request: &Request, child: Pid, mut ends: Ends) -> Result<ExitCode> {
     }
     request.capabilities.give_up()?;
     child::be_dumpable()?;
+    // Another user namespace may have reset it (prctl(2)).
     child::die_with_parent(request)?;
     if let Some(started) = started {
         started.tell(info, status)?;
@@ -213,7 +224,7 @@ fn watch(request: &Request, child: Pid, mut ends: Ends) -> Result<ExitCode> {
         .map_err(|errno| Errno::from_raw_os_error(errno as i32))
         .or_die(|| "Can't create signalfd")?;
     // It ends here: most of what it owns is closed, and must not be closed again.
-    process::exit(match stay(status, child, &ends, &signals) {
+    process::exit(match stay(status, child, &ends, &signals, broker) {
         Ok(code) => code.into(),
         Err(die) => {
             die.print();
@@ -224,11 +235,22 @@ fn watch(request: &Request, child: Pid, mut ends: Ends) -> Result<ExitCode> {
 
 /// Closes what others passed to the command by way of this process, waits, and tells how
 /// it ended.
-fn stay(status: Option<&Named>, child: Pid, ends: &Ends, signals: &SignalFd) -> Result<u8> {
+fn stay(
+    status: Option<&Named>,
+    child: Pid,
+    ends: &Ends,
+    signals: &SignalFd,
+    mut broker: Option<Broker>,
+) -> Result<u8> {
     let mut own = vec![signals.as_fd()];
     own.extend(ends.event.iter().chain(&ends.setup).map(AsFd::as_fd));
+    own.extend(broker.iter().flat_map(Broker::descriptors));
     close_all_but(&own, status).or_die(|| "close_range")?;
-    let code = wait_for(child, ends.event.as_ref(), signals)?;
+    let code = wait_for(child, ends.event.as_ref(), signals, broker.as_mut());
+    if let Some(broker) = broker {
+        broker.finish();
+    }
+    let code = code?;
     if let (Some(status), Some(setup)) = (status, &ends.setup) {
         let mut bytes = [0; 2];
         // One byte: it was executed. None: it never came so far. Two: that failed.
@@ -240,7 +262,12 @@ fn stay(status: Option<&Named>, child: Pid, ends: &Ends, signals: &SignalFd) -> 
 }
 
 /// The exit status of the command, which init tells, or of `child` if init does not.
-fn wait_for(child: Pid, event: Option<&OwnedFd>, signals: &SignalFd) -> Result<u8> {
+fn wait_for(
+    child: Pid,
+    event: Option<&OwnedFd>,
+    signals: &SignalFd,
+    mut broker: Option<&mut Broker>,
+) -> Result<u8> {
     loop {
         let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
         fds.extend(event.map(|event| PollFd::new(event, PollFlags::IN)));
@@ -258,10 +285,18 @@ fn wait_for(child: Pid, event: Option<&OwnedFd>, signals: &SignalFd) -> Result<u
             }
         }
         while let Ok(Some(_)) = signals.read_signal() {}
+        let mut alone = false;
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            if let Some(broker) = broker.as_mut().filter(|broker| broker.pid() == pid) {
+                alone = broker.leaves_it_alone();
+            }
             if pid == child {
                 return Ok(exit_code(status));
             }
+        }
+        // When the sandbox ends so does its broker, and both were found.
+        if alone {
+            return Err(serve::end_without_broker(child));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Bubblewrap's options: their names, how many words follow each, and what help says.
+//! Bubblewrap's options and ours: their names, how many words follow each, and what help says.
 //!
 //! One table for parsing and for `--help`, in the order in which help lists them.
 
@@ -74,6 +74,8 @@ pub(super) enum Name {
     Perms,
     Size,
     Chmod,
+    Toggle,
+    Profile,
 }
 
 /// One row of the table.
@@ -95,7 +97,7 @@ const fn row(
     OptionRow { name, word, values, about }
 }
 
-/// Every option of bubblewrap 0.11.1.
+/// Every option of bubblewrap 0.11.1, and after them what is added.
 #[rustfmt::skip]
 pub(super) const OPTIONS: &[OptionRow] = &[
     row(Name::Help, "--help", "", "List the options"),
@@ -165,6 +167,8 @@ pub(super) const OPTIONS: &[OptionRow] = &[
     row(Name::Perms, "--perms", "OCTAL", "Mode of what the next option makes"),
     row(Name::Size, "--size", "BYTES", "Size of the next --tmpfs"),
     row(Name::Chmod, "--chmod", "OCTAL PATH", "Change the mode of PATH"),
+    row(Name::Toggle, "--toggle", "NAME DEST", "Not bubblewrap's: what is bound at DEST can be switched by remountctl"),
+    row(Name::Profile, "--profile", "NAME", "Not bubblewrap's: take away what this profile of remount-run does"),
 ];
 
 impl OptionRow {

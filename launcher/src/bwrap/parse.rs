@@ -4,10 +4,10 @@ use super::caps::Requested;
 use super::environment::Environment;
 use super::error::{self, Die, OrDie, Result, bytes};
 use super::fds::{Named, Registry};
-use super::hold::Hold;
 use super::options::{self, Name, OptionRow};
 use super::request::{Access, Kind, Op, Request, Source, Store, Unshare};
 use super::seccomp::Program;
+use super::toggle::Toggle;
 use crate::plan::Identity;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -109,6 +109,7 @@ impl Parser {
             json_status_fd: None,
             seccomp_fd: None,
             filters: Vec::new(),
+            narrowing: None,
             exec_label: None,
             file_label: None,
             new_session: false,
@@ -116,7 +117,11 @@ impl Parser {
             as_pid_1: false,
             capabilities: Requested::of_caller(caller.uid == 0)?,
             ops: Vec::new(),
-            hold: Hold::default(),
+            hold: None,
+            profiles: Vec::new(),
+            masks: Vec::new(),
+            toggles: Vec::new(),
+            targets: None,
             command: Vec::new(),
         };
         Ok(Self { request, count, permissions: None, size: None, layers: Vec::new() })
@@ -276,6 +281,7 @@ impl Parser {
             Name::Chdir => set_last(&mut request.chdir, value, option),
             Name::Unsetenv => request.environment.unset(&value)?,
             Name::LockFile => request.lock_files.push(value),
+            Name::Profile => request.profiles.push(value),
             Name::Seccomp | Name::AddSeccompFd => self.filter(row, &value)?,
             Name::ExecLabel => {
                 super::labels::check(&value)?;
@@ -378,6 +384,10 @@ impl Parser {
         let mut dest = second;
         let kind = match row.name {
             Name::Setenv => return self.request.environment.set(&first, &dest),
+            Name::Toggle => {
+                self.request.toggles.push(Toggle::new(&first, dest)?);
+                return Ok(());
+            }
             Name::Bind => bind(first, Access::Write, false),
             Name::BindTry => bind(first, Access::Write, true),
             Name::RoBind => bind(first, Access::ReadOnly, false),

@@ -4,9 +4,11 @@
 use super::caps::Requested;
 use super::environment::Environment;
 use super::fds::{Named, Registry};
-use super::hold::Hold;
+use super::toggle::{Targets, Toggle};
+use crate::hold::Hold;
 use crate::plan::Identity;
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 /// All of a command line.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ pub(super) struct Request {
     pub(super) seccomp_fd: Option<Named>,
     /// Filters, in the order of the command line.
     pub(super) filters: Vec<super::seccomp::Program>,
+    /// The filter of `--profile`.
+    pub(super) narrowing: Option<super::seccomp::Program>,
     pub(super) exec_label: Option<OsString>,
     pub(super) file_label: Option<OsString>,
     pub(super) new_session: bool,
@@ -45,8 +49,16 @@ pub(super) struct Request {
     pub(super) capabilities: Requested,
     /// What is done to the file system, in order.
     pub(super) ops: Vec<Op>,
-    /// What may not be shown writable.
-    pub(super) hold: Hold,
+    /// What may not be shown writable; `None` if there is nowhere to look.
+    pub(super) hold: Option<Hold>,
+    /// Profiles that are to take something away.
+    pub(super) profiles: Vec<OsString>,
+    /// What is masked, as the host has it, without symlinks.
+    pub(super) masks: Vec<PathBuf>,
+    /// Binds that were named to be targets.
+    pub(super) toggles: Vec<Toggle>,
+    /// What can be switched while the sandbox runs; `None` without any target.
+    pub(super) targets: Option<Targets>,
     /// The command and its arguments.
     pub(super) command: Vec<OsString>,
 }

@@ -13,6 +13,11 @@ const INSTRUCTION: usize = 8;
 pub(super) struct Program(Vec<Instruction>);
 
 impl Program {
+    /// One of ours.
+    pub(super) fn new(instructions: Vec<Instruction>) -> Self {
+        Self(instructions)
+    }
+
     /// Reads one to the end of the descriptor, and closes it.
     pub(super) fn read(from: &Named) -> Result<Self> {
         let data = from.read_to_end().or_die(|| "Can't read seccomp data")?;

@@ -6,11 +6,14 @@
 
 use super::error::{Die, OrDie, Result, bytes};
 use super::fds::{Named, link, write_all};
-use super::hold::{self, Hold, Shown};
+use super::hold;
+use super::members::{self, Members};
 use super::place::{Base, Place, below_new_root};
 use super::request::{Access, Kind, Op, Source, Store};
 use super::source::{HostFile, OldRoot, Sources, host_path, open_source, real_path};
-use crate::mount::{devices, files};
+use super::toggle::Targets;
+use crate::hold::{Hold, Shown};
+use crate::mount::{MemberHandle, devices, files};
 use remount_broker::sys::mount::{self, Attributes, Reach};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -33,11 +36,16 @@ pub(super) struct Surroundings<'a> {
     /// The SELinux label of files in memory.
     pub(super) label: Option<&'a OsStr>,
     /// What may not be shown writable.
-    pub(super) hold: &'a Hold,
+    pub(super) hold: Option<&'a Hold>,
+    /// What can be switched.
+    pub(super) targets: Option<&'a Targets>,
+    /// What is masked, as the host has it.
+    pub(super) masks: &'a [PathBuf],
 }
 
-/// Builds the tree and makes it the root of this process's mount namespace.
-pub(super) fn build(ops: &[Op], around: &Surroundings<'_>) -> Result<()> {
+/// Builds the tree and makes it the root of this process's mount namespace. Answers the
+/// mounts of targets.
+pub(super) fn build(ops: &[Op], around: &Surroundings<'_>) -> Result<Vec<MemberHandle>> {
     let sources = Sources::find(ops)?;
     let old = OldRoot::open()?;
     // Mounts that the host makes later appear inside as well; none the other way round.
@@ -45,12 +53,20 @@ pub(super) fn build(ops: &[Op], around: &Surroundings<'_>) -> Result<()> {
     mount::set_attributes(old.root.as_fd(), receive, Reach::Tree)
         .or_die_mounting(|| "Failed to make / slave")?;
     let base = new_base(&old, around)?;
-    let mut tree = Tree { old, base, around, spare: None, made: 0 };
-    for (op, sources) in ops.iter().zip(sources.0) {
-        tree.perform(op, sources)?;
+    let members = Members::default();
+    let mut tree = Tree { old, base, around, spare: None, made: 0, members };
+    for (number, (op, sources)) in ops.iter().zip(sources.0).enumerate() {
+        tree.perform(number, op, sources)?;
     }
-    around.hold.check()?;
-    tree.enter()
+    if let Some(hold) = around.hold {
+        hold::check(&hold.since)?;
+    }
+    let members = match around.targets {
+        Some(targets) => std::mem::take(&mut tree.members).finish(&tree.base, targets)?,
+        None => Vec::new(),
+    };
+    tree.enter()?;
+    Ok(members)
 }
 
 /// The file system in memory with an empty `newroot` in it. As bubblewrap's it is mounted
@@ -104,6 +120,8 @@ struct Tree<'a> {
     spare: Option<OwnedFd>,
     /// How much was made there.
     made: u32,
+    /// Mounts of targets.
+    members: Members,
 }
 
 /// The mode of directories that are made on the way: whom the thing at the end is closed
@@ -123,7 +141,7 @@ fn parents_mode(kind: &Kind) -> u32 {
 }
 
 impl Tree<'_> {
-    fn perform(&mut self, op: &Op, sources: Option<Vec<HostFile>>) -> Result<()> {
+    fn perform(&mut self, number: usize, op: &Op, sources: Option<Vec<HostFile>>) -> Result<()> {
         let Some(sources) = sources else { return Ok(()) };
         let sources: Vec<_> =
             sources.into_iter().map(|file| self.old.take(file)).collect::<Result<_>>()?;
@@ -140,7 +158,10 @@ impl Tree<'_> {
         }
         let at = At { path: &path, dest: &op.dest };
         match &op.kind {
-            Kind::Bind { source, access, .. } => self.bind(at, &sources, source, *access),
+            Kind::Bind { source, access, .. } => {
+                let target = self.around.targets.and_then(|targets| targets.of(number));
+                self.bind(at, &sources, source, *access, target)
+            }
             Kind::Overlay { store, .. } => self.overlay(at, store, &sources),
             Kind::RemountRo => self.remount(at),
             Kind::Proc => self.proc(at),
@@ -218,7 +239,14 @@ impl Tree<'_> {
         Ok(tree)
     }
 
-    fn bind(&self, at: At<'_>, found: &[OwnedFd], from: &Source, access: Access) -> Result<()> {
+    fn bind(
+        &mut self,
+        at: At<'_>,
+        found: &[OwnedFd],
+        from: &Source,
+        access: Access,
+        target: Option<usize>,
+    ) -> Result<()> {
         let [source] = found else { return Ok(()) };
         let stat = mount::stat(source.as_fd())
             .or_die(|| bytes!("Can't get type of source ", &host_path(source.as_fd())))?;
@@ -237,19 +265,79 @@ impl Tree<'_> {
             named.close();
         }
         let text = || bind_text(&host_path(source.as_fd()), at.path);
-        let shown = match self.around.hold {
-            hold if hold.is_empty() || access == Access::ReadOnly => Shown::Writable,
-            hold => hold.shown(&real_path(source.as_fd()).or_die(text)?),
+        let close = |tree: &OwnedFd| {
+            mount::set_attributes(tree.as_fd(), Attributes::READ_ONLY, Reach::Tree)
+                .or_die_mounting(text)
         };
-        let tree = self.mount_bind(source.as_fd(), &place, at.path, access)?;
-        match shown {
-            Shown::Writable => Ok(()),
-            Shown::ReadOnly => {
-                mount::set_attributes(tree.as_fd(), Attributes::READ_ONLY, Reach::Tree)
-                    .or_die_mounting(text)
+        let shown = match self.around.hold {
+            Some(hold) if !hold.is_empty() && access != Access::ReadOnly => {
+                hold.shown(&real_path(source.as_fd()).or_die(text)?)
             }
-            Shown::Except(held) => held.iter().try_for_each(|path| hold::cover(tree.as_fd(), path)),
+            _ => Shown::Writable,
+        };
+        let at_first = match (access, target) {
+            // What of it the host has read-only is to be told apart.
+            (Access::ReadOnly, Some(_)) => Access::Write,
+            _ => access,
+        };
+        let tree = self.mount_bind(source.as_fd(), &place, at.path, at_first)?;
+        if let Some(target) = target {
+            let real = real_path(source.as_fd()).or_die(text)?;
+            self.members.note(target, tree.as_fd(), &real).or_die_mounting(text)?;
         }
+        if at_first != access {
+            close(&tree)?;
+        }
+        match shown {
+            Shown::Writable => {}
+            Shown::ReadOnly => close(&tree)?,
+            Shown::Except(held) => {
+                held.iter().try_for_each(|path| hold::cover(tree.as_fd(), path))?;
+            }
+        }
+        if let Some(targets) = self.around.targets {
+            let real = real_path(source.as_fd()).or_die(text)?;
+            members::hide(tree.as_fd(), &real, &targets.hidden())?;
+        }
+        self.mask(tree.as_fd(), source)
+    }
+
+    /// Masks, in a mount that shows `source` of the host, what is to be masked there.
+    fn mask(&mut self, tree: BorrowedFd<'_>, source: &OwnedFd) -> Result<()> {
+        if self.around.masks.is_empty() {
+            return Ok(());
+        }
+        let source = real_path(source.as_fd()).or_die(|| "Can't mask")?;
+        for mask in self.around.masks {
+            let text = || bytes!("Can't mask ", mask);
+            // All of what is shown, or part of it.
+            let place = match mask.strip_prefix(&source) {
+                _ if source.starts_with(mask) => rustix::io::fcntl_dupfd_cloexec(tree, 3),
+                Ok(below) => mount::open_exact(tree, below),
+                Err(_) => continue,
+            };
+            let place = match place {
+                Err(Errno::NOENT | Errno::NOTDIR) => continue,
+                result => result.or_die(text)?,
+            };
+            let is_dir = mount::stat(place.as_fd()).or_die(text)?.is_dir();
+            let name = if is_dir { "nothing.d" } else { "nothing" };
+            let empty = self.spare().and_then(|spare| {
+                let made = match is_dir {
+                    true => rustix::fs::mkdirat(&spare, name, Mode::from_raw_mode(0o555)),
+                    false => files::empty_file(spare.as_fd(), name, 0o444),
+                };
+                match made {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(errno) => return Err(errno),
+                }
+                let empty = mount::clone_tree(mount::open_exact(spare.as_fd(), name)?.as_fd())?;
+                mount::set_attributes(empty.as_fd(), Attributes::READ_ONLY, Reach::Tree)?;
+                mount::attach(empty.as_fd(), place.as_fd())
+            });
+            empty.or_die_mounting(text)?;
+        }
+        Ok(())
     }
 
     fn remount(&self, at: At<'_>) -> Result<()> {
@@ -261,17 +349,24 @@ impl Tree<'_> {
             .find(at.path)
             .or_die(|| bytes!(OsStr::from_bytes(&text()), ": realpath(destination)"))?;
         let is_root = mount::stat(place.as_fd()).or_die(text)?.is_mount_root;
+        let real = self.in_base(&place).or_die(text)?;
         if !is_root {
             let text = text();
             let text = OsStr::from_bytes(&text);
-            return Err(Die::new(bytes!(text, ": Unable to find \"", full, "\" in mount table")));
+            return Err(Die::new(bytes!(text, ": Unable to find \"", &real, "\" in mount table")));
         }
         let flags = Attributes::READ_ONLY.and_set(libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV);
         mount::set_attributes(place.as_fd(), flags, Reach::This).or_die_mounting(|| {
             let text = text();
             let text = OsStr::from_bytes(&text);
-            bytes!(text, ": Unable to remount destination \"", full, "\" with correct flags")
+            bytes!(text, ": Unable to remount destination \"", &real, "\" with correct flags")
         })
+    }
+
+    /// A place's path without symlinks, as messages name it.
+    fn in_base(&self, place: &OwnedFd) -> std::result::Result<PathBuf, Errno> {
+        let (base, path) = (real_path(self.base.0.as_fd())?, real_path(place.as_fd())?);
+        Ok(Path::new("/").join(path.strip_prefix(&base).unwrap_or(&path)))
     }
 
     fn tmpfs(&self, at: At<'_>, place: &Place, permissions: u32, size: Option<u64>) -> Result<()> {
@@ -476,21 +571,22 @@ impl Tree<'_> {
         let fds = store.map(|(upper, work)| (upper.as_fd(), work.as_fd()));
         let source = [("source", "overlay")];
         let mounted = files::overlay_of(&lower, fds, &source, MountAttrFlags::empty())
-            .and_then(|tree| attach(tree.as_fd(), &place));
-        mounted.map_err(|errno| {
+            .and_then(|tree| attach(tree.as_fd(), &place).map(|()| tree));
+        let tree = mounted.map_err(|errno| {
             let text = overlay_text(at, layers, store);
             if errno == Errno::LOOP {
                 let text = OsStr::from_bytes(&text);
                 return Die::new(bytes!(text, ": Overlay directories may not overlap"));
             }
             Die::mount(text, errno)
-        })
+        })?;
+        found.iter().try_for_each(|layer| self.mask(tree.as_fd(), layer))
     }
 
     /// An overlay writes below its mount, where no flag holds it back.
     fn refuse_held(&self, upper: &OwnedFd) -> Result<()> {
         let path = real_path(upper.as_fd()).or_die(|| "Can't make overlay mount")?;
-        match self.around.hold.shown(&path) {
+        match self.around.hold.map_or(Shown::Writable, |hold| hold.shown(&path)) {
             Shown::Writable => Ok(()),
             _ => Err(Die::new(bytes!("Can't write to ", &path, ": it is held read-only"))),
         }

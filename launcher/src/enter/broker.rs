@@ -3,13 +3,15 @@
 
 use super::{EnterError, Handover, Step, die_with_parent, end};
 use crate::confine;
+use crate::hold::Since;
 use crate::mount::{Handles, MemberHandle, SourceHandle};
 use crate::outside;
-use crate::plan::Plan;
+use crate::plan::{Plan, Policy, TargetPlan};
 use crate::report::{Link, Reporter};
 use remount_broker::escape::Escaped;
 use remount_broker::filter::broker_filter;
 use remount_broker::heal::{FileSource, Healer};
+use remount_broker::held::Watch;
 use remount_broker::holders::Inspector;
 use remount_broker::name;
 use remount_broker::proto::{Origin, SandboxInfo};
@@ -22,13 +24,50 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What a broker has to know of its sandbox.
+#[derive(Debug)]
+pub struct Serving<'a> {
+    /// What can be switched.
+    pub targets: &'a [TargetPlan],
+    /// How requests are treated.
+    pub policy: &'a Policy,
+    /// What is held read-only, as it was when the start looked; `None` without a place to
+    /// look.
+    pub held: Option<&'a Since>,
+    /// Whether the sandbox has a user namespace of its own, and no more mount namespaces.
+    pub user_namespace: bool,
+    /// Whether it has a PID namespace of its own.
+    pub pid_namespace: bool,
+    /// Whether the broker gets a filter.
+    pub filter: bool,
+    /// What explains the tree, and says what of it is put back.
+    pub plan: Option<&'a Plan>,
+}
+
+impl<'a> Serving<'a> {
+    /// A sandbox of this plan.
+    pub fn of(plan: &'a Plan) -> Self {
+        Self {
+            targets: &plan.mounts.targets,
+            policy: &plan.policy,
+            held: plan.held.as_ref(),
+            user_namespace: plan.namespaces.user.is_some(),
+            pid_namespace: true,
+            filter: plan.filter.is_some(),
+            plan: Some(plan),
+        }
+    }
+}
 
 /// What the broker's process inherits from the launcher.
 #[derive(Debug)]
 pub struct Broker<'a> {
-    /// What is to be done.
-    pub plan: &'a Plan,
+    /// What it serves.
+    pub serving: Serving<'a>,
     /// A connection to the launcher: what leads outside comes on it, and its end means that
     /// the launcher is gone, or wants the end.
     pub life: Link,
@@ -38,6 +77,9 @@ pub struct Broker<'a> {
     pub init: Pid,
     /// The connection to init; its end means that init is gone, or wants the end.
     pub from_init: Link,
+    /// What is readable when the sandbox has ended, if the end of the connection to init
+    /// does not tell that.
+    pub end: Option<OwnedFd>,
     /// The broker's end of the connection that all processes inside inherit.
     pub shared: Link,
 }
@@ -45,38 +87,47 @@ pub struct Broker<'a> {
 impl Broker<'_> {
     /// Serves until the sandbox or the launcher has ended; does not return.
     pub fn run(self) -> ! {
-        let Self { plan, life, reporter, init, from_init, shared } = self;
+        let Self { serving, life, reporter, init, from_init, end: ending, shared } = self;
         let serve = || {
             let proc = open_proc()?;
+            let watch = |held: &Since| Watch::new(&held.state).step("find what is held read-only");
+            let holds = serving.held.map(watch).transpose()?.map(Arc::new);
             let (processes, handover) = join_sandbox(&from_init)?;
+            check_held(&serving, holds.as_deref())?;
             // From here on the agent may start: until the broker is confined it hears nobody.
             from_init.send(b"go", None).step("start the agent")?;
-            let healer = healer(plan, handover.sources, proc.as_fd())?;
+            let healer = serving.plan.map(|plan| healer(plan, handover.sources, proc.as_fd()));
+            let healer = healer.transpose()?;
             // Without it, all is the same but later.
             process::ask_for_short_turns().unwrap_or(());
-            confine(plan)?;
-            let inspector = Inspector::new(proc, processes, init).step("look at /proc")?;
+            confine(&serving)?;
+            // Who has the PID namespace of everybody else cannot be told from them.
+            let inspector = match serving.pid_namespace {
+                true => Some(Inspector::new(proc, processes, init).step("look at /proc")?),
+                false => None,
+            };
             let Some(outside) = outside::receive(&life).step("hear from the launcher")? else {
                 return Ok(());
             };
-            let listeners = [(Some(handover.listener), Origin::Inside)]
+            let listeners = [(handover.listener, Origin::Inside)]
                 .into_iter()
                 .chain([(outside.listener, Origin::Outside)]);
             let setup = Setup {
                 life: life.into_fd(),
                 // Its end also tells init that there is no broker.
-                init: from_init.into_fd(),
+                init: ending.unwrap_or(from_init.into_fd()),
                 shared: Some(shared.into_fd()),
                 listeners: listeners.filter_map(|(fd, origin)| Some((fd?, origin))).collect(),
-                targets: targets(plan, handover.members),
+                targets: targets(&serving, handover.members),
                 context: Context {
-                    inspector: Some(inspector),
-                    sandbox: Some(info(plan, outside.id)),
+                    inspector,
+                    sandbox: Some(info(serving.policy, outside.id)),
                     log: outside.log,
-                    on_busy: plan.policy.on_busy,
-                    approval_timeout: plan.policy.confirm_timeout,
-                    explain: Some(Explain::new(|path| plan.verdict(path))),
-                    healer: Some(healer),
+                    on_busy: serving.policy.on_busy,
+                    approval_timeout: serving.policy.confirm_timeout,
+                    explain: serving.plan.map(|plan| Explain::new(|path| plan.verdict(path))),
+                    healer,
+                    holds,
                 },
             };
             // If it fails, this process is larger than it need be.
@@ -116,12 +167,22 @@ fn healer(
     Ok(Healer::new(plan.mounts.kept(), sources.collect(), table, limit))
 }
 
-fn info(plan: &Plan, id: String) -> SandboxInfo {
+/// A person who begins to hold something looks for running sandboxes after writing that
+/// down, and may have seen this one before it had its mounts.
+fn check_held(serving: &Serving<'_>, holds: Option<&Watch>) -> Result<(), EnterError> {
+    let Some((since, holds)) = serving.held.zip(holds) else { return Ok(()) };
+    match holds.version().step("look at what is held read-only")? == since.version {
+        true => Ok(()),
+        false => Err(EnterError::HeldChanged),
+    }
+}
+
+fn info(policy: &Policy, id: String) -> SandboxInfo {
     SandboxInfo {
         id,
         pid: rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get()),
-        profile: plan.policy.profile.clone(),
-        cwd: Escaped::path(&plan.policy.cwd).to_string(),
+        profile: policy.profile.clone(),
+        cwd: Escaped::path(&policy.cwd).to_string(),
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
     }
 }
@@ -146,15 +207,15 @@ fn join_sandbox(from_init: &Link) -> Result<((u64, u64), Handles), EnterError> {
 
 /// Gives up everything that the broker will not need: capabilities but three, new
 /// privileges, and most system calls, executing a program among them.
-fn confine(plan: &Plan) -> Result<(), EnterError> {
+fn confine(serving: &Serving<'_>) -> Result<(), EnterError> {
     let mut capabilities = confine::BROKER_CAPABILITIES;
-    if plan.namespaces.user.is_some() {
+    if serving.user_namespace {
         capabilities |= confine::BROKER_CAPABILITIES_IN_USER_NAMESPACE;
     }
     confine::reduce_capabilities(capabilities)?;
-    match plan.filter {
-        Some(_) => seccomp::load(&broker_filter().compile()).step("load the broker's filter"),
-        None => Ok(()),
+    match serving.filter {
+        true => seccomp::load(&broker_filter().compile()).step("load the broker's filter"),
+        false => Ok(()),
     }
 }
 
@@ -179,9 +240,7 @@ fn receive(from_init: &Link) -> Result<Handover, EnterError> {
             _ => return Err(EnterError::NoInit),
         }
     }
-    let (Some((mount, processes)), Some(listener)) = (mount, listener) else {
-        return Err(EnterError::NoInit);
-    };
+    let (mount, processes) = mount.ok_or(EnterError::NoInit)?;
     Ok(Handover { user, mount, processes, handles: Handles { listener, members, sources } })
 }
 
@@ -192,16 +251,20 @@ fn parse_processes(bytes: &[u8]) -> Result<(u64, u64), EnterError> {
     Ok((u64::from_le_bytes(*device), u64::from_le_bytes(inode)))
 }
 
-/// A target's number, four bytes, and the path of one of its mounts.
+/// A target's number, four bytes, the path of one of its mounts, and after a NUL what of
+/// the host it shows, if that is said.
 fn parse_member(message: &[u8], fd: OwnedFd) -> Option<MemberHandle> {
-    let (target, path) = message.split_first_chunk::<4>()?;
+    let (target, paths) = message.split_first_chunk::<4>()?;
     let target = u32::from_le_bytes(*target).try_into().ok()?;
-    Some(MemberHandle { target, path: OsStr::from_bytes(path).into(), fd })
+    let (path, source) = paths.split_at(paths.iter().position(|byte| *byte == 0)?);
+    let path_of = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
+    let source = Some(&source[1..]).filter(|source| !source.is_empty()).map(path_of);
+    Some(MemberHandle { target, path: path_of(path), source, fd })
 }
 
-fn targets(plan: &Plan, members: Vec<MemberHandle>) -> Vec<Target> {
-    let mut targets: Vec<Target> = plan
-        .mounts
+/// Those that have mounts: what is read-only on the host is none.
+fn targets(serving: &Serving<'_>, members: Vec<MemberHandle>) -> Vec<Target> {
+    let mut targets: Vec<Target> = serving
         .targets
         .iter()
         .map(|target| Target {
@@ -214,8 +277,11 @@ fn targets(plan: &Plan, members: Vec<MemberHandle>) -> Vec<Target> {
         .collect();
     for member in members {
         if let Some(target) = targets.get_mut(member.target) {
-            target.members.push(Member { fd: member.fd, path: member.path });
+            let plan = serving.plan.map(|plan| &plan.mounts);
+            let source = member.source.or_else(|| plan?.host_path(&member.path));
+            target.members.push(Member::new(member.fd, member.path).showing(source));
         }
     }
+    targets.retain(|target| serving.plan.is_some() || !target.members.is_empty());
     targets
 }

@@ -64,7 +64,7 @@ fn build(plan: &Plan, broker: &Link, reporter: &Reporter) -> Result<EmptyBoundin
     // The modes of what is made are those that are asked for.
     let umask = rustix::process::umask(Mode::empty());
     let tree = mount::begin(&plan.mounts, plan.namespaces.user.is_some())?;
-    if !plan.placeholders.is_empty() {
+    if plan.waits_for_host() {
         reporter.wait().step("wait for the host's placeholders")?;
     }
     let handles = tree.finish(&plan.mounts)?;
@@ -85,7 +85,7 @@ fn namespace(path: &str) -> Result<OwnedFd, EnterError> {
 }
 
 /// Gives the broker what it needs, each descriptor in a message that begins with its kind.
-fn hand_over(broker: &Link, handover: Handover) -> Result<(), EnterError> {
+pub(crate) fn hand_over(broker: &Link, handover: Handover) -> Result<(), EnterError> {
     let send = |bytes: &[u8], fd: &OwnedFd| {
         broker.send(bytes, Some(fd.as_fd())).step("hand the mounts over to the broker")
     };
@@ -94,10 +94,14 @@ fn hand_over(broker: &Link, handover: Handover) -> Result<(), EnterError> {
     }
     let (device, inode) = handover.processes;
     send(&[&b"N"[..], &device.to_le_bytes(), &inode.to_le_bytes()].concat(), &handover.mount)?;
-    send(b"L", &handover.handles.listener)?;
+    if let Some(listener) = &handover.handles.listener {
+        send(b"L", listener)?;
+    }
     for member in &handover.handles.members {
         let target = u32::try_from(member.target).map_err(|_| EnterError::NoBroker)?.to_le_bytes();
-        send(&[&b"M"[..], &target, member.path.as_os_str().as_bytes()].concat(), &member.fd)?;
+        let path = member.path.as_os_str().as_bytes();
+        let source = member.source.as_ref().map_or(&b""[..], |path| path.as_os_str().as_bytes());
+        send(&[&b"M"[..], &target, path, b"\0", source].concat(), &member.fd)?;
     }
     for source in &handover.handles.sources {
         let mode = if source.mode == remount_broker::name::Mode::Rw { b"Fw" } else { b"Fr" };

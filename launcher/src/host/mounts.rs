@@ -77,6 +77,23 @@ impl MountTable {
         found
     }
 
+    /// The mounts below the mount of this id, at whatever depth, as paths from its root.
+    pub fn descendants(&self, id: u64) -> Vec<(u64, PathBuf)> {
+        let is = |mount: &Mount, id| u64::from(mount.id) == id;
+        let Some(top) = self.mounts.iter().find(|mount| is(mount, id)) else { return Vec::new() };
+        let mut ids = vec![top.id];
+        let mut found = Vec::new();
+        // A mount stands after the one that it is mounted on.
+        for mount in &self.mounts {
+            if ids.contains(&mount.parent) && mount.id != top.id {
+                ids.push(mount.id);
+                let below = mount.point.strip_prefix(&top.point);
+                found.extend(below.map(|below| (u64::from(mount.id), below.to_owned())));
+            }
+        }
+        found
+    }
+
     /// Whether another mount lies over the directory that `mount` is in: no path leads there.
     fn is_hidden(&self, mount: &Mount) -> bool {
         let over = |other: &Mount| {

@@ -48,11 +48,16 @@ pub(super) fn proc() -> Result<OwnedFd, Errno> {
     filesystem("proc", &[], &[], NO_SUID_DEV | MountAttrFlags::MOUNT_ATTR_NOEXEC)
 }
 
-/// What is below `lower`, with writes kept in `scratch`, an attached and empty tmpfs.
+/// What is below `lower`, with writes kept in `scratch`: an attached and empty tmpfs, or a
+/// directory that may have been used for that before.
 pub(super) fn overlay(lower: BorrowedFd<'_>, scratch: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let permissions = Mode::from_raw_mode(mount::stat(lower)?.mode.into());
-    rustix::fs::mkdirat(scratch, c"upper", permissions)?;
-    rustix::fs::mkdirat(scratch, c"work", Mode::RWXU)?;
+    let make = |name: &CStr, permissions| match rustix::fs::mkdirat(scratch, name, permissions) {
+        Err(Errno::EXIST) => Ok(()),
+        result => result,
+    };
+    make(c"upper", permissions)?;
+    make(c"work", Mode::RWXU)?;
     let upper = mount::open_exact(scratch, c"upper")?;
     let work = mount::open_exact(scratch, c"work")?;
     overlay_of(&[lower], Some((upper.as_fd(), work.as_fd())), &[], NO_SUID_DEV)
@@ -80,7 +85,7 @@ pub(crate) fn overlay_of(
 }
 
 /// Where the limit of mount namespaces of this process's user namespace is written.
-pub(super) fn namespace_limit(proc: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+pub(crate) fn namespace_limit(proc: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;
     rustix::fs::openat(proc, c"sys/user/max_mnt_namespaces", flags, Mode::empty())
 }
@@ -88,7 +93,7 @@ pub(super) fn namespace_limit(proc: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 /// Allows this process's user namespace, and all below it, no more mount namespaces
 /// than the one it has: a new one would keep its own writable copy of every target.
 /// Detached mounts count as well, so that this comes after the last of them.
-pub(super) fn forbid_mount_namespaces(limit: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(crate) fn forbid_mount_namespaces(limit: BorrowedFd<'_>) -> Result<(), Errno> {
     rustix::io::write(limit, b"1").map(drop)
 }
 

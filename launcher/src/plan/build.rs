@@ -50,6 +50,7 @@ impl Plan {
             filter: spec.seccomp.then(|| filter().compile()),
             exec: spec.exec,
             policy: spec.policy,
+            held: spec.held,
             warnings: spec.warnings,
         }
     }
@@ -189,7 +190,9 @@ fn kind_of(entry: &Entry) -> OpKind {
         What::Tmpfs { size, permissions } => {
             OpKind::Tmpfs { size: *size, permissions: *permissions }
         }
-        What::Overlay { lower } => OpKind::Overlay { lower: source_of(Some(lower), &lower.path) },
+        What::Overlay { lower, changes } => {
+            OpKind::Overlay { lower: source_of(Some(lower), &lower.path), changes: changes.clone() }
+        }
         What::Mask(shape) => OpKind::Mask(*shape),
         // Its mode is that of the target around it, once that is known.
         What::Open(found) => OpKind::Bind {

@@ -184,8 +184,9 @@ impl Plan {
                 set("size", (*size).into());
                 set("permissions", format!("{permissions:04o}").into());
             }
-            OpKind::Overlay { lower } => {
+            OpKind::Overlay { lower, changes } => {
                 set("source", lower.path.to_string_lossy().into());
+                set("changes", changes.as_ref().map(|path| path.to_string_lossy()).into());
             }
             OpKind::Mask(shape) => {
                 let shape = if *shape == Shape::Directory { "directory" } else { "file" };

@@ -6,7 +6,9 @@
 
 use super::error::ProfileError;
 use super::expand::PathText;
-use super::model::{Bind, Cache, Environment, Profile, Protect, Sandbox, Tmpfs, Toggle, Workspace};
+use super::model::{
+    Bind, Cache, Environment, Overlay, Profile, Protect, Sandbox, Tmpfs, Toggle, Workspace,
+};
 use super::schema::{self, File, ProtectPath};
 use super::source::{Located, Origin, Source};
 use super::types::{HookWord, MissingProtect, Network};
@@ -41,6 +43,12 @@ impl Keyed for Tmpfs {
 impl Keyed for Cache {
     fn key(&self) -> String {
         self.path.key()
+    }
+}
+
+impl Keyed for Overlay {
+    fn key(&self) -> String {
+        self.destination().key()
     }
 }
 
@@ -97,6 +105,7 @@ pub(super) struct Merge {
     binds: Merging<Bind>,
     tmpfs: Merging<Tmpfs>,
     caches: Merging<Cache>,
+    overlays: Merging<Overlay>,
     masks: Merging<PathText>,
     protects: Merging<Protect>,
     environment: Environment,
@@ -115,6 +124,7 @@ impl From<Profile> for Merge {
             binds: Merging::new(profile.binds),
             tmpfs: Merging::new(profile.tmpfs),
             caches: Merging::new(profile.caches),
+            overlays: Merging::new(profile.overlays),
             masks: Merging::new(profile.masks),
             protects: Merging::new(profile.protects),
             environment: profile.environment,
@@ -142,26 +152,30 @@ impl Merge {
         self.scalars(file.sandbox, file.workspace, source)?;
         for bind in file.bind {
             let bind = checked_bind(bind, source)?;
-            let key = bind.value.key();
-            self.tmpfs.remove(&key);
-            self.caches.remove(&key);
+            self.clear(&bind.value.key());
             self.binds.add(bind);
         }
         for entry in file.tmpfs {
             let origin = Origin::at(source, &entry.path.span());
             let tmpfs = Tmpfs { path: entry.path.into_inner(), size: entry.size, mode: entry.mode };
-            let key = tmpfs.key();
-            self.binds.remove(&key);
-            self.caches.remove(&key);
+            self.clear(&tmpfs.key());
             self.tmpfs.add(Located::new(tmpfs, origin));
         }
         for entry in file.cache {
             let origin = Origin::at(source, &entry.path.span());
             let cache = Cache { path: entry.path.into_inner(), env: entry.env };
-            let key = cache.key();
-            self.binds.remove(&key);
-            self.tmpfs.remove(&key);
+            self.clear(&cache.key());
             self.caches.add(Located::new(cache, origin));
+        }
+        for entry in file.overlay {
+            let origin = Origin::at(source, &entry.path.span());
+            let (path, changes) = (entry.path.into_inner(), Some(entry.changes));
+            self.overlay(Located::new(Overlay { path, dest: entry.dest, changes }, origin));
+        }
+        for entry in file.tmp_overlay {
+            let origin = Origin::at(source, &entry.path.span());
+            let path = entry.path.into_inner();
+            self.overlay(Located::new(Overlay { path, dest: entry.dest, changes: None }, origin));
         }
         for path in file.mask {
             self.masks.add(path.take(source)?);
@@ -176,6 +190,19 @@ impl Merge {
             table.extend(modes.into_iter().map(|(mode, to)| (mode, located(to, source))));
         }
         self.environment(file.environment, source)
+    }
+
+    fn overlay(&mut self, overlay: Located<Overlay>) {
+        self.clear(&overlay.value.key());
+        self.overlays.add(overlay);
+    }
+
+    /// Takes away what is mounted at a destination.
+    fn clear(&mut self, key: &str) {
+        self.binds.remove(key);
+        self.tmpfs.remove(key);
+        self.caches.remove(key);
+        self.overlays.remove(key);
     }
 
     fn remove(&mut self, remove: schema::Remove, source: &Arc<Source>) -> Result<(), ProfileError> {
@@ -193,6 +220,11 @@ impl Merge {
             let path = path.take(source)?;
             let removed = self.caches.remove(&path.value.key()).is_some();
             self.note_unless(removed, "cache", path.value.as_str(), path.origin);
+        }
+        for path in remove.overlay {
+            let path = path.take(source)?;
+            let removed = self.overlays.remove(&path.value.key()).is_some();
+            self.note_unless(removed, "overlay", path.value.as_str(), path.origin);
         }
         for path in remove.mask {
             let path = path.take(source)?;
@@ -356,6 +388,7 @@ impl Merge {
             binds: self.binds.finish(),
             tmpfs: self.tmpfs.finish(),
             caches: self.caches.finish(),
+            overlays: self.overlays.finish(),
             masks: self.masks.finish(),
             protects: self.protects.finish(),
             environment: self.environment,

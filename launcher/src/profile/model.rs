@@ -25,12 +25,14 @@ pub struct Profile {
     pub sandbox: Sandbox,
     /// `[workspace]`.
     pub workspace: Workspace,
-    /// `[[bind]]`, no two with one destination, nor with that of a tmpfs or a cache.
+    /// `[[bind]]`, no two with one destination, nor with that of a tmpfs, a cache or an overlay.
     pub binds: Vec<Located<Bind>>,
     /// `[[tmpfs]]`.
     pub tmpfs: Vec<Located<Tmpfs>>,
     /// `[[cache]]`.
     pub caches: Vec<Located<Cache>>,
+    /// `[[overlay]]` and `[[tmp-overlay]]`.
+    pub overlays: Vec<Located<Overlay>>,
     /// `mask`.
     pub masks: Vec<Located<PathText>>,
     /// `protect`.
@@ -74,6 +76,7 @@ impl Profile {
             binds: Vec::new(),
             tmpfs: Vec::new(),
             caches: Vec::new(),
+            overlays: Vec::new(),
             masks: Vec::new(),
             protects: Vec::new(),
             environment: Environment {
@@ -205,6 +208,25 @@ pub struct Cache {
     /// is pointed to a private one. A caller who has set it already knows better: then
     /// its value is the directory.
     pub env: Option<VariableName>,
+}
+
+/// A directory of the host that can be written to without changing it.
+#[derive(Debug, Clone)]
+pub struct Overlay {
+    /// What is seen of the host.
+    pub path: PathText,
+    /// Where it is inside, if not where it is outside.
+    pub dest: Option<PathText>,
+    /// The directory that keeps what is written; without one it is thrown away.
+    pub changes: Option<PathText>,
+}
+
+impl Overlay {
+    /// Where it is inside.
+    #[must_use]
+    pub fn destination(&self) -> &PathText {
+        self.dest.as_ref().unwrap_or(&self.path)
+    }
 }
 
 /// A path that is read-only under a writable mount.

@@ -29,6 +29,8 @@ pub(super) struct File {
     pub bind: Vec<Bind>,
     pub tmpfs: Vec<Tmpfs>,
     pub cache: Vec<Cache>,
+    pub overlay: Vec<Overlay>,
+    pub tmp_overlay: Vec<TmpOverlay>,
     pub mask: Vec<Word<PathText>>,
     pub protect: Vec<Spanned<Protect>>,
     pub environment: Environment,
@@ -96,6 +98,21 @@ pub(super) struct Cache {
     pub env: Option<VariableName>,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Overlay {
+    pub path: Spanned<PathText>,
+    pub dest: Option<PathText>,
+    pub changes: PathText,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct TmpOverlay {
+    pub path: Spanned<PathText>,
+    pub dest: Option<PathText>,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Environment {
@@ -110,6 +127,7 @@ pub(super) struct Remove {
     pub bind: Vec<Word<PathText>>,
     pub cache: Vec<Word<PathText>>,
     pub mask: Vec<Word<PathText>>,
+    pub overlay: Vec<Word<PathText>>,
     pub protect: Vec<Word<AnyPath>>,
     pub tmpfs: Vec<Word<PathText>>,
     pub unset: Vec<Word<EnvironmentPattern>>,

@@ -7,7 +7,9 @@
 
 use super::built_in;
 use super::expand::{PathText, ValueText};
-use super::model::{Bind, Cache, Environment, Profile, Protect, Sandbox, Tmpfs, Toggle, Workspace};
+use super::model::{
+    Bind, Cache, Environment, Overlay, Profile, Protect, Sandbox, Tmpfs, Toggle, Workspace,
+};
 use super::source::{Located, Origin};
 use super::types::{
     Busy, EnvironmentPattern, FileMode, GitPolicy, HookWord, Hostname, Missing, MissingProtect,
@@ -94,8 +96,8 @@ macro_rules! structs {
 
 structs! {
     Profile {
-        description, sources, arguments, sandbox, workspace, binds, tmpfs, caches, masks, protects,
-        environment, hooks, notes
+        description, sources, arguments, sandbox, workspace, binds, tmpfs, caches, overlays,
+        masks, protects, environment, hooks, notes
     }
     Sandbox {
         network, hostname, authority, landlock, seccomp, new_session, user_namespace, on_busy,
@@ -106,6 +108,7 @@ structs! {
     Toggle { name, authority, max_lease }
     Tmpfs { path, size, mode }
     Cache { path, env }
+    Overlay { path, dest, changes }
     Protect { path, missing }
     Environment { set, unset, clear }
 }

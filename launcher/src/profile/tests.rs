@@ -19,7 +19,7 @@ impl Config {
     fn new(files: &[(&str, &str)]) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("remount-profile-{}-{number}", std::process::id());
+        let name = format!("remount-test-profile-{}-{number}", std::process::id());
         let dir = std::env::temp_dir().join(name);
         fs::create_dir_all(dir.join("sub")).unwrap();
         for made in [&dir, &dir.join("sub")] {

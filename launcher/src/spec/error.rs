@@ -17,6 +17,19 @@ pub enum SpecError {
     /// The working directory is gone.
     #[error("find the working directory: it was removed or cannot be reached")]
     NoCwd,
+    /// An overlay cannot keep its changes there.
+    #[error("{origin}: keep changes in {}: {why}", show(path))]
+    Changes {
+        /// Where.
+        path: PathBuf,
+        /// Who asked for it.
+        origin: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// It cannot be found out what a person holds read-only.
+    #[error("read what is held read-only, in {}: {}", show(.0), Reason::from(*.1))]
+    Held(PathBuf, Errno),
     /// The project would be the whole home directory or more.
     #[error("make {} the project: it holds the home directory, and all of it would be writable", show(.0))]
     ProjectTooLarge(PathBuf),
@@ -276,6 +289,10 @@ impl SpecError {
         let hint = match self {
             Self::Profile(error) => return error.hint(),
             Self::NoCwd => "change to a directory that exists",
+            Self::Changes { .. } => "name a directory of its own, outside of the project",
+            Self::Held(..) => {
+                "mend or remove the file 'held' there, which 'remountctl ro --path' wrote"
+            }
             Self::ProjectTooLarge(_) | Self::ProjectUnsuitable { .. } => {
                 "change to a project's directory first, or set [workspace] path in a profile"
             }

@@ -3,6 +3,7 @@
 mod checks;
 mod configuration;
 mod cover;
+mod overlay;
 mod repository;
 
 use super::git::{self, GitDir};
@@ -62,6 +63,10 @@ enum WishKind {
     Cache {
         variable: Option<String>,
     },
+    Overlay {
+        source: PathBuf,
+        changes: Option<PathBuf>,
+    },
 }
 
 impl<'h> Layout<'h> {
@@ -104,6 +109,7 @@ impl<'h> Layout<'h> {
         layout.mask_all(args, profile, variables)?;
         layout.hide_state()?;
         layout.refuse_planted_links()?;
+        layout.refuse_open_changes()?;
         layout.refuse_aliases()?;
         layout.refuse_equal_names()?;
         layout.refuse_read_only_targets()?;
@@ -152,6 +158,14 @@ impl<'h> Layout<'h> {
             let variable = entry.value.env.as_ref().map(|name| name.as_str().to_owned());
             let what = WishKind::Cache { variable };
             wishes.push(Wish { dest, origin, what });
+        }
+        for entry in &profile.overlays {
+            let (value, origin) = (&entry.value, Asker::Profile(entry.origin.clone()));
+            let source = path_of(&value.path, variables, &origin)?;
+            let dest = path_of(value.destination(), variables, &origin)?;
+            let changes = value.changes.as_ref();
+            let changes = changes.map(|path| path_of(path, variables, &origin)).transpose()?;
+            wishes.push(Wish { dest, origin, what: WishKind::Overlay { source, changes } });
         }
         wishes.extend(self.workspace(profile, variables, git)?);
         for entry in &profile.binds {
@@ -254,7 +268,7 @@ impl<'h> Layout<'h> {
             WishKind::Cache { variable } => match place.found() {
                 Some(found) if found.stat.is_dir() => {
                     let area = Area::Host { source: found.path.clone(), writable: false };
-                    (What::Overlay { lower: found }, area)
+                    (What::Overlay { lower: found, changes: None }, area)
                 }
                 _ => {
                     let name = dest.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -263,6 +277,12 @@ impl<'h> Layout<'h> {
                     return Ok(());
                 }
             },
+            WishKind::Overlay { source, changes } => {
+                let (lower, changes) = self.overlay(&source, changes, &origin)?;
+                self.check_mountpoint(&place, Shape::Directory, &source, &origin)?;
+                let area = Area::Host { source: lower.path.clone(), writable: false };
+                (What::Overlay { lower, changes }, area)
+            }
             WishKind::Bind { source, mode, devices, follow, missing, target } => {
                 let Some((path, found)) = self.source(&source, missing, &origin)? else {
                     return Ok(());

@@ -173,10 +173,17 @@ fn responses(step: &Said, id: &str, streamed: bool) -> Answer {
             "type": "custom_tool_call", "id": format!("ctc_{id}"), "call_id": id,
             "status": "completed", "name": name, "input": text,
         }),
-        Said::Call(name, input) => json!({
-            "type": "function_call", "id": format!("fc_{id}"), "call_id": id,
-            "status": "completed", "name": name, "arguments": input.to_string(),
-        }),
+        Said::Call(name, input) => {
+            let (space, name) = name.split_once('/').unwrap_or(("", name));
+            let mut call = json!({
+                "type": "function_call", "id": format!("fc_{id}"), "call_id": id,
+                "status": "completed", "name": name, "arguments": input.to_string(),
+            });
+            if !space.is_empty() {
+                call["namespace"] = json!(space);
+            }
+            call
+        }
     };
     let response = json!({
         "id": format!("resp_{id}"), "object": "response", "status": "completed",

@@ -71,7 +71,7 @@ struct Tree(PathBuf);
 
 impl Tree {
     fn new(name: &str) -> Self {
-        let name = format!("remount-landlock-{name}-{}", std::process::id());
+        let name = format!("remount-test-landlock-{name}-{}", std::process::id());
         let root = std::env::temp_dir().join(name);
         for dir in ["full/a", "full/b", "read", "existing"] {
             fs::create_dir_all(root.join(dir)).unwrap();
@@ -200,7 +200,7 @@ fn scopes_end_at_the_domain() {
     }
     let mut outside = std::process::Command::new("sleep").arg("60").spawn().unwrap();
     let pid = rustix::process::Pid::from_child(&outside);
-    let name = format!("remount-landlock-{}", std::process::id());
+    let name = format!("remount-test-landlock-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(name).unwrap();
     let listener = UnixListener::bind_addr(&address).unwrap();
     let outcome = in_domain(move || {

@@ -358,7 +358,7 @@ impl Layout<'_> {
             let mut seen_at = vec![hidden.clone()];
             for entry in &self.entries {
                 let (What::Bind { path: source, .. }
-                | What::Overlay { lower: Found { path: source, .. } }) = &entry.what
+                | What::Overlay { lower: Found { path: source, .. }, .. }) = &entry.what
                 else {
                     continue;
                 };

@@ -3,67 +3,68 @@
 
 use crate::{Answer, Args, checked, errno, usage};
 use nix::errno::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
 
 const SOCKET: &str = "/run/remount/socket";
 
 pub(crate) fn act(name: &str, args: &Args) -> Option<Answer> {
     Some(match name {
         // What any process can do to the socketpair that all of them share.
-        "channel-shutdown" => {
-            // SAFETY: the call touches no memory.
-            checked(unsafe { libc::shutdown(inherited(), libc::SHUT_RDWR) }.into()).map(text)
-        }
-        "channel-nonblocking" => set_nonblocking(inherited()),
+        "channel-shutdown" => inherited().and_then(|shared| {
+            rustix::net::shutdown(shared, rustix::net::Shutdown::Both).map_err(number_of)?;
+            Ok(String::new())
+        }),
+        "channel-nonblocking" => inherited().and_then(|shared| {
+            let flags = rustix::fs::fcntl_getfl(&shared).map_err(number_of)?;
+            let flags = flags | rustix::fs::OFlags::NONBLOCK;
+            rustix::fs::fcntl_setfl(&shared, flags).map_err(number_of)?;
+            Ok(String::new())
+        }),
         // `channel-garbage ROUNDS`: messages of all sizes, none with a descriptor.
-        "channel-garbage" => flood(args, |round| {
+        "channel-garbage" => flood(args, |shared, round| {
             let bytes = vec![u8::try_from(round % 251).unwrap_or(0); round % 3000];
-            send(inherited(), &bytes, &[])
+            send(shared, &bytes, &[])
         }),
         // `channel-descriptors ROUNDS`: messages with up to 100 descriptors that are no
         // connections.
-        "channel-descriptors" => flood(args, |round| {
+        "channel-descriptors" => flood(args, |shared, round| {
             let files = junk()?;
-            let numbers: Vec<RawFd> = files.iter().map(AsRawFd::as_raw_fd).collect();
-            let many: Vec<RawFd> = numbers.iter().cycle().take(1 + round % 100).copied().collect();
-            send(inherited(), b"c", &many)
+            let many: Vec<_> =
+                files.iter().map(AsFd::as_fd).cycle().take(1 + round % MOST).collect();
+            send(shared, b"c", &many)
         }),
         _ => return None,
     })
 }
 
-fn text(value: libc::c_long) -> String {
-    value.to_string()
+fn number_of(errno: rustix::io::Errno) -> Errno {
+    Errno::from_raw(errno.raw_os_error())
 }
 
-/// The number of the inherited connection.
-fn inherited() -> RawFd {
-    std::env::var("REMOUNT_CHANNEL")
+/// The inherited connection: a descriptor of our own for it.
+fn inherited() -> Result<OwnedFd, Errno> {
+    let number: RawFd = std::env::var("REMOUNT_CHANNEL")
         .ok()
         .and_then(|value| value.split(':').next()?.parse().ok())
-        .unwrap_or_else(|| usage("REMOUNT_CHANNEL names no descriptor"))
-}
-
-fn set_nonblocking(fd: RawFd) -> Answer {
-    // SAFETY: neither call touches memory.
-    unsafe {
-        let flags = checked(libc::fcntl(fd, libc::F_GETFL).into())?;
-        let flags = i32::try_from(flags).unwrap_or(0) | libc::O_NONBLOCK;
-        checked(libc::fcntl(fd, libc::F_SETFL, flags).into()).map(text)
-    }
+        .unwrap_or_else(|| usage("REMOUNT_CHANNEL names no descriptor"));
+    let own = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).map_err(number_of)?;
+    pidfd_getfd(own, number, PidfdGetfdFlags::empty()).map_err(number_of)
 }
 
 /// Sends many messages; answers how many were taken.
-fn flood(args: &Args, each: impl Fn(usize) -> Result<(), Errno>) -> Answer {
+fn flood(args: &Args, each: impl Fn(BorrowedFd<'_>, usize) -> Result<(), Errno>) -> Answer {
     let rounds = usize::try_from(args.number(0)).unwrap_or_else(|_| usage("ROUNDS"));
+    let shared = inherited()?;
     for round in 0..rounds {
-        each(round)?;
+        each(shared.as_fd(), round)?;
     }
     Ok(rounds.to_string())
 }
@@ -78,32 +79,20 @@ fn junk() -> Result<Vec<OwnedFd>, Errno> {
     Ok(vec![file.into(), reader.into(), writer.into(), datagram.into(), dead.into()])
 }
 
+/// The most descriptors of one message.
+const MOST: usize = 100;
+
 /// One message with descriptors, waiting for room.
-fn send(socket: RawFd, bytes: &[u8], fds: &[RawFd]) -> Result<(), Errno> {
-    let mut part = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-    let mut control = [0u64; 64];
-    let length = u32::try_from(size_of_val(fds)).unwrap_or_else(|_| usage("too many descriptors"));
-    // SAFETY: zero is a valid msghdr: no name, no parts, no control data.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = &raw mut part;
-    message.msg_iovlen = 1;
-    if !fds.is_empty() {
-        message.msg_control = control.as_mut_ptr().cast();
-        // SAFETY: `control` is aligned for a header and has room for one with 100
-        // descriptors; the pointers that the macros give stay within it.
-        unsafe {
-            message.msg_controllen = libc::CMSG_SPACE(length) as _;
-            let header = libc::CMSG_FIRSTHDR(&raw const message);
-            (*header).cmsg_level = libc::SOL_SOCKET;
-            (*header).cmsg_type = libc::SCM_RIGHTS;
-            (*header).cmsg_len = libc::CMSG_LEN(length) as _;
-            libc::CMSG_DATA(header).copy_from(fds.as_ptr().cast(), length as usize);
-        }
-    }
+fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     loop {
-        // SAFETY: everything that `message` points to outlives the call.
-        let sent = unsafe { libc::sendmsg(socket, &raw const message, libc::MSG_NOSIGNAL) };
-        match Errno::result(sent) {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+            usage("too many descriptors");
+        }
+        let parts = [IoSlice::new(bytes)];
+        let sent = rustix::net::sendmsg(socket, &parts, &mut control, SendFlags::NOSIGNAL);
+        match sent.map_err(number_of) {
             Err(Errno::EINTR) => {}
             // Descriptors in flight are limited; the broker is taking them out.
             Err(Errno::ETOOMANYREFS | Errno::EAGAIN) => std::thread::yield_now(),
@@ -149,12 +138,12 @@ impl Clients {
                 "socket" => UnixStream::connect(SOCKET).map_err(errno)?,
                 "channel" => {
                     let (mine, theirs) = UnixStream::pair().map_err(errno)?;
-                    send(inherited(), b"c", &[theirs.as_raw_fd()])?;
+                    send(inherited()?.as_fd(), b"c", &[theirs.as_fd()])?;
                     mine
                 }
                 _ => usage("dial socket|channel"),
             };
-            let limit = Some(Duration::from_secs(20));
+            let limit = Some(remount_tests::LIMIT);
             stream.set_read_timeout(limit).map_err(errno)?;
             self.next += 1;
             self.streams.insert(self.next, stream);

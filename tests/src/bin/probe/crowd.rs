@@ -4,7 +4,8 @@ use crate::{Answer, Args, errno, usage};
 use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags, poll};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Command;
 use std::time::Instant;
 
 pub(crate) fn act(name: &str, args: &Args) -> Option<Answer> {
@@ -16,8 +17,43 @@ pub(crate) fn act(name: &str, args: &Args) -> Option<Answer> {
         // `attend SOCKET LINE…`: makes a request of each line of its own input that comes,
         // over one connection, the lines in turn, and prints the answers.
         "attend" => attend(args),
+        // `classic-daemon SOCKET DIRECTORY [OPTION…]`: does what the first version of remountd
+        // does for a toggle of the directory: runs nsenter, with these options too, and mount.
+        "classic-daemon" => classic_daemon(args),
+        // `classic-ask SOCKET LINE`: what its client does, the line ending in its own pid.
+        "classic-ask" => classic_ask(args),
         _ => return None,
     })
+}
+
+fn classic_daemon(args: &Args) -> Answer {
+    let listener = UnixListener::bind(args.at(0)).map_err(errno)?;
+    for stream in listener.incoming() {
+        let mut stream = stream.map_err(errno)?;
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).map_err(errno)?;
+        let mut words = line.split_ascii_whitespace();
+        let (mode, pid) = (words.next().unwrap_or(""), words.next_back().unwrap_or(""));
+        let done = Command::new("nsenter")
+            .args(["-t", pid, "-m"])
+            .args(args.rest(2))
+            .args(["--", "mount", "-o", &format!("remount,{mode},bind")])
+            .arg(args.at(1))
+            .output()
+            .map_err(errno)?;
+        let answer = if done.status.success() { b"OK\n".to_vec() } else { done.stderr };
+        stream.write_all(&answer).map_err(errno)?;
+    }
+    Ok(String::new())
+}
+
+fn classic_ask(args: &Args) -> Answer {
+    let mut stream = UnixStream::connect(args.at(0)).map_err(errno)?;
+    let line = format!("{} {}\n", args.text(1), std::process::id());
+    stream.write_all(line.as_bytes()).map_err(errno)?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).map_err(errno)?;
+    if answer == "OK\n" { Ok(String::new()) } else { Err(Errno::EPROTO) }
 }
 
 struct Client {
