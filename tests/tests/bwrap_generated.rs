@@ -37,7 +37,10 @@ impl Chance {
     }
 }
 
-/// What a word of an option stands for.
+/// What a word of an option stands for. Only what is the test's own is bound writable, and
+/// the root never is: as root, and without a user namespace, later options would change the
+/// host.
+const FOREIGN: [&str; 2] = ["/usr", "/etc/hostname"];
 const SOURCES: [&str; 9] =
     ["dir", "$PWD/dir", "data", "link", "absolute", "/usr", "dir/sub", "/etc/hostname", "/no/such"];
 const PLACES: [&str; 14] = [
@@ -113,7 +116,7 @@ const WRONG: [&str; 26] = [
     "--setenv A=B c",
     "--uid x",
     "--uid -1",
-    "--info-fd 77",
+    "--info-fd x",
     "--args 77",
     "--args x",
     "--seccomp 77",
@@ -131,13 +134,14 @@ const WRONG: [&str; 26] = [
 /// One step at a place in the tree.
 fn step(chance: &mut Chance) -> String {
     let (source, place) = (chance.one(&SOURCES), chance.one(&PLACES));
+    let own = if FOREIGN.contains(&source) { "dir" } else { source };
     let mode = chance.one(&MODES);
     match chance.below(16) {
-        0 | 1 => format!("--bind {source} {place}"),
+        0 | 1 => format!("--bind {own} {place}"),
         2 | 3 => format!("--ro-bind {source} {place}"),
-        4 => format!("--bind-try {source} {place}"),
+        4 => format!("--bind-try {own} {place}"),
         5 => format!("--ro-bind-try {source} {place}"),
-        6 => format!("--dev-bind {source} {place}"),
+        6 => format!("--dev-bind {own} {place}"),
         7 => format!("--tmpfs {place}"),
         8 => format!("--perms {mode} --tmpfs {place}"),
         9 => format!("--perms {mode} --size 65536 --tmpfs {place}"),
@@ -146,7 +150,9 @@ fn step(chance: &mut Chance) -> String {
         12 => format!("--symlink a {place}"),
         13 => format!("--chmod {mode} {place}"),
         14 => format!("--remount-ro {place}"),
-        _ => format!("--proc {place}"),
+        // With processes of its own: the host's come and go, and what is changed of their
+        // directory is changed for the host.
+        _ => "--unshare-pid --proc /tmp".to_owned(),
     }
 }
 
@@ -160,8 +166,8 @@ fn data(chance: &mut Chance, number: usize) -> String {
 /// A command line. The root and a place to mount in come first, most of the time.
 fn line(seed: u64) -> String {
     let mut chance = Chance(seed);
-    let mut words = vec![chance.one(&["--ro-bind / /", "--bind / /", "--dev-bind / /"]).to_owned()];
-    words.push("--tmpfs /mnt".to_owned());
+    let root = chance.one(&["--ro-bind / /", "--ro-bind / / --dir /mnt", "--ro-bind-try / /"]);
+    let mut words = vec![root.to_owned(), "--tmpfs /mnt".to_owned()];
     if chance.rarely(12) {
         words.clear();
     }

@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 /// Cases that the model or the sandbox once had wrong.
-const KEPT: &[u64] = &[];
+const KEPT: &[u64] = &[461_663_636];
 
 /// How many more are tried: `$REMOUNT_CASES`, else a few.
 fn cases() -> u64 {
@@ -225,9 +225,8 @@ fn run(seed: u64) -> bool {
 
 #[test]
 fn the_deepest_of_what_was_asked_for_decides() {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let first = std::env::var("REMOUNT_SEED")
-        .map_or(u64::from(now.subsec_nanos()), |text| text.parse().expect("a number as the seed"));
+    // The same ones unless somebody asks for others: what fails here fails everywhere.
+    let first = std::env::var("REMOUNT_SEED").map_or(1, |text| text.parse().expect("a number"));
     println!("REMOUNT_SEED={first}");
     let seeds: Vec<u64> = KEPT.iter().copied().chain(first..first + cases()).collect();
     let done = seeds.iter().filter(|seed| run(**seed)).count();

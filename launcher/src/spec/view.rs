@@ -131,15 +131,30 @@ impl<'h> View<'h> {
         view
     }
 
-    /// From now on `area` is seen at `dest`, a path without symlinks, and below.
+    /// From now on `area` is seen at `dest`, a path without symlinks, and below, but for the
+    /// areas that are below it already: parents are mounted first, whenever asked for.
     pub fn cover(&mut self, dest: &Path, area: Area) {
         let root = Rc::new(Root { dest: dest.to_owned(), area });
-        // What cannot be looked at now is looked at when it is mounted.
-        let stat = root.on_host(dest).and_then(|source| self.files.lstat(&source).ok());
-        let place = Place { path: dest.to_owned(), root: Rc::clone(&root), stat };
-        let node = self.node_of(dest);
-        self.known.get_mut().replace(node, place);
+        if self.put(&root) {
+            let below = |other: &&Rc<Root>| other.dest != dest && is_in(&other.dest, dest);
+            let mut below: Vec<_> = self.areas.iter().filter(below).cloned().collect();
+            // Stable: of two at one place the later one counts.
+            below.sort_by_key(|other| other.dest.as_os_str().len());
+            for other in below {
+                self.put(&other);
+            }
+        }
         self.areas.push(root);
+    }
+
+    /// Makes a root what is seen at its place. Whether anything was known below that.
+    fn put(&mut self, root: &Rc<Root>) -> bool {
+        let path = &root.dest;
+        // What cannot be looked at now is looked at when it is mounted.
+        let stat = root.on_host(path).and_then(|source| self.files.lstat(&source).ok());
+        let place = Place { path: path.clone(), root: Rc::clone(root), stat };
+        let node = self.node_of(path);
+        self.known.get_mut().replace(node, place)
     }
 
     /// The node of `dest`; what of the way to it cannot be looked at counts as missing.
@@ -334,6 +349,17 @@ mod tests {
         assert_eq!(place.found().unwrap().path, Path::new("/home/u/p/sub"));
         assert!(view.locate(Path::new("/mnt/sub")).unwrap().is_writable());
         assert!(!view.locate(Path::new("/home/u/p/sub")).unwrap().is_writable());
+    }
+
+    #[test]
+    fn what_lies_below_stays_when_something_above_is_covered_later() {
+        let files = files();
+        let mut view = View::new(&files);
+        let area = |source: &str, writable| Area::Host { source: source.into(), writable };
+        view.cover(Path::new("/home/u/p/sub"), area("/home/u/p/sub", true));
+        view.cover(Path::new("/home/u/p"), area("/home/u/p", false));
+        let is_writable = |path: &str| view.locate(Path::new(path)).unwrap().is_writable();
+        assert!(is_writable("/home/u/p/sub/x") && !is_writable("/home/u/p/x"));
     }
 
     #[test]

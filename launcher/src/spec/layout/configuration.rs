@@ -11,7 +11,7 @@ use remount_broker::placeholder::Kind;
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The administrator's.
 const OF_THE_MACHINE: &str = "/etc/remount";
@@ -30,8 +30,9 @@ impl Layout<'_> {
         let is_path = |name: &OsStr| name.as_bytes().contains(&b'/');
         for path in args.profiles.iter().filter(|name| is_path(name)) {
             let Some(cwd) = &self.host.cwd else { continue };
-            let path: PathBuf = cwd.join(path).components().collect();
-            self.protect_own(&path, &IfMissing::Skip)?;
+            // It was read a moment ago.
+            let Ok(found) = self.host.files.find(&cwd.join(path)) else { continue };
+            self.protect_own(&found.path, &IfMissing::Skip)?;
         }
         Ok(())
     }

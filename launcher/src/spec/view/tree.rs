@@ -84,9 +84,12 @@ impl Tree {
         id
     }
 
-    /// Puts something else at `node`; what was known below it no longer holds.
-    pub fn replace(&mut self, node: NodeId, place: Place) {
-        self.0[node.0] = Node { parent: self.parent(node), ..Node::new(place, None) };
+    /// Puts something else at `node`; what was known below it no longer holds. Whether
+    /// anything was.
+    pub fn replace(&mut self, node: NodeId, place: Place) -> bool {
+        let new = Node { parent: self.parent(node), ..Node::new(place, None) };
+        let old = std::mem::replace(&mut self.0[node.0], new);
+        !old.children.found.is_empty()
     }
 }
 
