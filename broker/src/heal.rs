@@ -407,7 +407,12 @@ impl Healer {
     fn may_stand_in(&self, slot: &Slot, now: Instant) -> bool {
         let is_due = slot.lost_since.is_some_and(|since| now >= since + GRACE);
         let is_held = |holder| self.halted.is_some() || self.closed.contains(&holder);
-        is_due && slot.holder.is_some_and(is_held)
+        // Not in a directory that was never given, in the place of one that was moved away.
+        let is_there = |holder: usize| {
+            let parent = mount::lstat_at(CWD, slot.kept.path.parent().unwrap_or(Path::new("/")));
+            parent.is_ok_and(|parent| Some(parent.mount_id) == self.slots[holder].mount)
+        };
+        is_due && slot.holder.is_some_and(|holder| is_held(holder) && is_there(holder))
     }
 
     /// Makes a placeholder where one has been removed, through a mount that nobody else

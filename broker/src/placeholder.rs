@@ -285,13 +285,12 @@ impl Locked<'_> {
         }
         for record in dead {
             for entry in record.entries.iter().rev() {
-                if live.iter().any(|record| record.holds(entry)) {
-                    continue;
-                }
-                // Somewhere else now, or gone: whoever moved it knows why.
-                let Ok(base) = mount::open_exact(CWD, &entry.base) else { continue };
-                if mount::stat(base.as_fd()).map(|stat| stat.id) == Ok(entry.base_id) {
-                    remove(base.as_fd(), entry, uid, &mut spares, &mut removed);
+                // Its directory is somewhere else now, or gone: whoever moved it knows why.
+                // In the place of that there may be one, too.
+                let Some((base, entry)) = entry.at_its_path() else { continue };
+                let wants = |record: &Record| record.holds(&entry) || record.names(&entry);
+                if !live.iter().any(wants) {
+                    remove(base.as_fd(), &entry, uid, &mut spares, &mut removed);
                 }
             }
             if removed.failed.is_empty() {
@@ -384,19 +383,35 @@ impl Placeholders {
     pub fn remove(self) -> Result<Removed, PlaceholderError> {
         let uid = rustix::process::geteuid().as_raw();
         let locked = self.store.lock()?;
-        let own = |record: &Record| record.name == self.name;
-        let (_, live) = locked.records()?;
+        let (_, mut live) = locked.records()?;
+        live.retain(|record| record.name != self.name);
         let (mut removed, mut spares) = (Removed::default(), locked.spares());
+        let replaced: Vec<bool> =
+            (0..self.bases.len()).map(|base| self.is_replaced(base)).collect();
         for entry in self.entries.iter().rev() {
-            if !live.iter().any(|record| !own(record) && record.holds(entry)) {
+            if !live.iter().any(|record| record.holds(entry)) {
                 let base = self.bases[entry.index].as_fd();
                 remove(base, entry, uid, &mut spares, &mut removed);
+            }
+            // Where the host has put another directory, the broker has made it again.
+            if replaced[entry.index]
+                && let Some((base, other)) = entry.at_its_path()
+                && !live.iter().any(|record| record.holds(&other) || record.names(&other))
+            {
+                remove(base.as_fd(), &other, uid, &mut spares, &mut removed);
             }
         }
         if removed.failed.is_empty() {
             locked.forget(&self.name)?;
         }
         Ok(removed)
+    }
+
+    /// Whether another directory is at the path of one of the bases.
+    fn is_replaced(&self, base: usize) -> bool {
+        let entry = self.entries.iter().find(|entry| entry.index == base);
+        let now = entry.and_then(|entry| Some((entry.at_its_path()?.1, entry)));
+        now.is_some_and(|(now, entry)| now.base_id != entry.base_id)
     }
 }
 

@@ -342,10 +342,12 @@ impl Tree {
             // Opened now, since it will be read-only, and written last.
             self.limit =
                 Some(files::namespace_limit(proc.as_fd()).step("limit mount namespaces in")?);
+            if mode == Mode::Ro {
+                // Another mount of it: what is open for writing keeps this one writable.
+                proc = files::proc().step("make")?;
+            }
         }
         if mode == Mode::Ro {
-            // A copy: what is open for writing keeps the other one writable.
-            proc = mount::clone_tree(proc.as_fd()).step("copy")?;
             let read_only = mount::set_attributes(proc.as_fd(), Attributes::READ_ONLY, Reach::This);
             read_only.step("make read-only")?;
         }

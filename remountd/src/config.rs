@@ -85,8 +85,24 @@ fn parse(text: &str, extension: Option<&OsStr>) -> Result<Config> {
         let context = format!("target {name}");
         rule(name, entry).context(context)
     };
-    let targets = file.targets.into_iter().map(rule).collect::<Result<_>>()?;
+    let targets = file.targets.into_iter().map(rule).collect::<Result<Vec<_>>>()?;
+    refuse_two_authorities(&targets)?;
     Ok(Config { socket: file.socket, rules: Rules { targets } })
+}
+
+/// One of two names for a directory must not undo what the other one keeps.
+fn refuse_two_authorities(targets: &[Rule]) -> Result<()> {
+    for (number, one) in targets.iter().enumerate() {
+        let same = |other: &&Rule| other.path == one.path && other.authority != one.authority;
+        if let Some(other) = targets[..number].iter().find(same) {
+            bail!(
+                "targets {} and {} have the same path and different authorities\nhint: give them the same one",
+                other.name,
+                one.name
+            );
+        }
+    }
+    Ok(())
 }
 
 /// A parser's message quotes the file: its lines stay, what commands a terminal does not.
@@ -191,6 +207,10 @@ mod tests {
             ("[targets.a]\npath = \"/x\"\nmodes = []\n", "modes"),
             ("[targets.a]\npath = \"/x\"\nmax-lease = \"x\"\n", "max-lease"),
             ("[targets.a]\npath = \"/x\"\nusers = [\"no such user\"]\n", "no such user"),
+            (
+                "[targets.a]\npath = \"/x\"\n[targets.b]\npath = \"/x/\"\nauthority = \"host\"\n",
+                "different authorities",
+            ),
             ("socket = \"s\"\n", "socket"),
             ("targets = 1\n", "targets"),
         ] {

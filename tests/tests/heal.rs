@@ -349,3 +349,31 @@ fn an_attacker_gets_moments_and_nothing_lasts() {
     held(&mut inside, ".git");
     inside.end().success();
 }
+
+/// Neither in a repository that was made again while the sandbox ran, nor in a project that
+/// took the place of the one that was given.
+#[test]
+fn nothing_is_left_in_a_directory_that_took_the_place_of_another() {
+    let (sandbox, project) = world();
+    let inside = sandbox.remount().serve();
+    std::fs::remove_dir_all(project.join(".git")).unwrap();
+    sandbox.host(require("git")).command(["init", "-q"]).run().success();
+    wait_until("they are made again", LIMIT, || project.join(".git/commondir").exists());
+    inside.end().success();
+    for name in [".git/commondir", ".git/modules", ".vscode/settings.json", ".idea"] {
+        assert!(!project.join(name).exists(), "{name}");
+    }
+    let inside = sandbox.remount().serve();
+    let away = sandbox.root().join("away");
+    std::fs::rename(&project, &away).unwrap();
+    std::fs::create_dir(&project).unwrap();
+    let of_new = || std::fs::read_dir(&project).unwrap().count();
+    // Longer than what is missing is waited for.
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert_eq!(of_new(), 0);
+    inside.end();
+    assert_eq!(of_new(), 0);
+    std::fs::remove_dir(&project).unwrap();
+    std::fs::rename(&away, &project).unwrap();
+    assert!(!project.join(".idea").exists());
+}

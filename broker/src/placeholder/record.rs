@@ -8,7 +8,7 @@
 use super::Kind;
 use super::one::draft_of;
 use crate::sys::mount::{self, FileId};
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -66,6 +66,13 @@ impl Entry {
         }
     }
 
+    /// As it is found by its path now: another directory may be there. `None` if none is.
+    pub fn at_its_path(&self) -> Option<(OwnedFd, Self)> {
+        let base = mount::open_exact(CWD, &self.base).ok()?;
+        let base_id = mount::stat(base.as_fd()).ok()?.id;
+        Some((base, Self { base_id, ..self.clone() }))
+    }
+
     /// Whether both are the same file, by whatever path.
     pub fn is_at(&self, other: &Self) -> bool {
         self.base_id == other.base_id && self.below == other.below
@@ -113,6 +120,11 @@ pub(super) struct Record {
 impl Record {
     pub fn holds(&self, entry: &Entry) -> bool {
         self.entries.iter().any(|own| own.is_at(entry))
+    }
+
+    /// Whether it has an entry with the same path, whatever was there then.
+    pub fn names(&self, entry: &Entry) -> bool {
+        self.entries.iter().any(|own| own.base == entry.base && own.below == entry.below)
     }
 
     /// Writes one under a name of its own, and locks it. To be called with the store

@@ -110,6 +110,36 @@ fn what_the_dead_leave_is_removed_by_the_next_or_on_demand() {
     assert_eq!((world.names(), world.records()), (vec![".git".to_owned()], 0));
 }
 
+/// The broker makes them again where the host has put another directory.
+#[test]
+fn those_in_a_directory_that_took_the_place_of_the_first_are_removed() {
+    let world = World::new();
+    for kill in [false, true] {
+        let made = world.store().make(&world.wanted()).unwrap();
+        let other = world.store().make(&world.wanted()).unwrap();
+        std::fs::rename(world.tree(""), world.0.join("away")).unwrap();
+        std::fs::create_dir_all(world.tree(".git")).unwrap();
+        for Wanted { path, kind } in world.wanted() {
+            let parent = std::fs::File::open(path.parent().unwrap()).unwrap();
+            make_one(parent.as_fd(), path.file_name().unwrap(), &kind).unwrap();
+        }
+        std::fs::write(world.tree("own"), "").unwrap();
+        drop(other);
+        if kill {
+            drop(made);
+        } else {
+            made.remove().unwrap();
+        }
+        world.store().clean().unwrap();
+        assert_eq!(world.names(), [".git", "own"]);
+        std::fs::remove_dir_all(world.tree("")).unwrap();
+        std::fs::rename(world.0.join("away"), world.tree("")).unwrap();
+        world.killed(&world.wanted());
+        world.store().clean().unwrap();
+        assert_eq!(world.names(), [".git"]);
+    }
+}
+
 #[test]
 fn one_without_a_record_is_known() {
     let world = World::new();
@@ -173,7 +203,7 @@ fn a_tree_that_was_moved_is_cleaned_and_another_in_its_place_is_not() {
     std::fs::rename(world.tree(""), world.0.join("moved")).unwrap();
     std::fs::create_dir_all(world.tree(".git")).unwrap();
     std::fs::create_dir(world.tree(".vscode")).unwrap();
-    std::fs::set_permissions(world.tree(".vscode"), PermissionsExt::from_mode(0o1700)).unwrap();
+    std::fs::set_permissions(world.tree(".vscode"), PermissionsExt::from_mode(0o1755)).unwrap();
     made.remove().unwrap();
     assert_eq!(world.names(), [".git", ".vscode"]);
     assert_eq!(std::fs::read_dir(world.0.join("moved")).unwrap().count(), 1);
