@@ -1,6 +1,7 @@
 //! A remountd of a test's own, and sandboxes that bwrap makes for it.
 
 use crate::{Cmd, LIMIT, Outcome, Running, Sandbox, bin, require, wait_until};
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +25,13 @@ pub fn configure(sandbox: &Sandbox, more: &str) -> PathBuf {
     sandbox.file("outside/remountd.toml", text)
 }
 
+/// Has a daemon answer something: it has then opened all that it keeps open.
+fn answers(socket: &Path) -> std::io::Result<()> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.write_all(b"{\"op\":\"list\"}\n")?;
+    stream.read_exact(&mut [0])
+}
+
 /// The program, as this pass's user has to start it.
 pub fn remountd(sandbox: &Sandbox) -> Cmd {
     let command = sandbox.host(bin("remountd"));
@@ -37,7 +45,7 @@ impl<'a> Daemon<'a> {
         let running = remountd(sandbox).option("--config").option(config).start();
         let daemon = Daemon { sandbox, running };
         let path = socket(sandbox);
-        wait_until("the daemon listens", LIMIT, || UnixStream::connect(&path).is_ok());
+        wait_until("the daemon answers", LIMIT, || answers(&path).is_ok());
         daemon
     }
 

@@ -19,6 +19,17 @@ fn size(pid: i32) -> (i64, usize) {
     (line.trim().split(' ').next().unwrap().parse().unwrap(), descriptors)
 }
 
+/// As [`size`], with no client connected: the daemon's only socket is its listener.
+fn alone(pid: i32) -> (i64, usize) {
+    let is_socket = |entry: std::io::Result<std::fs::DirEntry>| {
+        let target = std::fs::read_link(entry.unwrap().path()).unwrap_or_default();
+        target.to_string_lossy().starts_with("socket:")
+    };
+    let sockets = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(is_socket);
+    wait_until("no client is connected", LIMIT, || sockets().filter(|is| *is).count() == 1);
+    size(pid)
+}
+
 fn helpers(pid: i32) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap()
 }
@@ -37,7 +48,7 @@ fn memory_stays_flat_however_much_is_asked() {
     let daemon = Daemon::new(&sandbox, "");
     let listens = socket(&sandbox);
     let (pid, mut clients) = (daemon.running.pid(), inside(&daemon));
-    let none = size(pid).1;
+    let none = alone(pid).1;
     let mut ask = |requests: u32| {
         let words = ["64".to_owned(), requests.to_string(), "ro w".into(), "rw w".into()];
         let words = ["crowd".into(), listens.display().to_string()].into_iter().chain(words);
@@ -65,7 +76,7 @@ fn many_sandboxes_are_connected_at_once() {
     let daemon = Daemon::new(&sandbox, "");
     let (target, listens) = (daemon.target(), socket(&sandbox));
     let pid = daemon.running.pid();
-    let alone = size(pid);
+    let alone = alone(pid);
     let attend = || {
         let command = daemon.bwrap([Path::new("--ro-bind"), &target, &target]).arg(bin("probe"));
         let command = command.arg("attend").arg(&listens).command(["rw w", "ro w"]);
