@@ -22,6 +22,7 @@ mod profile {
     mod model;
     mod project;
     mod schema;
+    mod shims;
     mod source;
     mod stored;
     mod text;

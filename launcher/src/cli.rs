@@ -82,6 +82,14 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub chdir: Option<PathBuf>,
 
+    /// Add the [shims.TOOL] of this file, or of the *.toml in this directory
+    #[arg(long, value_name = "DIR|FILE")]
+    pub shims: Vec<PathBuf>,
+
+    /// No shims, whatever the profile says
+    #[arg(long)]
+    pub no_shims: bool,
+
     /// New network, with nothing but loopback
     #[arg(long)]
     pub unshare_net: bool,

@@ -20,6 +20,7 @@ mod paths;
 pub mod plan;
 pub mod profile;
 pub mod report;
+mod shim;
 pub mod spec;
 pub mod supervise;
 
@@ -28,3 +29,4 @@ mod front;
 pub use bwrap::bwrap;
 pub use front::{is_called, run, say};
 pub use report::Failure;
+pub use shim::run as shim;

@@ -177,15 +177,16 @@ impl Tree {
             }
             OpKind::Overlay { lower, changes } => self.overlay(op, lower, changes.as_deref()),
             OpKind::Mask(shape) => self.mask(op, *shape),
+            OpKind::Shim => self.shim(op),
             OpKind::Dev { terminal } => {
                 let at = self.mountpoint(&op.dest, Shape::Directory)?;
                 devices::mount(self.old_root.as_fd(), at.as_fd(), terminal.as_deref())
             }
             OpKind::Proc(mode) => self.proc(op, *mode),
-            OpKind::Control { program, hooks } => {
+            OpKind::Control { program, hooks, shims } => {
                 let at = self.mountpoint(&op.dest, Shape::Directory)?;
                 let program = self.open_source(program)?;
-                self.control = Some(Control::mount(at.as_fd(), program.as_fd(), hooks)?);
+                self.control = Some(Control::mount(at.as_fd(), program.as_fd(), hooks, shims)?);
                 Ok(())
             }
         }
@@ -334,6 +335,13 @@ impl Tree {
         let control = self.control.as_ref().ok_or(Failed("mask", Errno::NOENT))?;
         let empty = control.empty(shape).step("make an empty file for")?;
         mount::attach(empty.as_fd(), at.as_fd()).step("mask")
+    }
+
+    fn shim(&self, op: &MountOp) -> Result<(), Failed> {
+        let at = mount::open_exact_or_link_in(self.root(), &op.dest).step("find")?;
+        let control = self.control.as_ref().ok_or(Failed("cover", Errno::NOENT))?;
+        let shim = control.shim().step("make a shim for")?;
+        mount::attach(shim.as_fd(), at.as_fd()).step("cover")
     }
 
     fn proc(&mut self, op: &MountOp, mode: Mode) -> Result<(), Failed> {

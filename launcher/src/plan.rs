@@ -182,6 +182,8 @@ pub enum OpKind {
     },
     /// An empty, read-only directory or file.
     Mask(Shape),
+    /// This program in the place of a tool, or of a symlink to it.
+    Shim,
     /// A minimal `/dev`; with the terminal at `/dev/console`.
     Dev {
         /// The terminal of the person.
@@ -197,7 +199,31 @@ pub enum OpKind {
         /// What modes of agents mean, for `remountctl hook`. With such a table there is a
         /// README for the agent, too; empty is none.
         hooks: String,
+        /// What of tools is allowed.
+        shims: ShimPlan,
     },
+}
+
+/// Shims of tools; nothing if there are none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ShimPlan {
+    /// What is allowed and where the tools are, for the shims to read.
+    pub table: String,
+    /// The tools: each has a shim in the directory that is first in `PATH`.
+    pub names: Vec<String>,
+    /// Directories below [`CONTROL_DIR`] in which the tools are shown, parents first.
+    pub directories: Vec<PathBuf>,
+    /// Symlinks beside them, and what they name.
+    pub links: Vec<(PathBuf, PathBuf)>,
+}
+
+impl ShimPlan {
+    /// Whether a shim is at `path`, in the directory of shims.
+    pub fn is_at(&self, path: &Path) -> bool {
+        let dir = Path::new(CONTROL_DIR).join(crate::shim::DIRECTORY);
+        let name = path.strip_prefix(dir).ok().and_then(Path::to_str);
+        name.is_some_and(|name| self.names.iter().any(|known| known == name))
+    }
 }
 
 /// Directory or not: a mount and its mountpoint must agree.
@@ -287,7 +313,7 @@ impl OpKind {
         match self {
             Self::Bind { mode, .. } | Self::SelfBind { mode, .. } => *mode == Mode::Rw,
             Self::Tmpfs { .. } | Self::Overlay { .. } | Self::Dev { .. } => true,
-            Self::Mask(_) | Self::Proc(_) | Self::Control { .. } => false,
+            Self::Mask(_) | Self::Shim | Self::Proc(_) | Self::Control { .. } => false,
         }
     }
 }

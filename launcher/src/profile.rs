@@ -31,6 +31,7 @@ mod model;
 mod policy;
 mod project;
 mod schema;
+mod shims;
 mod source;
 #[allow(dead_code, reason = "the build script writes, the program reads")]
 mod stored;
@@ -46,6 +47,7 @@ pub use model::{
     Bind, Cache, Environment, Overlay, Profile, Protect, Sandbox, Tmpfs, Toggle, Workspace,
 };
 pub use policy::{BwrapRules, Rule};
+pub use shims::{Condition, Flag, Shim, ShimName, ShimRow};
 pub use source::{Excerpt, Located, MAX_PROFILE_SIZE, Origin, SourceName};
 pub use types::{
     EnvironmentPattern, FileMode, GitPolicy, HookWord, Hostname, Missing, MissingProtect, Need,

@@ -8,13 +8,14 @@ mod error;
 mod git;
 mod hold;
 mod layout;
+mod shims;
 mod view;
 
 pub use error::SpecError;
 
 use crate::cli::Args;
 use crate::host::{Found, Host};
-use crate::plan::{Exec, Identity, Policy, Shape, Since};
+use crate::plan::{Exec, Identity, Policy, Shape, ShimPlan, Since};
 use crate::profile::{self, Hostname, Loader, Need, Network, Profile, UserNamespace, Variables};
 use remount_broker::escape::Escaped;
 use remount_broker::name::{Authority, Mode, TargetName};
@@ -47,6 +48,7 @@ pub struct Spec {
     pub(crate) terminal: Option<PathBuf>,
     pub(crate) program: Found,
     pub(crate) hooks: String,
+    pub(crate) shims: ShimPlan,
     pub(crate) policy: Policy,
     pub(crate) held: Option<Since>,
     pub(crate) warnings: Vec<String>,
@@ -115,6 +117,8 @@ pub(crate) enum What {
     Overlay { lower: Found, changes: Option<PathBuf> },
     /// Nothing to see.
     Mask(Shape),
+    /// This program in the place of a tool, or of a symlink to it.
+    Shim,
     /// Read-only under a writable mount; a symlink itself.
     Protect(Found),
     /// In the midst of that, with the mode of the target around.
@@ -148,13 +152,19 @@ impl Spec {
         }
         let cwd = host.cwd.clone().ok_or(SpecError::NoCwd)?;
         let mut words = command::words(args, host);
-        let profile = load_profile(args, loader, &words)?;
+        let mut profile = load_profile(args, loader, &words)?;
+        for path in &args.shims {
+            profile = loader.shims(profile, path)?;
+        }
         command::add_arguments(&mut words, &profile);
         let git_root = git::work_tree(&cwd, host.files.as_ref());
         let environment = |name: &str| host.variable(name).map(OsStr::to_owned);
         let mut variables =
             Variables::new(cwd.clone(), host.home.clone(), git_root, host.uid, environment);
-        let profile = narrow(profile, loader, &variables)?;
+        let mut profile = narrow(profile, loader, &variables)?;
+        if args.no_shims {
+            profile.shims.clear();
+        }
         variables.workspace = workspace(&profile, &variables, host)?;
         let settings = &profile.sandbox;
         let authority = args.authority.unwrap_or(settings.authority.value);
@@ -170,9 +180,10 @@ impl Spec {
             confirm_command: settings.confirm_command.value.clone(),
             confirm_timeout: settings.confirm_timeout.value.0,
         };
-        let environment = environment::resolve(args, &profile, host, &variables, &layout)?;
+        let mut environment = environment::resolve(args, &profile, host, &variables, &layout)?;
+        let shims = shims::resolve(&profile, host, &mut environment, &mut layout)?;
         let new_session = args.new_session || settings.new_session.value;
-        let exec = command::resolve(args, &words, host, &layout, environment, new_session)?;
+        let exec = command::resolve(args, &words, host, (&layout, &shims), environment, new_session)?;
         let (entries, host_directories, placeholders) = layout.into_parts();
         let landlock = match (host.landlock, settings.landlock.value) {
             (Ok(abi), _) => Some(abi),
@@ -195,6 +206,7 @@ impl Spec {
         Ok(Self {
             warnings: warnings(&profile, landlock, seccomp),
             hooks: hooks(&profile),
+            shims,
             profiles: profile.sources,
             entries,
             host_directories,

@@ -2,12 +2,14 @@
 //! and directory that masks are made of.
 
 use super::{Failed, Step, files};
-use crate::plan::Shape;
+use crate::plan::{CONTROL_DIR, Shape, ShimPlan};
+use crate::shim;
 use remount_broker::sys::mount::{self, Attributes, Reach};
 use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 /// For the agent, which reads it when a write is refused.
 const README: &str = include_str!("control/README");
@@ -21,12 +23,18 @@ pub(super) struct Control {
     pub listener: OwnedFd,
     directory: OwnedFd,
     file: OwnedFd,
+    program: OwnedFd,
 }
 
 impl Control {
     /// Mounts it on `at`; `program` is this program's file, `hooks` the table for
     /// `remountctl hook`.
-    pub fn mount(at: BorrowedFd<'_>, program: BorrowedFd<'_>, hooks: &str) -> Result<Self, Failed> {
+    pub fn mount(
+        at: BorrowedFd<'_>,
+        program: BorrowedFd<'_>,
+        hooks: &str,
+        shims: &ShimPlan,
+    ) -> Result<Self, Failed> {
         let mount = files::tmpfs(Some(1 << 20), 0o755).step("make a tmpfs for")?;
         mount::attach(mount.as_fd(), at).step("mount on")?;
         let fill = || -> Result<Self, Errno> {
@@ -43,13 +51,21 @@ impl Control {
                 files::file(mount.as_fd(), c"hooks", hooks)?;
                 files::file(mount.as_fd(), c"README", README)?;
             }
+            if !shims.names.is_empty() {
+                fill_shims(mount.as_fd(), tree.as_fd(), shims)?;
+            }
             // From here on nothing in it changes, and what is cloned of it is read-only too.
             mount::set_attributes(mount.as_fd(), Attributes::READ_ONLY, Reach::This)?;
             let directory = mount::open_exact(mount.as_fd(), c"empty")?;
             let file = mount::open_exact(mount.as_fd(), c"nothing")?;
-            Ok(Self { listener, directory, file })
+            Ok(Self { listener, directory, file, program: tree })
         };
         fill().step("fill")
+    }
+
+    /// This program, to mount it somewhere.
+    pub fn shim(&self) -> Result<OwnedFd, Errno> {
+        mount::clone_tree(self.program.as_fd())
     }
 
     /// An empty, read-only file or directory to mount somewhere.
@@ -59,6 +75,28 @@ impl Control {
             Shape::File => mount::clone_tree(self.file.as_fd()),
         }
     }
+}
+
+/// Puts the program under the names of tools, and makes the places where the tools are shown.
+/// Each shim is a mount of its own: the kernel names the file that is executed by it.
+fn fill_shims(dir: BorrowedFd<'_>, program: BorrowedFd<'_>, shims: &ShimPlan) -> Result<(), Errno> {
+    let name = |text: &str| std::ffi::CString::new(text).map_err(|_| Errno::INVAL);
+    files::file(dir, &name(shim::TABLE)?, &shims.table)?;
+    rustix::fs::mkdirat(dir, shim::DIRECTORY, Mode::from_raw_mode(0o755))?;
+    for tool in &shims.names {
+        let path = Path::new(shim::DIRECTORY).join(tool);
+        files::empty_file(dir, &path, 0o555)?;
+        mount::attach_at(mount::clone_tree(program)?.as_fd(), dir, &path)?;
+    }
+    let below = |path: &Path| path.strip_prefix(CONTROL_DIR).map(Path::to_owned);
+    for path in &shims.directories {
+        let path = below(path).map_err(|_| Errno::INVAL)?;
+        rustix::fs::mkdirat(dir, &path, Mode::from_raw_mode(0o755))?;
+    }
+    for (path, target) in &shims.links {
+        rustix::fs::symlinkat(target, dir, &below(path).map_err(|_| Errno::INVAL)?)?;
+    }
+    Ok(())
 }
 
 /// The broker's socket. Everybody inside may connect; who may do what is the broker's

@@ -97,6 +97,7 @@ impl MountPlan {
             OpKind::Bind { .. }
             | OpKind::SelfBind { .. }
             | OpKind::Mask(_)
+            | OpKind::Shim
             | OpKind::Proc(Mode::Ro)
             | OpKind::Control { .. } => None,
         };
@@ -143,7 +144,7 @@ fn own_ops(spec: &Spec, is_root: bool) -> Vec<MountOp> {
         op("/", root),
         // The place for the control directory, if no profile has another tmpfs there.
         op("/run", OpKind::Tmpfs { size: None, permissions: 0o755 }),
-        op(CONTROL_DIR, OpKind::Control { program, hooks: spec.hooks.clone() }),
+        op(CONTROL_DIR, OpKind::Control { program, hooks: spec.hooks.clone(), shims: spec.shims.clone() }),
         op("/dev", OpKind::Dev { terminal: spec.terminal.clone() }),
         op("/proc", OpKind::Proc(if is_root { Mode::Ro } else { Mode::Rw })),
     ];
@@ -194,6 +195,7 @@ fn kind_of(entry: &Entry) -> OpKind {
             OpKind::Overlay { lower: source_of(Some(lower), &lower.path), changes: changes.clone() }
         }
         What::Mask(shape) => OpKind::Mask(*shape),
+        What::Shim => OpKind::Shim,
         // Its mode is that of the target around it, once that is known.
         What::Open(found) => OpKind::Bind {
             source: source_of(Some(found), &found.path),

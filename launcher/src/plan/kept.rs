@@ -50,6 +50,7 @@ fn kept(op: &MountOp) -> Option<Kept> {
             let name = if *shape == Shape::Directory { "empty" } else { "nothing" };
             Kind::Masked(Path::new(CONTROL_DIR).join(name))
         }
+        OpKind::Shim => Kind::Masked(Path::new(CONTROL_DIR).join("bin/remountctl")),
         _ => return None,
     };
     Some(Kept { path: op.dest.clone(), kind })

@@ -150,6 +150,9 @@ impl Plan {
             OpKind::Bind { source, .. } if source.path != op.dest => {
                 line.push_str(&format!(" from {}", path(&source.path)));
             }
+            OpKind::Control { shims, .. } if !shims.names.is_empty() => {
+                line.push_str(&format!(", shims of {}", shims.names.join(", ")));
+            }
             OpKind::Tmpfs { size: Some(size), .. } => line.push_str(&format!(", {size} bytes")),
             _ => {}
         }
@@ -192,13 +195,15 @@ impl Plan {
                 let shape = if *shape == Shape::Directory { "directory" } else { "file" };
                 set("shape", shape.into());
             }
-            OpKind::Control { hooks, .. } if !hooks.is_empty() => {
-                set("hooks", hooks.lines().collect::<Vec<_>>().into());
+            OpKind::Control { hooks, shims, .. } => {
+                if !hooks.is_empty() {
+                    set("hooks", hooks.lines().collect::<Vec<_>>().into());
+                }
+                if !shims.names.is_empty() {
+                    set("shims", shims.names.clone().into());
+                }
             }
-            OpKind::SelfBind { .. }
-            | OpKind::Dev { .. }
-            | OpKind::Proc(_)
-            | OpKind::Control { .. } => {}
+            OpKind::SelfBind { .. } | OpKind::Shim | OpKind::Dev { .. } | OpKind::Proc(_) => {}
         }
         if !op.submounts().is_empty() {
             let submounts = op.submounts().iter().map(|path| path.to_string_lossy());
@@ -219,6 +224,7 @@ impl MountOp {
             OpKind::Tmpfs { .. } => "tmpfs",
             OpKind::Overlay { .. } => "overlay",
             OpKind::Mask(_) => "mask",
+            OpKind::Shim => "shim",
             OpKind::Dev { .. } => "dev",
             OpKind::Proc(_) => "proc",
             OpKind::Control { .. } => "control",
@@ -230,6 +236,7 @@ impl MountOp {
         match &self.kind {
             OpKind::Bind { source, .. } => source.shape == Shape::File,
             OpKind::Mask(shape) => *shape == Shape::File,
+            OpKind::Shim => true,
             _ => false,
         }
     }

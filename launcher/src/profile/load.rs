@@ -114,6 +114,22 @@ impl Loader {
         merge.finish()
     }
 
+    /// Adds what a file has of `[shims.TOOL]`, or the files that end in `.toml` in a directory.
+    pub fn shims(&self, profile: Profile, path: &Path) -> Result<Profile, ProfileError> {
+        let files = if path.is_dir() {
+            profiles_in(path)?.into_values().collect()
+        } else {
+            vec![path.to_owned()]
+        };
+        let mut merge = Merge::from(profile);
+        for path in files {
+            let source = self.open(path)?.source;
+            project::check_shims(&source)?;
+            merge.shims_of(parse(&source)?, &source)?;
+        }
+        merge.finish()
+    }
+
     /// The bytes of a project's file for [`Loader::narrow`], if there is one.
     ///
     /// It must be a regular file of at most 1 MiB, and no symlink; whose it is does not matter.

@@ -10,7 +10,8 @@ use super::model::{
     Bind, Cache, Environment, Overlay, Profile, Protect, Sandbox, Tmpfs, Toggle, Workspace,
 };
 use super::schema::{self, File, ProtectPath};
-use super::source::{Located, Origin, Source};
+use super::shims::{Shim, ShimName};
+use super::source::{Excerpt, Located, Origin, Source};
 use super::types::{HookWord, MissingProtect, Network};
 use remount_broker::name::{Mode, TargetName};
 use std::collections::{BTreeMap, HashMap};
@@ -110,6 +111,7 @@ pub(super) struct Merge {
     protects: Merging<Protect>,
     environment: Environment,
     hooks: BTreeMap<HookWord, BTreeMap<HookWord, Located<Mode>>>,
+    shims: BTreeMap<ShimName, Located<Shim>>,
     notes: Vec<Located<String>>,
 }
 
@@ -129,6 +131,7 @@ impl From<Profile> for Merge {
             protects: Merging::new(profile.protects),
             environment: profile.environment,
             hooks: profile.hooks,
+            shims: profile.shims,
             notes: profile.notes,
         }
     }
@@ -189,7 +192,34 @@ impl Merge {
             let table = self.hooks.entry(agent).or_default();
             table.extend(modes.into_iter().map(|(mode, to)| (mode, located(to, source))));
         }
+        self.shims(file.shims, source)?;
         self.environment(file.environment, source)
+    }
+
+    /// Takes a file for shims alone: what else it says was looked for before.
+    pub(super) fn shims_of(&mut self, file: File, source: &Arc<Source>) -> Result<(), ProfileError> {
+        self.sources.push(source.name.to_string());
+        self.remove(file.remove, source)?;
+        self.shims(file.shims, source)
+    }
+
+    fn shims(
+        &mut self,
+        shims: BTreeMap<ShimName, Spanned<schema::Shim>>,
+        source: &Arc<Source>,
+    ) -> Result<(), ProfileError> {
+        for (name, shim) in shims {
+            let origin = Origin::at(source, &shim.span());
+            let shim = checked_shim(shim.into_inner(), source)?;
+            match self.shims.get_mut(&name) {
+                Some(known) => {
+                    known.value.add(shim);
+                    known.origin = origin;
+                }
+                None => drop(self.shims.insert(name, Located::new(shim, origin))),
+            }
+        }
+        Ok(())
     }
 
     fn overlay(&mut self, overlay: Located<Overlay>) {
@@ -235,6 +265,11 @@ impl Merge {
             let path = path.take(source)?.map(|path| path.0);
             let removed = self.protects.remove(&path.value.key()).is_some();
             self.note_unless(removed, "protect", path.value.as_str(), path.origin);
+        }
+        for name in remove.shims {
+            let name = name.take(source)?;
+            let removed = self.shims.remove(&name.value).is_some();
+            self.note_unless(removed, "shims", name.value.as_str(), name.origin);
         }
         for pattern in remove.unset {
             let pattern = pattern.take(source)?;
@@ -364,6 +399,31 @@ impl Merge {
                 None => self.protects.add(entry),
             }
         }
+        self.narrow_shims(file.shims, source)
+    }
+
+    /// Another tool has a shim, or one that has allows less.
+    fn narrow_shims(
+        &mut self,
+        shims: BTreeMap<ShimName, Spanned<schema::Shim>>,
+        source: &Arc<Source>,
+    ) -> Result<(), ProfileError> {
+        for (name, shim) in shims {
+            let span = shim.span();
+            let shim = checked_shim(shim.into_inner(), source)?;
+            let Some(known) = self.shims.get_mut(&name) else {
+                self.shims.insert(name, Located::new(shim, Origin::at(source, &span)));
+                continue;
+            };
+            let only = Shim { deny: shim.deny.clone(), deny_flags: shim.deny_flags.clone(), ..Shim::default() };
+            if shim != only {
+                let excerpt = Box::new(Excerpt::new(source, &span));
+                let key = format!("shims.{}", name.as_str());
+                let why = "of a tool that has a shim this file may only say `deny` and `deny-flags`";
+                return Err(ProfileError::Widens { excerpt, key, why });
+            }
+            known.value.narrow(shim.deny, shim.deny_flags);
+        }
         Ok(())
     }
 
@@ -393,6 +453,7 @@ impl Merge {
             protects: self.protects.finish(),
             environment: self.environment,
             hooks: self.hooks,
+            shims: self.shims,
             notes: self.notes,
         };
         let mut names: HashMap<&TargetName, &Origin> = HashMap::new();
@@ -466,6 +527,22 @@ fn protect(
         },
     };
     Ok(path.map(|path| Protect { path, missing: entry.missing }))
+}
+
+fn checked_shim(shim: schema::Shim, source: &Arc<Source>) -> Result<Shim, ProfileError> {
+    Ok(Shim {
+        allow: taken(shim.allow, source)?,
+        deny: taken(shim.deny, source)?,
+        flags: taken(shim.flags, source)?,
+        flags_with_value: taken(shim.flags_with_value, source)?,
+        flags_anywhere: shim.flags_anywhere,
+        deny_flags: taken(shim.deny_flags, source)?,
+        when: shim.when,
+    })
+}
+
+fn taken<T>(words: Vec<schema::Word<T>>, source: &Arc<Source>) -> Result<Vec<T>, ProfileError> {
+    words.into_iter().map(|word| Ok(word.take(source)?.value)).collect()
 }
 
 fn located<T>(spanned: Spanned<T>, source: &Arc<Source>) -> Located<T> {

@@ -1,6 +1,7 @@
 //! The merged profile: what a sandbox may do, every part with the place that says so.
 
 use super::expand::{PathText, ValueText};
+use super::shims::{Shim, ShimName};
 use super::source::Located;
 use super::types::{
     Busy, EnvironmentPattern, FileMode, GitPolicy, HookWord, Hostname, Missing, MissingProtect,
@@ -41,6 +42,8 @@ pub struct Profile {
     pub environment: Environment,
     /// `[hooks.AGENT]`: by agent and its mode, which mode the targets get.
     pub hooks: BTreeMap<HookWord, BTreeMap<HookWord, Located<Mode>>>,
+    /// `[shims.TOOL]`.
+    pub shims: BTreeMap<ShimName, Located<Shim>>,
     /// Things that are no error and yet probably not meant, for a person to read.
     pub notes: Vec<Located<String>>,
 }
@@ -85,6 +88,7 @@ impl Profile {
                 clear: Located::default(false),
             },
             hooks: BTreeMap::new(),
+            shims: BTreeMap::new(),
             notes: Vec::new(),
         }
     }

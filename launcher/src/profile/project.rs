@@ -16,13 +16,17 @@ const GRANTS: &str = "the agent can write this file, so it may only take rights 
 const UNCOVERS: &str =
     "taking this away would open what it covers, and the agent can write this file";
 
+/// For a file that is read for shims.
+const SHIMS_ONLY: &str = "`--shims` takes `[shims.TOOL]` and `[remove] shims`; write it to a profile";
+
 /// Checks that nothing in `source` can widen a profile.
 pub(super) fn check(source: &Arc<Source>) -> Result<(), ProfileError> {
     let table = DeTable::parse(&source.text).map_err(|e| ProfileError::parse(source, &e))?;
     for (key, value) in table.get_ref() {
         let name: &str = key.get_ref();
         match name {
-            "protect" | "mask" => {}
+            // Which of them narrow depends on what is inherited: the merge looks.
+            "protect" | "mask" | "shims" => {}
             "remove" => each(source, name, value, |key, _| match key {
                 "bind" | "cache" => Ok(()),
                 _ => Err(UNCOVERS),
@@ -38,6 +42,22 @@ pub(super) fn check(source: &Arc<Source>) -> Result<(), ProfileError> {
                 _ => Err(GRANTS),
             })?,
             _ => return Err(widens(source, &key.span(), name.to_owned(), GRANTS)),
+        }
+    }
+    Ok(())
+}
+
+/// Checks that a file that `--shims` names says nothing else.
+pub(super) fn check_shims(source: &Arc<Source>) -> Result<(), ProfileError> {
+    let table = DeTable::parse(&source.text).map_err(|e| ProfileError::parse(source, &e))?;
+    for (key, value) in table.get_ref() {
+        match key.get_ref().as_ref() {
+            "description" | "shims" => {}
+            "remove" => each(source, "remove", value, |key, _| match key {
+                "shims" => Ok(()),
+                _ => Err(SHIMS_ONLY),
+            })?,
+            name => return Err(widens(source, &key.span(), name.to_owned(), SHIMS_ONLY)),
         }
     }
     Ok(())

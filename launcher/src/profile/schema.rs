@@ -2,6 +2,7 @@
 
 use super::error::ProfileError;
 use super::expand::{ExpandError, PathText, ValueText};
+use super::shims::{Condition, Flag, ShimName, ShimRow};
 use super::source::{Located, Origin, Source};
 use super::types::{
     Busy, EnvironmentPattern, FileMode, GitPolicy, HookWord, Hostname, Missing, MissingProtect,
@@ -35,6 +36,7 @@ pub(super) struct File {
     pub protect: Vec<Spanned<Protect>>,
     pub environment: Environment,
     pub hooks: BTreeMap<HookWord, BTreeMap<HookWord, Spanned<Mode>>>,
+    pub shims: BTreeMap<ShimName, Spanned<Shim>>,
     pub remove: Remove,
 }
 
@@ -123,12 +125,25 @@ pub(super) struct Environment {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Shim {
+    pub allow: Vec<Word<ShimRow>>,
+    pub deny: Vec<Word<ShimRow>>,
+    pub flags: Vec<Word<Flag>>,
+    pub flags_with_value: Vec<Word<Flag>>,
+    pub flags_anywhere: bool,
+    pub deny_flags: Vec<Word<Flag>>,
+    pub when: Option<Condition>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Remove {
     pub bind: Vec<Word<PathText>>,
     pub cache: Vec<Word<PathText>>,
     pub mask: Vec<Word<PathText>>,
     pub overlay: Vec<Word<PathText>>,
     pub protect: Vec<Word<AnyPath>>,
+    pub shims: Vec<Word<ShimName>>,
     pub tmpfs: Vec<Word<PathText>>,
     pub unset: Vec<Word<EnvironmentPattern>>,
 }

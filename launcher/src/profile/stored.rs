@@ -10,6 +10,7 @@ use super::expand::{PathText, ValueText};
 use super::model::{
     Bind, Cache, Environment, Overlay, Profile, Protect, Sandbox, Tmpfs, Toggle, Workspace,
 };
+use super::shims::{Condition, Flag, Shim, ShimName, ShimRow};
 use super::source::{Located, Origin};
 use super::types::{
     Busy, EnvironmentPattern, FileMode, GitPolicy, HookWord, Hostname, Missing, MissingProtect,
@@ -97,7 +98,7 @@ macro_rules! structs {
 structs! {
     Profile {
         description, sources, arguments, sandbox, workspace, binds, tmpfs, caches, overlays,
-        masks, protects, environment, hooks, notes
+        masks, protects, environment, hooks, shims, notes
     }
     Sandbox {
         network, hostname, authority, landlock, seccomp, new_session, user_namespace, on_busy,
@@ -110,6 +111,7 @@ structs! {
     Cache { path, env }
     Overlay { path, dest, changes }
     Protect { path, missing }
+    Shim { allow, deny, flags, flags_with_value, flags_anywhere, deny_flags, when }
     Environment { set, unset, clear }
 }
 
@@ -163,13 +165,26 @@ fn checked<T: TryFrom<String>>(text: &str) -> Option<T> {
 
 texts! {
     EnvironmentPattern: |text| Some(EnvironmentPattern::trusted(text)),
+    Flag: |text| Some(Flag::trusted(text)),
     HookWord: checked,
     Hostname: checked,
     PathText: |text| Some(PathText::trusted(text)),
+    ShimName: |text| Some(ShimName::trusted(text)),
+    ShimRow: |text| Some(ShimRow::trusted(text)),
     String: checked,
     TargetName: checked,
     ValueText: checked,
     VariableName: checked,
+}
+
+impl Stored for Condition {
+    fn write(&self, to: &mut Writer) {
+        self.target().write(to);
+    }
+
+    fn read(from: &mut Reader) -> Option<Self> {
+        Some(Self::from_target(TargetName::read(from)?))
+    }
 }
 
 impl Stored for bool {

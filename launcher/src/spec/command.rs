@@ -4,7 +4,7 @@ use super::SpecError;
 use super::layout::Layout;
 use crate::cli::Args;
 use crate::host::Host;
-use crate::plan::Exec;
+use crate::plan::{Exec, ShimPlan};
 use crate::profile::Profile;
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
@@ -35,13 +35,13 @@ pub(super) fn resolve(
     args: &Args,
     words: &[OsString],
     host: &Host,
-    layout: &Layout<'_>,
+    (layout, shims): (&Layout<'_>, &ShimPlan),
     environment: Vec<(OsString, OsString)>,
     new_session: bool,
 ) -> Result<Exec, SpecError> {
     let cwd = working_directory(args, host, layout)?;
     let name = words.first().cloned().unwrap_or_default();
-    let program = find(&name, &cwd, &environment, host, layout)?;
+    let program = find(&name, &cwd, &environment, host, (layout, shims))?;
     Ok(Exec { program, arguments: words.to_vec(), environment, cwd, new_session })
 }
 
@@ -71,7 +71,7 @@ fn find(
     cwd: &Path,
     environment: &[(OsString, OsString)],
     host: &Host,
-    layout: &Layout<'_>,
+    (layout, shims): (&Layout<'_>, &ShimPlan),
 ) -> Result<PathBuf, SpecError> {
     if name.is_empty() {
         return Err(SpecError::CommandNotFound(name.to_owned()));
@@ -85,7 +85,7 @@ fn find(
     };
     let mut refusal = None;
     for candidate in &candidates {
-        match look(candidate, host, layout) {
+        match look(candidate, host, layout, shims) {
             Ok(()) => return Ok(candidate.clone()),
             Err(None) => {}
             Err(Some(error)) => refusal = refusal.or(Some(error)),
@@ -95,10 +95,16 @@ fn find(
 }
 
 /// Whether the file at `path` inside can be executed; `None` if there is none.
-fn look(path: &Path, host: &Host, layout: &Layout<'_>) -> Result<(), Option<SpecError>> {
+fn look(
+    path: &Path,
+    host: &Host,
+    layout: &Layout<'_>,
+    shims: &ShimPlan,
+) -> Result<(), Option<SpecError>> {
     let fault = |errno| Some(SpecError::CommandNotExecutable { path: path.to_owned(), errno });
     if path.starts_with(crate::plan::CONTROL_DIR) {
-        return if path.ends_with("bin/remountctl") { Ok(()) } else { Err(None) };
+        let is_own = path.ends_with("bin/remountctl") || shims.is_at(path);
+        return if is_own { Ok(()) } else { Err(None) };
     }
     let place = layout.view.locate(path).map_err(|errno| match errno {
         Errno::NOENT | Errno::NOTDIR => None,

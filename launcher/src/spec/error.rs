@@ -57,6 +57,16 @@ pub enum SpecError {
         /// Who gave it.
         origin: String,
     },
+    /// A shim is to be in force while a target is read-only that there is not.
+    #[error("{origin}: [shims.{tool}] when = \"ro:{target}\": there is no target {target}")]
+    ShimTarget {
+        /// The tool.
+        tool: String,
+        /// The target.
+        target: TargetName,
+        /// Who asked for it.
+        origin: String,
+    },
     /// A file that is needed cannot be found.
     #[error("{origin}: find {}: {}", show(path), Reason::from(*errno))]
     Find {
@@ -290,6 +300,7 @@ impl SpecError {
             Self::Profile(error) => return error.hint(),
             Self::NoCwd => "change to a directory that exists",
             Self::Changes { .. } => "name a directory of its own, outside of the project",
+            Self::ShimTarget { .. } => "name a target of this sandbox, such as workspace",
             Self::Held(..) => {
                 "mend or remove the file 'held' there, which 'remountctl ro --path' wrote"
             }

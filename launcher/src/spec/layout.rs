@@ -116,6 +116,15 @@ impl<'h> Layout<'h> {
         Ok(layout)
     }
 
+    /// Whether there is a target of this name.
+    pub fn has_target(&self, name: &TargetName) -> bool {
+        let target = |entry: &Entry| match &entry.what {
+            What::Bind { target: Some(target), .. } => target.name == *name,
+            _ => false,
+        };
+        self.entries.iter().any(target)
+    }
+
     /// Sets what a target's profile entry leaves open.
     pub fn limit_leases(&mut self, max: Option<Duration>) {
         for entry in &mut self.entries {

@@ -9,7 +9,7 @@ use crate::profile::Variables;
 use remount_broker::name::Mode;
 use remount_broker::placeholder::Kind;
 use rustix::io::Errno;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use std::path::Path;
 const OF_THE_MACHINE: &str = "/etc/remount";
 
 impl Layout<'_> {
-    /// Protects the directories that profiles are read from, and profiles named by path.
+    /// Protects the directories that profiles are read from, and profiles and shims named by path.
     pub(super) fn protect_configuration(
         &mut self,
         args: &Args,
@@ -27,8 +27,9 @@ impl Layout<'_> {
             self.refuse_writable_in(&dir)?;
             self.protect_own(&dir, &IfMissing::Guard(Kind::Directory))?;
         }
-        let is_path = |name: &OsStr| name.as_bytes().contains(&b'/');
-        for path in args.profiles.iter().filter(|name| is_path(name)) {
+        let is_path = |name: &&OsStr| name.as_bytes().contains(&b'/');
+        let profiles = args.profiles.iter().map(OsString::as_os_str).filter(is_path);
+        for path in profiles.chain(args.shims.iter().map(|path| path.as_os_str())) {
             let Some(cwd) = &self.host.cwd else { continue };
             // It was read a moment ago.
             let Ok(found) = self.host.files.find(&cwd.join(path)) else { continue };
