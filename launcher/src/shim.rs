@@ -37,6 +37,11 @@ pub(crate) const DIRECTORY: &str = "shims";
 /// Below it the tools are that a shim covers; below [`CONTROL_DIR`].
 pub(crate) const REAL: &str = "real";
 
+/// How many shims have led to one another, in the environment: a script that looks for the
+/// next tool of its own name in `PATH` finds its own shim again.
+const DEPTH: &str = "REMOUNT_SHIM_DEPTH";
+const MOST: usize = 64;
+
 /// What shells answer for what they may not execute.
 const BLOCKED: u8 = 126;
 const NOT_FOUND: u8 = 127;
@@ -119,8 +124,24 @@ fn execute(place: &Place<'_>, args: &[OsString]) -> Result<Infallible, Errno> {
     let rest = args.iter().skip(1).map(|word| text(word.as_bytes()));
     let args = [text(place.name)].into_iter().chain(rest).collect::<Result<Vec<_>, _>>()?;
     let real = text(place.real)?;
+    let environment = environment()?;
     start::give_back().map_err(|errno| Errno::from_raw(errno.raw_os_error()))?;
-    nix::unistd::execv(&real, &args)
+    nix::unistd::execve(&real, &args, &environment)
+}
+
+/// The caller's environment, and how deep this is.
+fn environment() -> Result<Vec<CString>, Errno> {
+    let depth = std::env::var(DEPTH).ok().and_then(|depth| depth.parse::<usize>().ok());
+    let depth = depth.unwrap_or(0).saturating_add(1);
+    if depth > MOST {
+        return Err(Errno::ELOOP);
+    }
+    let others = std::env::vars_os().filter(|(name, _)| name != DEPTH);
+    let all = others.chain([(DEPTH.into(), depth.to_string().into())]);
+    let text = |(name, value): (OsString, OsString)| {
+        CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).map_err(|_| Errno::EINVAL)
+    };
+    all.map(text).collect()
 }
 
 fn never(result: Result<Infallible, Errno>, place: &Place<'_>) -> Refusal {
@@ -130,9 +151,18 @@ fn never(result: Result<Infallible, Errno>, place: &Place<'_>) -> Refusal {
     };
     let tool = Escaped::os(OsStr::from_bytes(place.tool));
     if errno == Errno::ENOENT {
-        return Refusal { message: format!("{tool}: command not found"), hint: None, code: NOT_FOUND };
+        return Refusal {
+            message: format!("{tool}: command not found"),
+            hint: None,
+            code: NOT_FOUND,
+        };
     }
     let path = Escaped::os(OsStr::from_bytes(place.name)).to_string();
+    if errno == Errno::ELOOP {
+        let message = format!("execute {path}: its shim and it find one another in PATH");
+        let hint = Some(format!("[remove] shims = [\"{tool}\"] in a profile, or --no-shims"));
+        return Refusal { message, hint, code: BLOCKED };
+    }
     let errno = rustix::io::Errno::from_raw_os_error(errno as i32);
     let message = format!("execute {path}: {:#}", Reason::from(errno));
     Refusal { message, hint: None, code: BLOCKED }

@@ -183,7 +183,8 @@ impl Spec {
         let mut environment = environment::resolve(args, &profile, host, &variables, &layout)?;
         let shims = shims::resolve(&profile, host, &mut environment, &mut layout)?;
         let new_session = args.new_session || settings.new_session.value;
-        let exec = command::resolve(args, &words, host, (&layout, &shims), environment, new_session)?;
+        let exec =
+            command::resolve(args, &words, host, (&layout, &shims), environment, new_session)?;
         let (entries, host_directories, placeholders) = layout.into_parts();
         let landlock = match (host.landlock, settings.landlock.value) {
             (Ok(abi), _) => Some(abi),

@@ -144,7 +144,10 @@ fn own_ops(spec: &Spec, is_root: bool) -> Vec<MountOp> {
         op("/", root),
         // The place for the control directory, if no profile has another tmpfs there.
         op("/run", OpKind::Tmpfs { size: None, permissions: 0o755 }),
-        op(CONTROL_DIR, OpKind::Control { program, hooks: spec.hooks.clone(), shims: spec.shims.clone() }),
+        op(
+            CONTROL_DIR,
+            OpKind::Control { program, hooks: spec.hooks.clone(), shims: spec.shims.clone() },
+        ),
         op("/dev", OpKind::Dev { terminal: spec.terminal.clone() }),
         op("/proc", OpKind::Proc(if is_root { Mode::Ro } else { Mode::Rw })),
     ];

@@ -117,6 +117,9 @@ impl Loader {
     /// Adds what a file has of `[shims.TOOL]`, or the files that end in `.toml` in a directory.
     pub fn shims(&self, profile: Profile, path: &Path) -> Result<Profile, ProfileError> {
         let files = if path.is_dir() {
+            let metadata = std::fs::metadata(path)
+                .map_err(|source| ProfileError::Read { path: path.into(), source })?;
+            source::check_owner(path, &metadata, self.uid)?;
             profiles_in(path)?.into_values().collect()
         } else {
             vec![path.to_owned()]

@@ -197,7 +197,11 @@ impl Merge {
     }
 
     /// Takes a file for shims alone: what else it says was looked for before.
-    pub(super) fn shims_of(&mut self, file: File, source: &Arc<Source>) -> Result<(), ProfileError> {
+    pub(super) fn shims_of(
+        &mut self,
+        file: File,
+        source: &Arc<Source>,
+    ) -> Result<(), ProfileError> {
         self.sources.push(source.name.to_string());
         self.remove(file.remove, source)?;
         self.shims(file.shims, source)
@@ -415,11 +419,16 @@ impl Merge {
                 self.shims.insert(name, Located::new(shim, Origin::at(source, &span)));
                 continue;
             };
-            let only = Shim { deny: shim.deny.clone(), deny_flags: shim.deny_flags.clone(), ..Shim::default() };
+            let only = Shim {
+                deny: shim.deny.clone(),
+                deny_flags: shim.deny_flags.clone(),
+                ..Shim::default()
+            };
             if shim != only {
                 let excerpt = Box::new(Excerpt::new(source, &span));
                 let key = format!("shims.{}", name.as_str());
-                let why = "of a tool that has a shim this file may only say `deny` and `deny-flags`";
+                let why =
+                    "of a tool that has a shim this file may only say `deny` and `deny-flags`";
                 return Err(ProfileError::Widens { excerpt, key, why });
             }
             known.value.narrow(shim.deny, shim.deny_flags);

@@ -17,7 +17,8 @@ const UNCOVERS: &str =
     "taking this away would open what it covers, and the agent can write this file";
 
 /// For a file that is read for shims.
-const SHIMS_ONLY: &str = "`--shims` takes `[shims.TOOL]` and `[remove] shims`; write it to a profile";
+const SHIMS_ONLY: &str =
+    "`--shims` takes `[shims.TOOL]` and `[remove] shims`; write it to a profile";
 
 /// Checks that nothing in `source` can widen a profile.
 pub(super) fn check(source: &Arc<Source>) -> Result<(), ProfileError> {

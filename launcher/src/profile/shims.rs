@@ -202,9 +202,10 @@ mod tests {
         for text in ["$", "ps", "network ls|list", "* describe-*", "a $", "a !-x", "a $ !--y !-z"] {
             assert_eq!(row(text).unwrap().as_str(), text);
         }
-        for text in
-            ["", " ", "a  b", " a", "a\n", "ä", "a|", "|a", "a $ b", "a $ $", "a !x", "!-x", "a !-x b"]
-        {
+        for text in [
+            "", " ", "a  b", " a", "a\n", "ä", "a|", "|a", "a $ b", "a $ $", "a !x", "!-x",
+            "a !-x b",
+        ] {
             assert!(row(text).is_err(), "{text}");
         }
         let flag = |text: &str| Flag::try_from(text.to_owned());

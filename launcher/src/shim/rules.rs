@@ -26,11 +26,8 @@ pub(crate) fn write(table: &mut String, name: &ShimName, shim: &Shim) -> std::fm
     if shim.flags_anywhere {
         writeln!(table, "anywhere")?;
     }
-    let flags = [
-        ("flag", &shim.flags),
-        ("value", &shim.flags_with_value),
-        ("deny-flag", &shim.deny_flags),
-    ];
+    let flags =
+        [("flag", &shim.flags), ("value", &shim.flags_with_value), ("deny-flag", &shim.deny_flags)];
     for (key, flags) in flags {
         flags.iter().try_for_each(|flag| writeln!(table, "{key}\t{}", flag.as_str()))?;
     }
@@ -193,7 +190,8 @@ impl<'t> Rules<'t> {
     pub fn hint(&self, tool: &[u8]) -> String {
         const SHOWN: usize = 12;
         let tool = String::from_utf8_lossy(tool);
-        let plain = self.allow.iter().filter(|row| !row.words.iter().any(|word| word.contains('*')));
+        let plain =
+            self.allow.iter().filter(|row| !row.words.iter().any(|word| word.contains('*')));
         let rows: Vec<String> = plain
             .filter(|row| row.words.first().is_some_and(|word| !word.starts_with('-')))
             .map(|row| row.words.join(" "))
