@@ -52,11 +52,17 @@ pub fn run(args: &[OsString]) -> Option<ExitCode> {
     let own = std::fs::read_link("/proc/self/exe").ok()?;
     let text = std::fs::read(Path::new(CONTROL_DIR).join(TABLE)).ok()?;
     let table = Table(&text);
-    let place = table.place(own.as_os_str().as_bytes())?;
-    let refusal = match table.rules(place.tool) {
-        Some(rules) => refusal(&place, &rules, args),
-        // No way of this program's leads there.
-        None => Refusal::blocked(&[place.tool], "its table is damaged", None),
+    let refusal = match table.place(own.as_os_str().as_bytes()) {
+        Some(place) => match table.rules(place.tool) {
+            Some(rules) => refusal(&place, &rules, args),
+            // No way of this program's leads there.
+            None => Refusal::blocked(&[place.tool], "its table is damaged", None),
+        },
+        None => {
+            let name = own.file_name()?.as_bytes();
+            table.rules(name)?;
+            Refusal::blocked(&[name], "this is a copy of its shim, and not the tool", None)
+        }
     };
     say(&format!("remount: {}", refusal.message));
     if let Some(hint) = refusal.hint {

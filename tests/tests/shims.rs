@@ -128,9 +128,12 @@ fn no_other_name_leads_past_it() {
         assert_ne!(inside.code(), Some(0), "{script}: {inside}");
         assert_eq!(inside.stdout(), "", "{script}: {inside}");
     }
+    let copied = format!("cp {etool} /tmp/etool && /tmp/etool ls");
+    let copied = shimmed(&sandbox, &table).command(["bash", "-c", &copied]).run();
+    is_blocked(&copied, "remount: etool is blocked (this is a copy of its shim, and not the tool)");
     // Not stopped, as SECURITY.md says: where the tool itself is can be found.
-    let past = shimmed(&sandbox, &table).command([&format!("/run/remount/real{tool}"), "rm"]).run();
-    prints(&past, "ran tool rm\n");
+    let past = format!("/run/remount/real{tool} rm");
+    prints(&shimmed(&sandbox, &table).command(["sh", "-c", &past]).run(), "ran tool rm\n");
 }
 
 /// Tools find what is beside them: a script by `$0`, a link by its own name.
@@ -149,7 +152,8 @@ fn a_tool_is_at_home_where_it_is_executed() {
     // A link to a file of the same name, which is not in the search path.
     program(&sandbox, "outside/opt/kube/bin/kube", TOOL);
     symlink("../opt/kube/bin/kube", bin.join("kube")).unwrap();
-    let table = "[shims.tool]\nallow = ['ls']\n[shims.npm]\nallow = ['ls']\n[shims.kube]\nallow = ['ls']\n";
+    let table =
+        "[shims.tool]\nallow = ['ls']\n[shims.npm]\nallow = ['ls']\n[shims.kube]\nallow = ['ls']\n";
     let inside = |words: &[&str]| shimmed(&sandbox, table).command(words).run();
     prints(&inside(&["tool", "ls"]), "part of tool ls\nbeside\n");
     prints(&inside(&["npm", "ls"]), "ran npm ls\n");
@@ -192,7 +196,8 @@ fn a_condition_follows_the_mode_of_its_target() {
         for command in [&["tool", "push"][..], &[text(&tool), "push"]] {
             let forged = ["env", "REMOUNT_SOCKET=/nowhere", "REMOUNT_CHANNEL=0:0"];
             let (code, printed) = inside.run([&forged[..], command].concat());
-            assert_eq!((code, printed.as_str()), (126, ""));
+            let message = "remount: tool push is blocked (workspace is read-only)\n";
+            assert!(code == 126 && printed.starts_with(message), "{code} {printed}");
         }
         assert_eq!(inside.run(["tool", "ls"]), (0, "ran tool ls\n".to_owned()));
         inside.ctl("rw workspace", 0);
@@ -253,12 +258,13 @@ fn a_tool_that_the_host_replaces_is_covered_again() {
     let sandbox = Sandbox::new();
     let tool = program(&sandbox, "outside/bin/tool", TOOL);
     let mut inside = shimmed(&sandbox, TABLE).serve();
-    assert_eq!(inside.run([text(&tool), "rm"]), (126, String::new()));
+    let blocked = inside.run([text(&tool), "rm"]);
+    assert!(blocked.0 == 126 && blocked.1.starts_with(BLOCKED), "{blocked:?}");
     let new = program(&sandbox, "outside/bin/new", TOOL.replace("ran", "new"));
     std::fs::rename(new, &tool).unwrap();
-    wait_until("the cover", LIMIT, || inside.run([text(&tool), "rm"]).0 == 126);
+    wait_until("the cover", LIMIT, || inside.run([text(&tool), "rm"]) == blocked);
     // By its name it was never uncovered.
-    assert_eq!(inside.run(["tool", "rm"]), (126, String::new()));
+    assert_eq!(inside.run(["tool", "rm"]), blocked);
     assert_eq!(inside.run([text(&tool), "ls"]), (0, "new tool ls\n".to_owned()));
     inside.end().success();
 }
@@ -278,8 +284,9 @@ fn what_is_hidden_beside_a_tool_is_hidden_twice() {
     assert_eq!(read(&masked, &again).ok(), "");
     let write = |path: &str| shimmed(&sandbox, TABLE).probe(["open-write", path]);
     write(&again).errno("EROFS");
-    write("/run/remount/shims.table").errno("EROFS");
-    write(tool).errno("EROFS");
+    write(&format!("/run/remount/real{tool}")).errno("EROFS");
+    let create = ["create", "/run/remount/shims/new"];
+    shimmed(&sandbox, TABLE).probe(create).errno("EROFS");
     // With the whole directory hidden there is no tool.
     let hidden = format!("mask = ['{}']\n{TABLE}", text(&sandbox.dir("outside/bin")));
     read(&hidden, &again).errno("ENOENT");
@@ -337,7 +344,11 @@ fn each_built_in_table_holds_in_a_sandbox() {
 fn the_real_git_reads_and_does_not_write() {
     let sandbox = Sandbox::git();
     let inside = |words: &[&str]| {
-        sandbox.remount().options(["--profile", "default", "--profile", "shims/git"]).command(words).run()
+        sandbox
+            .remount()
+            .options(["--profile", "default", "--profile", "shims/git"])
+            .command(words)
+            .run()
     };
     prints(&inside(&["git", "log", "--format=%s"]), "first\n");
     prints(&inside(&["git", "-C", "..", "--version"]), &inside(&["git", "version"]).stdout());

@@ -628,7 +628,8 @@ fn every_built_in_profile_loads_and_agrees_with_the_table() {
         let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
         entries.filter(|path| path.extension().is_some_and(|it| it == "toml")).count()
     };
-    assert_eq!(files(root.clone()) + files(root.join("toolchain")), BUILT_IN.len());
+    let parts = files(root.join("toolchain")) + files(root.join("shims"));
+    assert_eq!(files(root.clone()) + parts, BUILT_IN.len());
     // Removing something that is not there is a mistake in a built-in profile, too.
     for profile in &BUILT_IN {
         let config = Config::new(&[("copy.toml", profile.text)]);
@@ -851,7 +852,7 @@ fn a_shim_is_checked_where_it_is_said() {
         ("[shims.x]\nallow = ['a', 'b  c']", "2:15", "one space"),
         ("[shims.x]\nflags = ['a']", "2:10", "such as"),
         ("[shims.x]\nwhen = 'rw:w'", "2:8", "ro:workspace"),
-        ("[shims.x]\nalow = []", "2:1", "unknown field"),
+        ("[shims.x]\nalow = []", "2:1", "unknown key"),
     ] {
         let config = Config::new(&[("p.toml", text)]);
         let error = config.load(&["p"]).unwrap_err().to_string();

@@ -151,7 +151,12 @@ impl<'t> Rules<'t> {
         if let Some((words, flag)) = refused {
             return Err([&command[..words.min(flag)], &[command[flag]]].concat());
         }
-        let known = self.allow.iter().map(|row| row.matching(&command)).max().unwrap_or(0);
+        // Of a row for any group, one word says more than all that it matches.
+        let matching = |row: &Row<'_>| match row.words.first() {
+            Some(word) if word.contains('*') => row.matching(&command).min(1),
+            _ => row.matching(&command),
+        };
+        let known = self.allow.iter().map(matching).max().unwrap_or(0);
         Err(command[..command.len().min(known + 1)].to_vec())
     }
 

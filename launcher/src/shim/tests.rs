@@ -227,7 +227,7 @@ const BLOCKED: &[(&str, &[(&str, &str)])] = &[
             ("ec2 terminate-instances --instance-ids describe-x", "ec2 terminate-instances"),
             ("--profile list-x s3 rm s3://b", "s3 rm"),
             ("s3 cp a b", "s3 cp"),
-            ("s3 cp help s3://b", "s3 cp help s3://b"),
+            ("s3 cp help s3://b", "s3 cp"),
             ("sts get-session-token", "sts get-session-token"),
             ("ecr get-login-password", "ecr get-login-password"),
             ("configure set a b", "configure set"),
@@ -246,8 +246,9 @@ const BLOCKED: &[(&str, &[(&str, &str)])] = &[
     (
         "az",
         &[
-            ("vm delete -n list", "vm delete -n"),
-            ("group create list", "group create list"),
+            ("vm delete -n list", "vm delete"),
+            ("group create list", "group create"),
+            ("vm run-command invoke list", "vm run-command"),
             ("rest list", "rest"),
             ("config set list", "config set"),
             ("login", "login"),
