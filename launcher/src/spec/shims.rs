@@ -29,7 +29,7 @@ const MOST_BESIDE: usize = 512;
 pub(super) fn resolve(
     profile: &Profile,
     host: &Host,
-    environment: &mut Vec<(OsString, OsString)>,
+    environment: &mut [(OsString, OsString)],
     layout: &mut Layout<'_>,
 ) -> Result<ShimPlan, SpecError> {
     let mut plan = ShimPlan::default();
