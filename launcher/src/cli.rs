@@ -82,7 +82,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub chdir: Option<PathBuf>,
 
-    /// Add the [shims.TOOL] of this file, or of the *.toml in this directory
+    /// Add the shims of FILE, or of *.toml in DIR
     #[arg(long, value_name = "DIR|FILE")]
     pub shims: Vec<PathBuf>,
 
