@@ -72,6 +72,8 @@ fn waits(request: &Request) -> bool {
     request.info_fd.is_some()
         || request.json_status_fd.is_some()
         || request.userns_block_fd.is_some()
+        // If it cannot be joined, one of the two says so.
+        || request.userns2.is_some()
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd)> {
