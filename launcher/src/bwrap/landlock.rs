@@ -3,11 +3,9 @@
 
 use super::error::{Die, OrDie, Result};
 use crate::confine::landlock::{self, Access, Rule};
-use crate::host::{Mount, MountTable};
+use crate::host::{self, Mount, MountTable};
 use remount_broker::sys::mount::{self, FileStat};
 use rustix::fs::{CWD, Mode, OFlags};
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -22,16 +20,10 @@ impl Rules {
     /// Those of the finished tree, whose mounts `proc` lists. `targets` can become writable.
     pub(super) fn of(abi: u32, proc: &OwnedFd, targets: &[PathBuf]) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let text = || "--profile: read the mount table";
         let table = rustix::fs::openat(proc, c"self/mountinfo", flags, Mode::empty());
-        let mut text = Vec::new();
-        let read = table.and_then(|file| {
-            let read = File::from(file).read_to_end(&mut text);
-            read.map_err(|error| {
-                rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO)
-            })
-        });
-        read.or_die(|| "--profile: read the mount table")?;
-        let table = MountTable::parse(&text);
+        let table = host::read_to_end(table.or_die(text)?).or_die(text)?;
+        let table = MountTable::parse(&table);
         let root = Path::new("/");
         let mut opened = Vec::new();
         for mount in table.of(root).into_iter().chain(table.below(root)) {
@@ -49,12 +41,10 @@ impl Rules {
 
     /// Restricts this process, and all that it starts, to them.
     pub(super) fn enforce(&self) -> Result<()> {
-        let rule = |(path, fd, access): &'_ (PathBuf, OwnedFd, Access)| (path, fd, *access);
         let rules: Vec<_> = self
             .opened
             .iter()
-            .map(rule)
-            .map(|(path, fd, access)| Rule { path, at: fd.as_fd(), access })
+            .map(|(path, fd, access)| Rule { path, at: fd.as_fd(), access: *access })
             .collect();
         landlock::restrict(self.abi, &rules)
             .map_err(|error| Die::new(format!("--profile: {error}")))
@@ -103,7 +93,7 @@ mod tests {
 33 27 254:0 /t /t ro,nodev - ext4 /dev/vda rw
 ",
         );
-        let stat = mount::stat(File::open("/").unwrap().as_fd()).unwrap();
+        let stat = mount::stat(std::fs::File::open("/").unwrap().as_fd()).unwrap();
         let granted = |path: &str| {
             let mount = table.of(Path::new(path)).unwrap();
             granted(mount, &stat, path == "/t")

@@ -283,7 +283,7 @@ impl Tree<'_> {
             _ => access,
         };
         let tree = self.mount_bind(source.as_fd(), &place, at.path, at_first)?;
-        self.cover(&tree, source, access)?;
+        self.narrow(&tree, source, access)?;
         if let Some(target) = target {
             let real = real_path(source.as_fd()).or_die(text)?;
             self.members.note(target, tree.as_fd(), &real).or_die_mounting(text)?;
@@ -306,7 +306,7 @@ impl Tree<'_> {
     }
 
     /// Lays over a mount what a profile takes away of what it shows.
-    fn cover(&mut self, tree: &OwnedFd, source: &OwnedFd, access: Access) -> Result<()> {
+    fn narrow(&mut self, tree: &OwnedFd, source: &OwnedFd, access: Access) -> Result<()> {
         let covers = self.around.covers;
         let mount = Mount { tree: tree.as_fd(), source: source.as_fd(), access };
         cover::lay(mount, covers, &mut |is_dir| self.empty(is_dir))
@@ -570,7 +570,7 @@ impl Tree<'_> {
             Die::mount(text, errno)
         })?;
         // What is written does not reach the layers.
-        found.iter().try_for_each(|layer| self.cover(&tree, layer, Access::ReadOnly))
+        found.iter().try_for_each(|layer| self.narrow(&tree, layer, Access::ReadOnly))
     }
 
     /// An overlay writes below its mount, where no flag holds it back.

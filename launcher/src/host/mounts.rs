@@ -159,7 +159,8 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
     let kind = String::from_utf8_lossy(rest.next()?).into_owned();
     let super_options = rest.nth(1)?;
-    let has = |options: &[u8], name| options.split(|b| *b == b',').any(|option| option == name);
+    let has =
+        |options: &[u8], name: &[u8]| options.split(|b| *b == b',').any(|option| option == name);
     Some(Mount {
         id,
         parent,

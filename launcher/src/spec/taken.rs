@@ -64,7 +64,7 @@ impl Taken {
         places: &[PathBuf],
         writable: &[PathBuf],
     ) -> Result<Self, SpecError> {
-        let args = Args { profiles, ..Args::default() };
+        let args = Args::of_profiles(profiles);
         let cwd = host.cwd.clone().ok_or(SpecError::NoCwd)?;
         let mut variables = variables(cwd, host);
         let profile = narrow(load_profile(&args, loader, &[])?, loader, &variables)?;
