@@ -46,7 +46,7 @@ pub use load::{Listed, Loader};
 pub use model::{
     Bind, Cache, Environment, Overlay, Profile, Protect, Sandbox, Tmpfs, Toggle, Workspace,
 };
-pub use policy::{BwrapRules, Rule};
+pub use policy::{BwrapPolicy, Rule};
 pub use shims::{Condition, Flag, Shim, ShimName, ShimRow};
 pub use source::{Excerpt, Located, MAX_PROFILE_SIZE, Origin, SourceName};
 pub use types::{

@@ -9,6 +9,7 @@
 use super::layout::Layout;
 use super::view::Place;
 use super::{Asker, Entry, SpecError, What};
+use crate::cli::Args;
 use crate::host::Host;
 use crate::plan::{CONTROL_DIR, ShimPlan};
 use crate::profile::{Profile, ShimName};
@@ -27,13 +28,14 @@ const MOST_BESIDE: usize = 512;
 
 /// What is done about the profile's shims; nothing if it has none.
 pub(super) fn resolve(
+    args: &Args,
     profile: &Profile,
     host: &Host,
     environment: &mut [(OsString, OsString)],
     layout: &mut Layout<'_>,
 ) -> Result<ShimPlan, SpecError> {
     let mut plan = ShimPlan::default();
-    if profile.shims.is_empty() {
+    if args.no_shims || profile.shims.is_empty() {
         return Ok(plan);
     }
     let path = environment.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
