@@ -54,7 +54,7 @@ pub struct Args {
     #[arg(long, value_name = "DEST")]
     tmpfs: Vec<OsString>,
 
-    /// Size of the next --tmpfs, without any of /tmp; K, M and G are known
+    /// Size of the next --tmpfs, else of /tmp; K, M and G are known
     #[arg(long, value_name = "BYTES")]
     size: Vec<String>,
 
