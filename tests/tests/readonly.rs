@@ -238,6 +238,10 @@ fn other_profiles_do_not_open_it() {
         inside.end().success();
         assert!(!sandbox.home().join("made").exists());
     }
+    // Where options give the binds, they are as given.
+    let words = ["--bwrap", "--profile", "readonly", "--bind", "/", "/", "true"];
+    let refused = sandbox.host(bin("remount-run")).command(words).run();
+    refused.exits(1).says("a read-only profile takes no bind of the options away");
 }
 
 #[test]

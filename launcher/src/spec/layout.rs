@@ -6,6 +6,7 @@ mod cover;
 mod overlay;
 mod read_only;
 mod repository;
+mod taken;
 
 use super::git::{self, GitDir};
 use super::view::{Area, Place, View, Way};
@@ -37,6 +38,8 @@ pub(super) struct Layout<'h> {
     asked: Vec<(PathBuf, Asker)>,
     /// Binds of a directory at another place than its own: source and destination.
     moved: Vec<(PathBuf, PathBuf)>,
+    /// Whether mounts of the host are shown writable although no entry here says so.
+    shows_mounts: bool,
     /// The host's `/run`, where that is seen.
     pub run: Option<Found>,
     host: &'h Host,
@@ -75,6 +78,25 @@ enum WishKind {
 }
 
 impl<'h> Layout<'h> {
+    /// Nothing but what `view` shows.
+    fn new(host: &'h Host, view: View<'h>, default_authority: Authority) -> Self {
+        Self {
+            entries: Vec::new(),
+            host_directories: Vec::new(),
+            placeholders: Vec::new(),
+            cache_variables: Vec::new(),
+            view,
+            sources: View::of_host(host.files.as_ref()),
+            asked: Vec::new(),
+            moved: Vec::new(),
+            shows_mounts: false,
+            run: None,
+            host,
+            default_authority,
+            read_only: false,
+        }
+    }
+
     pub fn build(
         args: &Args,
         profile: &Profile,
@@ -84,20 +106,8 @@ impl<'h> Layout<'h> {
     ) -> Result<Self, SpecError> {
         let read_only = profile.sandbox.read_only.value;
         let run = read_only.then(|| host.files.find(Path::new("/run")).ok()).flatten();
-        let mut layout = Self {
-            entries: Vec::new(),
-            host_directories: Vec::new(),
-            placeholders: Vec::new(),
-            cache_variables: Vec::new(),
-            view: View::new(host.files.as_ref(), run.as_ref()),
-            sources: View::of_host(host.files.as_ref()),
-            asked: Vec::new(),
-            moved: Vec::new(),
-            run,
-            host,
-            default_authority: authority,
-            read_only,
-        };
+        let view = View::new(host.files.as_ref(), run.as_ref());
+        let mut layout = Self { run, read_only, ..Self::new(host, view, authority) };
         let git = git::git_dir(&variables.workspace, host.files.as_ref());
         let mut wishes = layout.wishes_of_profile(profile, variables, git.as_ref())?;
         if read_only {
