@@ -331,13 +331,15 @@ fn each_built_in_table_holds_in_a_sandbox() {
             messages.push(format!("remount: {tool} {blocked} is blocked (read-only sandbox)"));
         }
     }
-    let options = ["--profile", "default", "--profile", "shims"];
-    let inside = search(&sandbox, sandbox.remount().options(options));
-    let outcome = inside.command(["bash", "-c", &script]).run();
-    prints(&outcome, &expected);
-    let stderr = outcome.stderr();
-    let told: Vec<&str> = stderr.lines().filter(|line| line.starts_with("remount: ")).collect();
-    assert_eq!(told, messages);
+    for options in [&["--profile", "default", "--profile", "shims"][..], &["--profile", "readonly"]]
+    {
+        let inside = search(&sandbox, sandbox.remount().options(options));
+        let outcome = inside.command(["bash", "-c", &script]).run();
+        prints(&outcome, &expected);
+        let stderr = outcome.stderr();
+        let told: Vec<&str> = stderr.lines().filter(|line| line.starts_with("remount: ")).collect();
+        assert_eq!(told, messages);
+    }
 }
 
 #[test]

@@ -203,7 +203,12 @@ impl Plan {
                     set("shims", shims.names.clone().into());
                 }
             }
-            OpKind::SelfBind { .. } | OpKind::Shim | OpKind::Dev { .. } | OpKind::Proc(_) => {}
+            OpKind::SelfBind { .. }
+            | OpKind::Shim
+            | OpKind::Dev { .. }
+            | OpKind::Proc(_)
+            | OpKind::HostProc
+            | OpKind::Sealed(_) => {}
         }
         if !op.submounts().is_empty() {
             let submounts = op.submounts().iter().map(|path| path.to_string_lossy());
@@ -227,6 +232,8 @@ impl MountOp {
             OpKind::Shim => "shim",
             OpKind::Dev { .. } => "dev",
             OpKind::Proc(_) => "proc",
+            OpKind::HostProc => "host-proc",
+            OpKind::Sealed(_) => "sealed",
             OpKind::Control { .. } => "control",
         }
     }
