@@ -3,8 +3,9 @@
 //! A mount of the sandbox goes away when the host renames another file over the one it is
 //! mounted on, or removes that; it moves away when the host renames a directory. Then what
 //! is at its path can be changed from inside. The kernel tells of the first
-//! (`poll(2)` on `mountinfo`, before the rename is complete), inotify of the names that
-//! come and go. All is looked at once in a while, and before a request if neither would tell.
+//! (`poll(2)` on `mountinfo`, before the rename is complete), but not of which; inotify of the
+//! names that come and go: then those are looked at. All is looked at once in a while, and
+//! before a request if neither would tell.
 //!
 //! Where there is nothing to mount on, the mount that holds the path is made read-only, so
 //! that nothing can be created, and its target is stale, until there is something again. If
@@ -128,6 +129,8 @@ pub struct Healer {
     /// not attached yet counts.
     limit: Option<OwnedFd>,
     watches: Watches,
+    /// What is watched is not what is to be watched any more.
+    is_watching_old: bool,
     /// Mounts that were made read-only, since something in them is lost.
     closed: BTreeSet<usize>,
     /// Processes that stand still, since one could not be.
@@ -137,9 +140,20 @@ pub struct Healer {
     due: Instant,
 }
 
+/// What is to be looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// These, and all below.
+    These(BTreeSet<usize>),
+    /// Every mount.
+    All,
+}
+
 #[derive(Debug)]
 struct Slot {
     kept: Kept,
+    /// The others that are below it.
+    below: Vec<usize>,
     /// The nearest mount above it that can be made read-only.
     holder: Option<usize>,
     /// Whether there is any mount of these above it.
@@ -165,26 +179,40 @@ impl Healer {
         table: OwnedFd,
         limit: Option<OwnedFd>,
     ) -> Self {
-        // Parents first.
-        kept.sort_by(|a, b| a.path.cmp(&b.path));
+        // Parents first, and what is hidden last: that is mostly in no place where programs
+        // replace files all day. Nothing is below it.
+        kept.sort_by(|a, b| (a.kind.is_mask(), &a.path).cmp(&(b.kind.is_mask(), &b.path)));
         let mut slots: Vec<Slot> = Vec::with_capacity(kept.len());
         for kept in kept {
-            let above = |slot: &&mut Slot| {
-                kept.path != slot.kept.path && kept.path.starts_with(&slot.kept.path)
-            };
-            let nearest = slots.iter_mut().enumerate().rev().find(|(_, slot)| above(slot));
+            let own = slots.len();
+            let mut nearest = None;
+            for (index, slot) in slots.iter_mut().enumerate() {
+                if kept.path != slot.kept.path && kept.path.starts_with(&slot.kept.path) {
+                    slot.below.push(own);
+                    nearest = Some((index, slot.kept.kind.is_changeable()));
+                }
+            }
             let is_nested = nearest.is_some();
             // In what is read-only nothing can be created.
-            let holder = nearest.filter(|(_, slot)| slot.kept.kind.is_changeable()).map(|(i, _)| i);
+            let holder = nearest.filter(|(_, is_changeable)| *is_changeable).map(|(i, _)| i);
             let source = sources.iter().position(|source| source.path == kept.path);
             let source = source.map(|place| sources.swap_remove(place));
-            let (mount, lost_since, is_read_only) = (None, None, false);
-            slots.push(Slot { kept, holder, is_nested, source, mount, is_read_only, lost_since });
+            let (mount, lost_since, is_read_only, below) = (None, None, false, Vec::new());
+            slots.push(Slot {
+                kept,
+                below,
+                holder,
+                is_nested,
+                source,
+                mount,
+                is_read_only,
+                lost_since,
+            });
         }
         let due = Instant::now() + FIRST_LOOK;
         let (watches, closed) = (Watches::new(), BTreeSet::new());
-        let (halted, is_halted_for) = (None, None);
-        Self { slots, table, limit, watches, closed, halted, is_halted_for, due }
+        let (halted, is_halted_for, is_watching_old) = (None, None, true);
+        Self { slots, table, limit, watches, is_watching_old, closed, halted, is_halted_for, due }
     }
 
     /// Whether the sandbox stands still.
@@ -202,28 +230,46 @@ impl Healer {
         self.due
     }
 
-    /// Whether a name that matters has come or gone.
-    pub(crate) fn heard(&mut self) -> bool {
-        self.watches.heard()
+    /// What to look at, as names that matter have come or gone; `None` if none has.
+    pub(crate) fn heard(&mut self) -> Option<Scope> {
+        let heard = self.watches.heard();
+        self.is_watching_old |= heard.is_of_directories;
+        match (heard.is_of_directories, heard.slots.is_empty()) {
+            (true, _) => Some(Scope::All),
+            (false, true) => None,
+            (false, false) => Some(Scope::These(heard.slots)),
+        }
     }
 
-    /// Looks at every mount, and puts back what is not in its place. With an `inspector` the
+    /// The places of what is looked at, parents first.
+    fn places(&self, scope: &Scope) -> Vec<usize> {
+        match scope {
+            Scope::All => (0..self.slots.len()).collect(),
+            Scope::These(named) => {
+                let below = named.iter().flat_map(|index| &self.slots[*index].below);
+                named.iter().chain(below).copied().collect::<BTreeSet<_>>().into_iter().collect()
+            }
+        }
+    }
+
+    /// Looks at mounts, and puts back what is not in its place. With an `inspector` the
     /// sandbox can be made to stand still.
     pub(crate) fn look(
         &mut self,
+        scope: &Scope,
         registry: &mut Registry,
         inspector: Option<&Inspector>,
         now: Instant,
     ) -> Vec<Event> {
         let mut events = Vec::new();
-        let mut changed = self.watches.is_new();
-        for index in 0..self.slots.len() {
+        for index in self.places(scope) {
             let followed = matches!(self.slots[index].kept.kind, Kind::Followed(_));
             let result = match followed {
                 true => self.follow(index, registry),
                 false => self.put_back(index, registry, now),
             };
             let slot = &mut self.slots[index];
+            let was_lost = slot.lost_since.is_some();
             let what = match result {
                 Ok(false) if slot.lost_since.is_none() => continue,
                 Ok(true) if followed && slot.lost_since.is_none() => What::Followed,
@@ -237,14 +283,16 @@ impl Healer {
                 }
                 Err(_) => continue,
             };
-            changed = true;
+            // The directories that are watched are the same after a file was replaced.
+            self.is_watching_old |= was_lost || slot.lost_since.is_some() || !slot.below.is_empty();
             events.push(Event { path: slot.kept.path.clone(), what });
         }
         let is_busy = self.hold_the_lost(registry, inspector, &mut events);
-        if changed {
+        if std::mem::take(&mut self.is_watching_old) {
             self.watches.renew(&self.slots);
         }
-        self.due = now + self.pause(is_busy, now);
+        let due = now + self.pause(is_busy, now);
+        self.due = if *scope == Scope::All { due } else { due.min(self.due) };
         events
     }
 
@@ -430,6 +478,10 @@ impl Healer {
 }
 
 impl Kind {
+    fn is_mask(&self) -> bool {
+        matches!(self, Self::Masked(_))
+    }
+
     fn is_changeable(&self) -> bool {
         matches!(self, Self::Member(_) | Self::Writable | Self::Other(_))
     }

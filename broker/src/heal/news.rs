@@ -56,7 +56,7 @@ impl Healer {
             return true;
         }
         let (table, names) = self.happened();
-        table || (names && self.heard())
+        table || (names && self.heard().is_some())
     }
 
     /// Takes note that the broker itself has changed mounts: there is a look in a moment
