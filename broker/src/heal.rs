@@ -162,6 +162,8 @@ struct Slot {
     /// It was read-only when it was first seen, though its kind can be changed: the host's
     /// is. It never becomes writable.
     is_read_only: bool,
+    /// Whether it was a symbolic link when it was first seen.
+    was_link: Option<bool>,
     lost_since: Option<Instant>,
 }
 
@@ -194,7 +196,8 @@ impl Healer {
             let holder = nearest.filter(|(_, is_changeable)| *is_changeable).map(|(i, _)| i);
             let source = sources.iter().position(|source| source.path == kept.path);
             let source = source.map(|place| sources.swap_remove(place));
-            let (mount, lost_since, is_read_only, below) = (None, None, false, Vec::new());
+            let (mount, was_link, lost_since, is_read_only, below) =
+                (None, None, None, false, Vec::new());
             slots.push(Slot {
                 kept,
                 below,
@@ -203,6 +206,7 @@ impl Healer {
                 source,
                 mount,
                 is_read_only,
+                was_link,
                 lost_since,
             });
         }
@@ -285,10 +289,12 @@ impl Healer {
             events.push(Event { path: slot.kept.path.clone(), what });
         }
         let is_busy = self.hold_the_lost(registry, inspector, &mut events);
+        let mut due = now + self.pause(is_busy, now);
         if std::mem::take(&mut self.is_watching_old) {
             self.watches.renew(&self.slots);
+            // What happened before there was a watch was not told.
+            due = due.min(now + news::SOON);
         }
-        let due = now + self.pause(is_busy, now);
         self.due = if *scope == Scope::All { due } else { due.min(self.due) };
         events
     }

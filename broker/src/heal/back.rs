@@ -34,6 +34,9 @@ impl Healer {
             let slot = &self.slots[index];
             let at = mount::open_exact_or_link(CWD, &slot.kept.path)?;
             let stat = mount::stat(at.as_fd())?;
+            if slot.is_another_kind_of_file(&stat) {
+                return Err(Errno::NOTDIR);
+            }
             if stat.is_mount_root && slot.is_its_own(&stat) {
                 let was = slot.mount;
                 self.adopt(index, at, &stat, registry)?;
@@ -92,7 +95,9 @@ impl Healer {
             }
             _ => {}
         }
-        self.slots[index].mount = Some(stat.mount_id);
+        let slot = &mut self.slots[index];
+        slot.mount = Some(stat.mount_id);
+        slot.was_link = slot.was_link.or(Some(stat.is_symlink()));
         Ok(())
     }
 
@@ -178,6 +183,19 @@ impl Healer {
 }
 
 impl Slot {
+    /// Whether what is at the path must not be taken for what belongs there. A link that has
+    /// taken the place of something else leads to where nothing is protected, and so does a file
+    /// in the place of a git directory. Somebody inside may have been there first.
+    fn is_another_kind_of_file(&self, stat: &FileStat) -> bool {
+        let is_new_link = stat.is_symlink() && self.was_link == Some(false);
+        is_new_link || self.is_directory() && !stat.is_dir()
+    }
+
+    /// Whether only a directory belongs there: others are below it.
+    fn is_directory(&self) -> bool {
+        self.kept.kind.is_changeable() && !self.below.is_empty()
+    }
+
     /// Whether a mount is of this slot's kind, and not one that was moved here.
     fn is_its_own(&self, stat: &FileStat) -> bool {
         match &self.kept.kind {
