@@ -14,7 +14,7 @@ pub use error::SpecError;
 
 use crate::cli::Args;
 use crate::host::{Found, Host};
-use crate::plan::{Exec, Identity, Policy, Shape, Since};
+use crate::plan::{Exec, Identity, Policy, Shape, Since, SocketPlan};
 use crate::profile::{self, Hostname, Loader, Need, Network, Profile, UserNamespace, Variables};
 use remount_broker::escape::Escaped;
 use remount_broker::name::{Authority, Mode, TargetName};
@@ -47,6 +47,7 @@ pub struct Spec {
     pub(crate) terminal: Option<PathBuf>,
     pub(crate) program: Found,
     pub(crate) hooks: String,
+    pub(crate) sockets: Vec<SocketPlan>,
     pub(crate) policy: Policy,
     pub(crate) held: Option<Since>,
     pub(crate) warnings: Vec<String>,
@@ -121,6 +122,8 @@ pub(crate) enum What {
     Open(Found),
     /// The same, where nothing is: a placeholder will stand there.
     Guard(StandIn),
+    /// A socket of the filter, of this name.
+    Socket(String),
 }
 
 /// What makes a mount a target.
@@ -173,6 +176,7 @@ impl Spec {
         let environment = environment::resolve(args, &profile, host, &variables, &layout)?;
         let new_session = args.new_session || settings.new_session.value;
         let exec = command::resolve(args, &words, host, &layout, environment, new_session)?;
+        let sockets = std::mem::take(&mut layout.sockets);
         let (entries, host_directories, placeholders) = layout.into_parts();
         let landlock = match (host.landlock, settings.landlock.value) {
             (Ok(abi), _) => Some(abi),
@@ -195,6 +199,7 @@ impl Spec {
         Ok(Self {
             warnings: warnings(&profile, landlock, seccomp),
             hooks: hooks(&profile),
+            sockets,
             profiles: profile.sources,
             entries,
             host_directories,

@@ -5,6 +5,7 @@ use super::request::Request;
 use super::seccomp::Program;
 use crate::profile::{Loader, Network, Profile, ProfileError, Variables};
 use remount_broker::filter::agent_filter;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Takes away what the profiles do: masked files, variables, the network, capabilities,
@@ -43,15 +44,21 @@ fn masks(profile: &Profile, home: PathBuf, uid: u32) -> Result<Vec<PathBuf>> {
     let cwd = std::env::current_dir().unwrap_or_else(|_| home.clone());
     let variables = Variables::new(cwd, home, None, uid, |name| std::env::var_os(name));
     let mut masks = Vec::new();
-    for mask in &profile.masks {
-        let path = mask.value.expand(&variables).map_err(|error| {
-            Die::new(format!("--profile: {}: {}: {error}", mask.origin, mask.value.as_str()))
+    let masked = profile.masks.iter().map(|mask| (&mask.value, &mask.origin));
+    let sockets = profile.sockets.values();
+    let sockets = sockets.flat_map(|it| {
+        it.value.paths.iter().chain(&it.value.upstream).map(|path| (path, &it.origin))
+    });
+    for (text, origin) in masked.chain(sockets) {
+        let path = text.expand(&variables).map_err(|error| {
+            Die::new(format!("--profile: {origin}: {}: {error}", text.as_str()))
         })?;
         match std::fs::canonicalize(&path) {
             Ok(real) => masks.push(real),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
             // This user cannot get there, and so nobody inside.
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
             Err(error) => {
                 return Err(Die::new(format!("--profile: {}: {error}", path.display())));
             }

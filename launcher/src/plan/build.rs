@@ -50,6 +50,7 @@ impl Plan {
             filter: spec.seccomp.then(|| filter().compile()),
             exec: spec.exec,
             policy: spec.policy,
+            sockets: spec.sockets,
             held: spec.held,
             warnings: spec.warnings,
         }
@@ -94,6 +95,7 @@ impl MountPlan {
             }
             OpKind::Tmpfs { .. } | OpKind::Overlay { .. } => Some(Access::Full),
             OpKind::Proc(Mode::Rw) => Some(Access::WriteExisting),
+            OpKind::Socket(_) => Some(Access::Socket),
             OpKind::Bind { .. }
             | OpKind::SelfBind { .. }
             | OpKind::Mask(_)
@@ -139,11 +141,13 @@ fn own_ops(spec: &Spec, is_root: bool) -> Vec<MountOp> {
         submounts: Vec::new(),
     };
     let program = source_of(Some(&spec.program), &spec.program.path);
+    let sockets = spec.sockets.iter().map(|socket| socket.name.clone()).collect();
+    let control = OpKind::Control { program, hooks: spec.hooks.clone(), sockets };
     let mut ops = vec![
         op("/", root),
         // The place for the control directory, if no profile has another tmpfs there.
         op("/run", OpKind::Tmpfs { size: None, permissions: 0o755 }),
-        op(CONTROL_DIR, OpKind::Control { program, hooks: spec.hooks.clone() }),
+        op(CONTROL_DIR, control),
         op("/dev", OpKind::Dev { terminal: spec.terminal.clone() }),
         op("/proc", OpKind::Proc(if is_root { Mode::Ro } else { Mode::Rw })),
     ];
@@ -194,6 +198,7 @@ fn kind_of(entry: &Entry) -> OpKind {
             OpKind::Overlay { lower: source_of(Some(lower), &lower.path), changes: changes.clone() }
         }
         What::Mask(shape) => OpKind::Mask(*shape),
+        What::Socket(name) => OpKind::Socket(name.clone()),
         // Its mode is that of the target around it, once that is known.
         What::Open(found) => OpKind::Bind {
             source: source_of(Some(found), &found.path),

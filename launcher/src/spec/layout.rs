@@ -5,6 +5,7 @@ mod configuration;
 mod cover;
 mod overlay;
 mod repository;
+mod sockets;
 
 use super::git::{self, GitDir};
 use super::view::{Area, Place, View, Way};
@@ -12,7 +13,7 @@ use super::{Asker, Entry, SpecError, Toggle, What};
 use crate::cli::{Args, Step};
 use crate::host::{Found, Host, Mount};
 use crate::paths::is_in;
-use crate::plan::Shape;
+use crate::plan::{Shape, SocketPlan};
 use crate::profile::{GitPolicy, Missing, PathText, Profile, Size, Variables};
 use remount_broker::name::{Authority, Mode, TargetName};
 use remount_broker::placeholder::Wanted;
@@ -29,6 +30,8 @@ pub(super) struct Layout<'h> {
     placeholders: Vec<Wanted>,
     /// Variables that point a tool to a private directory, for caches that are missing.
     pub cache_variables: Vec<(String, PathBuf)>,
+    /// What the filter of sockets serves.
+    pub sockets: Vec<SocketPlan>,
     pub view: View<'h>,
     /// The host as it is, for sources.
     sources: View<'h>,
@@ -82,6 +85,7 @@ impl<'h> Layout<'h> {
             host_directories: Vec::new(),
             placeholders: Vec::new(),
             cache_variables: Vec::new(),
+            sockets: Vec::new(),
             view: View::new(host.files.as_ref()),
             sources: View::of_host(host.files.as_ref()),
             asked: Vec::new(),
@@ -107,6 +111,7 @@ impl<'h> Layout<'h> {
         layout.protect_configuration(args, variables)?;
         layout.protect_all(args, profile, variables)?;
         layout.mask_all(args, profile, variables)?;
+        layout.place_sockets(profile, variables)?;
         layout.hide_state()?;
         layout.refuse_planted_links()?;
         layout.refuse_open_changes()?;
