@@ -149,7 +149,7 @@ fn commands_that_change_or_open_something_never_get_there() {
         ("exec web true", "POST /containers/web/exec"),
         ("attach --no-stdin web", "unable to upgrade to tcp, received 403"),
         ("commit web other", "POST /commit"),
-        ("cp web:/etc/passwd -", "403"),
+        ("cp web:/etc/passwd -", "GET /containers/web/archive"),
         ("export web", "GET /containers/web/export"),
         ("save img", "GET /images/get"),
         ("search img", "GET /images/search"),
