@@ -104,7 +104,7 @@ pub struct Args {
     pub dry_run: Option<Format>,
 
     /// List the profiles there are
-    #[arg(long)]
+    #[arg(long, conflicts_with = "command")]
     pub list_profiles: bool,
 
     /// Say on standard error what is enforced
@@ -352,5 +352,7 @@ mod tests {
         assert!(parse(&["--size", "5"]).is_err());
         assert!(parse(&["--tmpfs", "/t", "--size", "5"]).is_err());
         assert!(parse(&["--bind", "/only-one"]).is_err());
+        assert!(parse(&["--list-profiles"]).is_ok());
+        assert!(parse(&["--list-profiles", "claude"]).is_err());
     }
 }

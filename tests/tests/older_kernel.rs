@@ -16,7 +16,7 @@ fn older_kernel_passes_the_core_tests() {
         .command([&script])
         .command(["--bins".as_ref(), bins.parent().expect("a directory").as_os_str()])
         .command(["--tests".as_ref(), test.parent().expect("a directory").as_os_str()])
-        .timeout(Duration::from_secs(1300))
+        .timeout(Duration::from_secs(1700))
         .run();
     outcome.success();
     let stdout = outcome.stdout();
