@@ -137,7 +137,7 @@ pub struct Placeholders {
     store: Store,
     name: OsString,
     /// Locked until it is closed.
-    _record: OwnedFd,
+    record: OwnedFd,
     entries: Vec<Entry>,
     /// The directories they are below: open, so that they are found if one is moved.
     bases: Vec<OwnedFd>,
@@ -199,7 +199,7 @@ impl Store {
         let (name, record) = locked.write(&entries)?;
         let made = locked.bury(uid).and_then(|_| make(&entries, &bases, &mut locked.spares()));
         drop(locked);
-        let placeholders = Placeholders { store: self, name, _record: record, entries, bases };
+        let placeholders = Placeholders { store: self, name, record, entries, bases };
         match made {
             Ok(()) => Ok(placeholders),
             Err(error) => {
@@ -376,6 +376,12 @@ fn make(entries: &[Entry], bases: &[OwnedFd], spares: &mut Spares) -> Result<(),
 }
 
 impl Placeholders {
+    /// What must stay open until they are removed.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let own = [self.store.dir.as_fd(), self.record.as_fd()];
+        own.into_iter().chain(self.bases.iter().map(AsFd::as_fd))
+    }
+
     /// Removes those that no other sandbox needs.
     ///
     /// # Errors

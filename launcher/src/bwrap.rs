@@ -4,18 +4,21 @@
 //! monitor ── init (PID 1, if the PID namespace is new) ── command
 //! ```
 //!
-//! Only what bubblewrap does is done: no Landlock; a filter and masks only if a profile is
-//! named, a broker only if there are targets. What its callers see (descriptors, documents, exit codes, messages) is the same; the file
+//! Only what bubblewrap does is done: Landlock, a filter, masks and protections only if a profile
+//! is named, a broker only if there are targets. What its callers see (descriptors, documents, exit codes, messages) is the same; the file
 //! tree is built by the same calls as that of a profile.
 
 mod caps;
 mod child;
 mod command;
+mod cover;
 mod environment;
 mod error;
 mod fds;
 mod hold;
+mod keeper;
 mod labels;
+mod landlock;
 mod members;
 mod monitor;
 mod narrow;
@@ -31,6 +34,7 @@ mod toggle;
 mod tree;
 
 use crate::plan::Identity;
+use crate::profile::BwrapPolicy;
 use error::{Die, OrDie, Result};
 use parse::Parsed;
 use remount_broker::host::Places;
@@ -84,7 +88,8 @@ fn front(mut words: Vec<OsString>) -> Result<ExitCode> {
         return no_command();
     }
     check_identity(&request)?;
-    narrow::settle(&mut request)?;
+    let policy = BwrapPolicy::read(uid.as_raw()).map_err(|error| Die::new(error.to_string()))?;
+    narrow::settle(&mut request, policy.profile)?;
     let unshare = &mut request.unshare;
     let has_cgroups = || std::fs::exists("/proc/self/ns/cgroup").unwrap_or(false);
     if unshare.cgroup && !has_cgroups() {
@@ -94,7 +99,7 @@ fn front(mut words: Vec<OsString>) -> Result<ExitCode> {
     unshare.cgroup = unshare.cgroup || (unshare.cgroup_try && has_cgroups());
     let places = Places::here();
     request.hold = hold::read(places.as_ref())?;
-    toggle::settle(&mut request, places)?;
+    toggle::settle(&mut request, &policy.toggles, places)?;
     monitor::start(&request)
 }
 

@@ -185,6 +185,11 @@ fn parse_authority(text: &str) -> Result<Authority, String> {
 }
 
 impl Args {
+    /// Nothing but these profiles.
+    pub(crate) fn of_profiles(profiles: Vec<OsString>) -> Self {
+        Self { profiles, ..Self::default() }
+    }
+
     /// Reads a command line, program name first.
     ///
     /// # Errors

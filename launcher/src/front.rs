@@ -104,7 +104,7 @@ fn failure(error: SpecError) -> Failure {
 }
 
 /// Where profiles are looked for.
-fn loader(host: &Host) -> Loader {
+pub(crate) fn loader(host: &Host) -> Loader {
     let user = host.path_variable("XDG_CONFIG_HOME").unwrap_or_else(|| host.home.join(".config"));
     let dirs = [user.join("remount/profiles"), PathBuf::from("/etc/remount/profiles")];
     // Asked once, instead of for every profile.

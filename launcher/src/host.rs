@@ -173,6 +173,11 @@ impl Files for RealFiles {
     }
 }
 
+/// All that can be read from a file of the kernel's.
+pub(crate) fn read_to_end(fd: impl AsFd) -> Result<Vec<u8>, Errno> {
+    read_up_to(fd, 64 << 20)
+}
+
 fn read_up_to(fd: impl AsFd, limit: usize) -> Result<Vec<u8>, Errno> {
     let mut bytes = Vec::new();
     let mut chunk = [0; 4096];
@@ -248,7 +253,7 @@ fn read_mountinfo() -> Result<Vec<u8>, Errno> {
     use rustix::fs::{Mode, OFlags};
     let fd =
         rustix::fs::open("/proc/self/mountinfo", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    read_up_to(fd, 64 << 20)
+    read_to_end(fd)
 }
 
 fn directory_on_stdio() -> Option<i32> {

@@ -10,6 +10,7 @@ mod print;
 use crate::confine::landlock::Access;
 pub use crate::hold::Since;
 use crate::paths::is_in;
+use crate::profile::Profile;
 use crate::spec::Asker;
 use remount_broker::name::{Authority, Mode, TargetName};
 use remount_broker::placeholder::{Kind as StandIn, Wanted};
@@ -73,6 +74,20 @@ pub struct Policy {
     pub confirm_command: Vec<String>,
     /// How long such a request waits.
     pub confirm_timeout: Duration,
+}
+
+impl Policy {
+    /// What a profile says of them, for a sandbox started in `cwd`.
+    pub(crate) fn of(profile: &Profile, cwd: PathBuf) -> Self {
+        let settings = &profile.sandbox;
+        Self {
+            profile: profile.sources.last().cloned().unwrap_or_default(),
+            cwd,
+            on_busy: settings.on_busy.value.0,
+            confirm_command: settings.confirm_command.value.clone(),
+            confirm_timeout: settings.confirm_timeout.value.0,
+        }
+    }
 }
 
 /// A program outside of whose socket a part is let through.

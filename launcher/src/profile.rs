@@ -45,7 +45,7 @@ pub use load::{Listed, Loader};
 pub use model::{
     Bind, Cache, Environment, Overlay, Profile, Protect, Sandbox, Socket, Tmpfs, Toggle, Workspace,
 };
-pub use policy::{BwrapRules, Rule};
+pub use policy::{BwrapPolicy, Rule};
 pub use source::{Excerpt, Located, MAX_PROFILE_SIZE, Origin, SourceName};
 pub use types::{
     EnvironmentPattern, FileMode, GitPolicy, HookWord, Hostname, Missing, MissingProtect, Need,

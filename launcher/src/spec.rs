@@ -8,9 +8,11 @@ mod error;
 mod git;
 mod hold;
 mod layout;
+mod taken;
 mod view;
 
 pub use error::SpecError;
+pub(crate) use taken::{Cover, Covering, Taken};
 
 use crate::cli::Args;
 use crate::host::{Found, Host};
@@ -153,10 +155,7 @@ impl Spec {
         let mut words = command::words(args, host);
         let profile = load_profile(args, loader, &words)?;
         command::add_arguments(&mut words, &profile);
-        let git_root = git::work_tree(&cwd, host.files.as_ref());
-        let environment = |name: &str| host.variable(name).map(OsStr::to_owned);
-        let mut variables =
-            Variables::new(cwd.clone(), host.home.clone(), git_root, host.uid, environment);
+        let mut variables = variables(cwd.clone(), host);
         let profile = narrow(profile, loader, &variables)?;
         variables.workspace = workspace(&profile, &variables, host)?;
         let settings = &profile.sandbox;
@@ -166,32 +165,13 @@ impl Spec {
         layout.hide_outside(places)?;
         let max_lease = settings.max_lease.as_ref().map(|lease| lease.value.0);
         layout.limit_leases(max_lease);
-        let policy = Policy {
-            profile: profile.sources.last().cloned().unwrap_or_default(),
-            cwd,
-            on_busy: settings.on_busy.value.0,
-            confirm_command: settings.confirm_command.value.clone(),
-            confirm_timeout: settings.confirm_timeout.value.0,
-        };
+        let policy = Policy::of(&profile, cwd);
         let environment = environment::resolve(args, &profile, host, &variables, &layout)?;
         let new_session = args.new_session || settings.new_session.value;
         let exec = command::resolve(args, &words, host, &layout, environment, new_session)?;
         let sockets = std::mem::take(&mut layout.sockets);
         let (entries, host_directories, placeholders) = layout.into_parts();
-        let landlock = match (host.landlock, settings.landlock.value) {
-            (Ok(abi), _) => Some(abi),
-            (Err(_), Need::Optional) => None,
-            (Err(unavailable), Need::Required) => return Err(SpecError::Landlock(unavailable)),
-        };
-        let seccomp = match (host.seccomp, settings.seccomp.value) {
-            (Ok(()), _) => true,
-            (Err(_), Need::Optional) => false,
-            (Err(errno), Need::Required) => return Err(SpecError::Seccomp(errno)),
-        };
-        let chmod = profile.binds.iter().all(|bind| bind.value.chmod);
-        if let (false, Err(errno)) = (chmod, host.seccomp) {
-            return Err(SpecError::Chmod(errno));
-        }
+        let Layers { landlock, seccomp, chmod } = layers(&profile, host)?;
         let program = host
             .files
             .find(&host.program)
@@ -219,6 +199,40 @@ impl Spec {
             held: None,
         })
     }
+}
+
+/// What confines besides mounts, as far as this kernel has it.
+struct Layers {
+    landlock: Option<u32>,
+    seccomp: bool,
+    /// Whether permissions can be changed.
+    chmod: bool,
+}
+
+fn layers(profile: &Profile, host: &Host) -> Result<Layers, SpecError> {
+    let settings = &profile.sandbox;
+    let landlock = match (host.landlock, settings.landlock.value) {
+        (Ok(abi), _) => Some(abi),
+        (Err(_), Need::Optional) => None,
+        (Err(unavailable), Need::Required) => return Err(SpecError::Landlock(unavailable)),
+    };
+    let seccomp = match (host.seccomp, settings.seccomp.value) {
+        (Ok(()), _) => true,
+        (Err(_), Need::Optional) => false,
+        (Err(errno), Need::Required) => return Err(SpecError::Seccomp(errno)),
+    };
+    let chmod = profile.binds.iter().all(|bind| bind.value.chmod);
+    if let (false, Err(errno)) = (chmod, host.seccomp) {
+        return Err(SpecError::Chmod(errno));
+    }
+    Ok(Layers { landlock, seccomp, chmod })
+}
+
+/// What stands for the variables of profiles, before the workspace is known.
+fn variables(cwd: PathBuf, host: &Host) -> Variables {
+    let git_root = git::work_tree(&cwd, host.files.as_ref());
+    let environment = |name: &str| host.variable(name).map(OsStr::to_owned);
+    Variables::new(cwd, host.home.clone(), git_root, host.uid, environment)
 }
 
 /// The profiles that were named, else the one for the command.

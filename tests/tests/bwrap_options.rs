@@ -205,6 +205,21 @@ fn a_status_that_nobody_can_get_ends_the_sandbox() {
 }
 
 #[test]
+fn a_namespace_that_cannot_be_joined_ends_the_sandbox() {
+    // Here too, Debian's bubblewrap waits for ever.
+    let world = World::new();
+    for open in ["/dev/null", "/proc/self/ns/user"] {
+        for words in ["", "--unshare-user", "--unshare-pid --as-pid-1"] {
+            world.fails(
+                &format!("bwrap {words} --ro-bind / / --userns2 5 touch made 5<{open}"),
+                "bwrap: Setting userns2 failed: Invalid argument\n",
+            );
+            assert!(!world.0.project().join("made").exists(), "{words}");
+        }
+    }
+}
+
+#[test]
 fn a_symlink_that_is_there_may_be_made_again() {
     let world = World::new();
     let base = "bwrap --ro-bind / / --tmpfs /mnt --symlink a /mnt/l";

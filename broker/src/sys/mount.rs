@@ -130,6 +130,11 @@ impl FileStat {
         u32::from(self.mode) & libc::S_IFMT == libc::S_IFLNK
     }
 
+    /// Whether it is a socket.
+    pub fn is_socket(&self) -> bool {
+        u32::from(self.mode) & libc::S_IFMT == libc::S_IFSOCK
+    }
+
     /// Whether it is a character device.
     pub fn is_char_device(&self) -> bool {
         u32::from(self.mode) & libc::S_IFMT == libc::S_IFCHR

@@ -1,8 +1,9 @@
 //! Inside the new namespaces: the tree, the identity, and the processes.
 
-use super::command;
+use super::command::{self, Confinement};
 use super::error::{Die, OrDie, Result};
 use super::fds::{close_all_but, write_all};
+use super::landlock::Rules;
 use super::monitor::{exit_code, send_pid};
 use super::request::{Kind, Request};
 use super::seccomp::Program;
@@ -94,9 +95,10 @@ fn set_up(inside: Inside<'_>) -> Result<u8> {
         label: request.file_label.as_deref(),
         hold: request.hold.as_ref(),
         targets: request.targets.as_ref(),
-        masks: &request.masks,
+        covers: request.narrowing.as_ref().map_or(&[], |narrowing| &narrowing.covers),
     };
     let members = tree::build(&request.ops, &around)?;
+    let targets: Vec<_> = members.iter().map(|member| member.path.clone()).collect();
     let hand_over = |broker: serve::Inside| broker.hand_over(request, members, &proc);
     let channel = broker.map(hand_over).transpose()?;
     identities.settle(request, &proc)?;
@@ -107,10 +109,14 @@ fn set_up(inside: Inside<'_>) -> Result<u8> {
         block.close();
     }
     let late = request.seccomp_fd.as_ref().map(Program::read).transpose()?;
-    let filters: Vec<&Program> =
-        request.narrowing.iter().chain(&request.filters).chain(&late).collect();
+    let narrowing = request.narrowing.as_ref();
+    let own = narrowing.and_then(|narrowing| narrowing.filter.as_ref());
+    let filters: Vec<&Program> = own.into_iter().chain(&request.filters).chain(&late).collect();
+    let landlock = narrowing.and_then(|narrowing| narrowing.landlock);
+    let rules = landlock.map(|abi| Rules::of(abi, &proc, &targets)).transpose()?;
     rustix::process::umask(umask);
-    let start = command::Start::new(request, cwd, filters, report, channel)?;
+    let confinement = Confinement { rules, filters };
+    let start = command::Start::new(request, cwd, confinement, report, channel)?;
     if request.new_session {
         rustix::process::setsid().or_die(|| "setsid")?;
     }
@@ -312,7 +318,7 @@ fn stay(
     let own: Vec<_> = event.into_iter().chain(locks).map(AsFd::as_fd).collect();
     close_all_but(&own, request.sync_fd.as_ref()).or_die(|| "close_range")?;
     die_with_parent(request)?;
-    for filter in &start.filters {
+    for filter in &start.confinement.filters {
         filter.load()?;
     }
     bury(command, event)

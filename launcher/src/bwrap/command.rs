@@ -3,8 +3,10 @@
 use super::child::die_with_parent;
 use super::error::{Die, OrDie, Result, bytes};
 use super::fds::write_all;
+use super::landlock::Rules;
 use super::request::Request;
 use super::seccomp::Program;
+use crate::confine;
 use crate::exec;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use remount_broker::sys::start;
@@ -18,14 +20,21 @@ use std::path::PathBuf;
 /// Where commands are when there is no `PATH` (confstr(3)).
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
+/// What the command may do, besides what it sees.
+pub(super) struct Confinement<'a> {
+    /// A profile's.
+    pub(super) rules: Option<Rules>,
+    /// Filters, in the order in which they are loaded.
+    pub(super) filters: Vec<&'a Program>,
+}
+
 /// Everything that execution needs, ready.
 pub(super) struct Start<'a> {
     request: &'a Request,
     program: &'a OsStr,
     arguments: Vec<CString>,
     environment: Vec<CString>,
-    /// Filters, in the order in which they are loaded.
-    pub(super) filters: Vec<&'a Program>,
+    pub(super) confinement: Confinement<'a>,
     report: Option<OwnedFd>,
     /// The connection to the broker, which the command inherits.
     _channel: Option<OwnedFd>,
@@ -36,7 +45,7 @@ impl<'a> Start<'a> {
     pub(super) fn new(
         request: &'a Request,
         cwd: Option<PathBuf>,
-        filters: Vec<&'a Program>,
+        confinement: Confinement<'a>,
         report: Option<OwnedFd>,
         channel: Option<OwnedFd>,
     ) -> Result<Self> {
@@ -55,7 +64,15 @@ impl<'a> Start<'a> {
             *first = c_string(named)?;
         }
         let environment = environment.iter().map(|entry| c_string(entry)).collect::<Result<_>>()?;
-        Ok(Self { request, program, arguments, environment, filters, report, _channel: channel })
+        Ok(Self {
+            request,
+            program,
+            arguments,
+            environment,
+            confinement,
+            report,
+            _channel: channel,
+        })
     }
 
     /// What is executed, as typed.
@@ -77,7 +94,13 @@ impl<'a> Start<'a> {
         start::give_back().or_die(|| "sigaction")?;
         die_with_parent(self.request)?;
         self.request.capabilities.make_ambient()?;
-        for filter in &self.filters {
+        if self.request.narrowing.is_some() {
+            confine::limits().map_err(|error| Die::new(format!("--profile: {error}")))?;
+        }
+        if let Some(rules) = &self.confinement.rules {
+            rules.enforce()?;
+        }
+        for filter in &self.confinement.filters {
             filter.load()?;
         }
         self.report();

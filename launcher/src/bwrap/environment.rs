@@ -7,51 +7,61 @@ use std::os::unix::ffi::OsStrExt;
 
 /// Variables, in order.
 #[derive(Debug, Default)]
-pub(super) struct Environment(Vec<(OsString, OsString)>);
+pub(super) struct Environment {
+    all: Vec<(OsString, OsString)>,
+    /// The names of those that an option has set.
+    chosen: Vec<OsString>,
+}
 
 impl Environment {
     /// That of this process.
     pub(super) fn inherited() -> Self {
-        Self(std::env::vars_os().collect())
+        Self { all: std::env::vars_os().collect(), chosen: Vec::new() }
     }
 
     /// A variable's value.
     pub(super) fn get(&self, name: &str) -> Option<&OsStr> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
+        self.all.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_os_str())
     }
 
     /// Their names.
     pub(super) fn names(&self) -> impl Iterator<Item = &OsStr> {
-        self.0.iter().map(|(name, _)| name.as_os_str())
+        self.all.iter().map(|(name, _)| name.as_os_str())
     }
 
     /// Sets one.
     pub(super) fn set(&mut self, name: &OsStr, value: &OsStr) -> Result<()> {
         check(name, "setenv failed")?;
-        match self.0.iter_mut().find(|(key, _)| key == name) {
+        match self.all.iter_mut().find(|(key, _)| key == name) {
             Some((_, old)) => *old = value.to_owned(),
-            None => self.0.push((name.to_owned(), value.to_owned())),
+            None => self.all.push((name.to_owned(), value.to_owned())),
         }
+        self.chosen.push(name.to_owned());
         Ok(())
+    }
+
+    /// Takes away what no option has set.
+    pub(super) fn drop_inherited(&mut self) {
+        self.all.retain(|(name, _)| self.chosen.contains(name));
     }
 
     /// Takes one away.
     pub(super) fn unset(&mut self, name: &OsStr) -> Result<()> {
         check(name, "unsetenv failed")?;
-        self.0.retain(|(key, _)| key != name);
+        self.all.retain(|(key, _)| key != name);
         Ok(())
     }
 
     /// Takes all away.
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        self.all.clear();
     }
 
     /// All of them, as `NAME=value`, with the working directory as `PWD`.
     pub(super) fn entries(&self, cwd: &OsStr) -> Vec<OsString> {
-        let there = self.0.iter().any(|(name, _)| name == "PWD");
+        let there = self.all.iter().any(|(name, _)| name == "PWD");
         let missing = (!there).then_some((OsStr::new("PWD"), cwd));
-        let set = self.0.iter().map(|(name, value)| {
+        let set = self.all.iter().map(|(name, value)| {
             (name.as_os_str(), if name == "PWD" { cwd } else { value.as_os_str() })
         });
         set.chain(missing).map(|(name, value)| [name, value].join(OsStr::new("="))).collect()
@@ -87,5 +97,13 @@ mod tests {
         assert!(environment.unset("".as_ref()).is_err());
         environment.clear();
         assert_eq!(environment.entries("/".as_ref()), ["PWD=/"]);
+    }
+
+    #[test]
+    fn what_options_set_is_told_apart() {
+        let mut environment = Environment::inherited();
+        environment.set("PATH".as_ref(), "/chosen".as_ref()).unwrap();
+        environment.drop_inherited();
+        assert_eq!(environment.entries("/".as_ref()), ["PATH=/chosen", "PWD=/"]);
     }
 }

@@ -4,11 +4,13 @@
 use super::child::{self, Inside};
 use super::error::{Die, OrDie, Result};
 use super::fds::{Named, close_all_but, write_all};
+use super::keeper;
 use super::request::Request;
 use super::serve::{self, Broker};
 use super::status::{self, Started};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use remount_broker::placeholder::Placeholders;
 use remount_broker::sys::process::{self, Fork};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
@@ -36,6 +38,8 @@ struct Ends {
     pid: Option<OwnedFd>,
     /// The broker's connections to the sandbox, if there is to be one.
     broker: Option<serve::Ends>,
+    /// What was made on the host for a profile.
+    placeholders: Option<Placeholders>,
 }
 
 /// Starts what is asked for and waits for its end.
@@ -54,16 +58,23 @@ pub(super) fn start(request: &Request) -> Result<ExitCode> {
     // Before there is a command: whoever sees that it runs may end the caller.
     child::die_with_parent(request)?;
     let (inside, broker) = request.targets.is_some().then(serve::connect).transpose()?.unzip();
-    let fork =
-        process::fork_into(clone_flags(request)).map_err(|errno| no_namespaces(request, errno))?;
+    let placeholders = keeper::make(request.narrowing.as_ref())?;
+    let fork = match process::fork_into(clone_flags(request)) {
+        Ok(fork) => fork,
+        Err(errno) => {
+            // What cannot be removed is recorded.
+            drop(placeholders.map(Placeholders::remove));
+            return Err(no_namespaces(request, errno));
+        }
+    };
     let Fork::Parent(pid) = fork else {
-        drop((go, setup, pid_socket, broker));
+        drop((go, setup, pid_socket, broker, placeholders));
         let inside = Inside { request, event, gate, report, own_pid, broker: inside };
         // It has said why.
         process::exit(child::enter(inside));
     };
     drop((gate, report, own_pid, inside));
-    let ends = Ends { event, gate: go, setup, pid: pid_socket, broker };
+    let ends = Ends { event, gate: go, setup, pid: pid_socket, broker, placeholders };
     watch(request, pid, ends)
 }
 
@@ -72,6 +83,8 @@ fn waits(request: &Request) -> bool {
     request.info_fd.is_some()
         || request.json_status_fd.is_some()
         || request.userns_block_fd.is_some()
+        // If it cannot be joined, one of the two says so.
+        || request.userns2.is_some()
 }
 
 fn pipe() -> Result<(OwnedFd, OwnedFd)> {
@@ -190,6 +203,7 @@ fn watch(request: &Request, child: Pid, mut ends: Ends) -> Result<ExitCode> {
         Some(socket) => receive_pid(socket)?,
         None => child,
     };
+    ends.placeholders.take().map_or(Ok(()), |made| keeper::leave(made, child))?;
     let broker = match request.targets.as_ref().zip(ends.broker.take()) {
         Some((targets, ends)) => Some(Broker::start(request, targets, child, ends)?),
         None => None,

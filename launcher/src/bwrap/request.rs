@@ -4,11 +4,11 @@
 use super::caps::Requested;
 use super::environment::Environment;
 use super::fds::{Named, Registry};
+use super::narrow::Narrowing;
 use super::toggle::{Targets, Toggle};
 use crate::hold::Hold;
 use crate::plan::Identity;
 use std::ffi::OsString;
-use std::path::PathBuf;
 
 /// All of a command line.
 #[derive(Debug)]
@@ -39,8 +39,6 @@ pub(super) struct Request {
     pub(super) seccomp_fd: Option<Named>,
     /// Filters, in the order of the command line.
     pub(super) filters: Vec<super::seccomp::Program>,
-    /// The filter of `--profile`.
-    pub(super) narrowing: Option<super::seccomp::Program>,
     pub(super) exec_label: Option<OsString>,
     pub(super) file_label: Option<OsString>,
     pub(super) new_session: bool,
@@ -53,8 +51,8 @@ pub(super) struct Request {
     pub(super) hold: Option<Hold>,
     /// Profiles that are to take something away.
     pub(super) profiles: Vec<OsString>,
-    /// What is masked, as the host has it, without symlinks.
-    pub(super) masks: Vec<PathBuf>,
+    /// What they do.
+    pub(super) narrowing: Option<Narrowing>,
     /// Binds that were named to be targets.
     pub(super) toggles: Vec<Toggle>,
     /// What can be switched while the sandbox runs; `None` without any target.

@@ -5,7 +5,7 @@ use super::error::{Die, OrDie, Result, bytes};
 use super::request::{Access, Kind, Op, Request};
 use crate::outside::Outside;
 use crate::plan::{Policy, TargetPlan};
-use crate::profile::BwrapRules;
+use crate::profile::Rule;
 use remount_broker::host::Places;
 use remount_broker::name::{Authority, Mode, TargetName};
 use remount_broker::proto::OnBusy;
@@ -48,22 +48,23 @@ impl Toggle {
 
 /// Finds the targets of a command line. Nothing but a look for the rules is done if there
 /// are none.
-pub(super) fn settle(request: &mut Request, places: Option<Places>) -> Result<()> {
-    let rules = BwrapRules::read(request.caller.uid);
-    let rules = rules.map_err(|error| Die::new(error.to_string()))?;
+pub(super) fn settle(request: &mut Request, rules: &[Rule], places: Option<Places>) -> Result<()> {
+    let narrowing = request.narrowing.as_ref();
+    let authority = narrowing.map_or(Authority::Inside, |narrowing| narrowing.authority);
     let mut found = Found::default();
     for toggle in &request.toggles {
         let at = find(&request.ops, &toggle.dest).ok_or_else(|| {
             let dest = &toggle.dest;
             Die::new(bytes!("--toggle ", dest, ": no option binds anything there: add --bind"))
         })?;
-        found.add(&toggle.name, Authority::Inside, &request.ops, at)?;
+        found.add(&toggle.name, authority, &request.ops, at)?;
     }
     let named = found.plans.len();
-    for rule in &rules {
+    for rule in rules {
         for at in 0..request.ops.len() {
             if is_under(&request.ops[at], &rule.under) && !found.has(at) {
-                found.add(&rule.name, rule.authority, &request.ops, at)?;
+                let authority = rule.authority.unwrap_or(authority);
+                found.add(&rule.name, authority, &request.ops, at)?;
             }
         }
     }
@@ -74,14 +75,19 @@ pub(super) fn settle(request: &mut Request, places: Option<Places>) -> Result<()
         };
     };
     let cwd = rustix::process::getcwd(Vec::new()).or_die(|| "getcwd()")?;
-    let policy = Policy {
-        profile: "bwrap".to_owned(),
-        cwd: PathBuf::from(OsStr::new(&*cwd.to_string_lossy())),
-        on_busy: OnBusy::Fail,
-        confirm_command: Vec::new(),
-        confirm_timeout: PATIENCE,
-    };
-    let (plans, members) = (found.plans, found.members);
+    let policy = narrowing.map_or_else(
+        || Policy {
+            profile: "bwrap".to_owned(),
+            cwd: PathBuf::from(OsStr::new(&*cwd.to_string_lossy())),
+            on_busy: OnBusy::Fail,
+            confirm_command: Vec::new(),
+            confirm_timeout: PATIENCE,
+        },
+        |narrowing| narrowing.policy.clone(),
+    );
+    let (mut plans, members) = (found.plans, found.members);
+    let max_lease = narrowing.and_then(|narrowing| narrowing.max_lease);
+    plans.iter_mut().for_each(|plan| plan.max_lease = max_lease);
     let outside = RefCell::new(outside(places));
     request.targets = Some(Targets { plans, policy, members, named, outside });
     Ok(())

@@ -4,6 +4,7 @@
 //! `sys::mount`); what differs is bubblewrap's: a path may pass through symlinks, what is
 //! missing is made, one option may mount on what another one made.
 
+use super::cover::{self, Mount};
 use super::error::{Die, OrDie, Result, bytes};
 use super::fds::{Named, link, write_all};
 use super::hold;
@@ -14,6 +15,7 @@ use super::source::{HostFile, OldRoot, Sources, host_path, open_source, real_pat
 use super::toggle::Targets;
 use crate::hold::{Hold, Shown};
 use crate::mount::{MemberHandle, devices, files};
+use crate::spec::{Cover, Covering};
 use remount_broker::sys::mount::{self, Attributes, Reach};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -39,8 +41,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) hold: Option<&'a Hold>,
     /// What can be switched.
     pub(super) targets: Option<&'a Targets>,
-    /// What is masked, as the host has it.
-    pub(super) masks: &'a [PathBuf],
+    /// What a profile lays over files of the host.
+    pub(super) covers: &'a [Cover],
 }
 
 /// Builds the tree and makes it the root of this process's mount namespace. Answers the
@@ -281,6 +283,7 @@ impl Tree<'_> {
             _ => access,
         };
         let tree = self.mount_bind(source.as_fd(), &place, at.path, at_first)?;
+        self.narrow(&tree, source, access)?;
         if let Some(target) = target {
             let real = real_path(source.as_fd()).or_die(text)?;
             self.members.note(target, tree.as_fd(), &real).or_die_mounting(text)?;
@@ -299,45 +302,31 @@ impl Tree<'_> {
             let real = real_path(source.as_fd()).or_die(text)?;
             members::hide(tree.as_fd(), &real, &targets.hidden())?;
         }
-        self.mask(tree.as_fd(), source)
+        Ok(())
     }
 
-    /// Masks, in a mount that shows `source` of the host, what is to be masked there.
-    fn mask(&mut self, tree: BorrowedFd<'_>, source: &OwnedFd) -> Result<()> {
-        if self.around.masks.is_empty() {
-            return Ok(());
+    /// Lays over a mount what a profile takes away of what it shows.
+    fn narrow(&mut self, tree: &OwnedFd, source: &OwnedFd, access: Access) -> Result<()> {
+        let covers = self.around.covers;
+        let mount = Mount { tree: tree.as_fd(), source: source.as_fd(), access };
+        cover::lay(mount, covers, &mut |is_dir| self.empty(is_dir))
+    }
+
+    /// Something empty, to mount where nothing may be seen.
+    fn empty(&mut self, is_dir: bool) -> std::result::Result<OwnedFd, Errno> {
+        let spare = self.spare()?;
+        let name = if is_dir { "nothing.d" } else { "nothing" };
+        let made = match is_dir {
+            true => rustix::fs::mkdirat(&spare, name, Mode::from_raw_mode(0o555)),
+            false => files::empty_file(spare.as_fd(), name, 0o444),
+        };
+        match made {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
         }
-        let source = real_path(source.as_fd()).or_die(|| "Can't mask")?;
-        for mask in self.around.masks {
-            let text = || bytes!("Can't mask ", mask);
-            // All of what is shown, or part of it.
-            let place = match mask.strip_prefix(&source) {
-                _ if source.starts_with(mask) => rustix::io::fcntl_dupfd_cloexec(tree, 3),
-                Ok(below) => mount::open_exact(tree, below),
-                Err(_) => continue,
-            };
-            let place = match place {
-                Err(Errno::NOENT | Errno::NOTDIR) => continue,
-                result => result.or_die(text)?,
-            };
-            let is_dir = mount::stat(place.as_fd()).or_die(text)?.is_dir();
-            let name = if is_dir { "nothing.d" } else { "nothing" };
-            let empty = self.spare().and_then(|spare| {
-                let made = match is_dir {
-                    true => rustix::fs::mkdirat(&spare, name, Mode::from_raw_mode(0o555)),
-                    false => files::empty_file(spare.as_fd(), name, 0o444),
-                };
-                match made {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(errno) => return Err(errno),
-                }
-                let empty = mount::clone_tree(mount::open_exact(spare.as_fd(), name)?.as_fd())?;
-                mount::set_attributes(empty.as_fd(), Attributes::READ_ONLY, Reach::Tree)?;
-                mount::attach(empty.as_fd(), place.as_fd())
-            });
-            empty.or_die_mounting(text)?;
-        }
-        Ok(())
+        let empty = mount::clone_tree(mount::open_exact(spare.as_fd(), name)?.as_fd())?;
+        mount::set_attributes(empty.as_fd(), Attributes::READ_ONLY, Reach::Tree)?;
+        Ok(empty)
     }
 
     fn remount(&self, at: At<'_>) -> Result<()> {
@@ -580,12 +569,21 @@ impl Tree<'_> {
             }
             Die::mount(text, errno)
         })?;
-        found.iter().try_for_each(|layer| self.mask(tree.as_fd(), layer))
+        // What is written does not reach the layers.
+        found.iter().try_for_each(|layer| self.narrow(&tree, layer, Access::ReadOnly))
     }
 
     /// An overlay writes below its mount, where no flag holds it back.
     fn refuse_held(&self, upper: &OwnedFd) -> Result<()> {
         let path = real_path(upper.as_fd()).or_die(|| "Can't make overlay mount")?;
+        let touches = |cover: &&Cover| {
+            let is_part = cover.path.starts_with(&path) || path.starts_with(&cover.path);
+            is_part && cover.kind != Covering::Open
+        };
+        if let Some(cover) = self.around.covers.iter().find(touches) {
+            let of = &cover.path;
+            return Err(Die::new(bytes!("Can't write to ", &path, ": the profile protects ", of)));
+        }
         match self.around.hold.map_or(Shown::Writable, |hold| hold.shown(&path)) {
             Shown::Writable => Ok(()),
             _ => Err(Die::new(bytes!("Can't write to ", &path, ": it is held read-only"))),

@@ -32,7 +32,8 @@ pub(crate) fn map(
 ) -> Result<(), Refused> {
     let uids = format!("{} {} 1", inside.uid, outside.uid);
     let gids = format!("{} {} 1", inside.gid, outside.gid);
-    for (file, text) in [("setgroups", "deny"), ("uid_map", &*uids), ("gid_map", &*gids)] {
+    // In bubblewrap's order: the first that fails is what its callers are told.
+    for (file, text) in [("uid_map", &*uids), ("setgroups", "deny"), ("gid_map", &*gids)] {
         let path = [prefix, file].concat();
         rustix::fs::openat(dir, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
             .and_then(|fd| rustix::io::write(fd, text.as_bytes()))

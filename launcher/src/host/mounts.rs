@@ -25,6 +25,8 @@ pub struct Mount {
     pub point: PathBuf,
     /// Whether the mount or its filesystem is read-only.
     pub read_only: bool,
+    /// Whether device files work.
+    pub devices: bool,
     /// The filesystem's type.
     pub kind: String,
 }
@@ -157,14 +159,16 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let mut rest = fields.skip_while(|field| *field != b"-").skip(1);
     let kind = String::from_utf8_lossy(rest.next()?).into_owned();
     let super_options = rest.nth(1)?;
-    let has_ro = |options: &[u8]| options.split(|b| *b == b',').any(|option| option == b"ro");
+    let has =
+        |options: &[u8], name: &[u8]| options.split(|b| *b == b',').any(|option| option == name);
     Some(Mount {
         id,
         parent,
         dev,
         root,
         point,
-        read_only: has_ro(options) || has_ro(super_options),
+        read_only: has(options, b"ro") || has(super_options, b"ro"),
+        devices: !has(options, b"nodev"),
         kind,
     })
 }

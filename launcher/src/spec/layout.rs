@@ -6,6 +6,7 @@ mod cover;
 mod overlay;
 mod repository;
 mod sockets;
+mod taken;
 
 use super::git::{self, GitDir};
 use super::view::{Area, Place, View, Way};
@@ -39,6 +40,8 @@ pub(super) struct Layout<'h> {
     asked: Vec<(PathBuf, Asker)>,
     /// Binds of a directory at another place than its own: source and destination.
     moved: Vec<(PathBuf, PathBuf)>,
+    /// Whether mounts of the host are shown writable although no entry here says so.
+    shows_mounts: bool,
     host: &'h Host,
     default_authority: Authority,
 }
@@ -73,6 +76,24 @@ enum WishKind {
 }
 
 impl<'h> Layout<'h> {
+    /// Nothing but what `view` shows.
+    fn new(host: &'h Host, view: View<'h>, default_authority: Authority) -> Self {
+        Self {
+            entries: Vec::new(),
+            host_directories: Vec::new(),
+            placeholders: Vec::new(),
+            cache_variables: Vec::new(),
+            sockets: Vec::new(),
+            view,
+            sources: View::of_host(host.files.as_ref()),
+            asked: Vec::new(),
+            moved: Vec::new(),
+            shows_mounts: false,
+            host,
+            default_authority,
+        }
+    }
+
     pub fn build(
         args: &Args,
         profile: &Profile,
@@ -80,19 +101,7 @@ impl<'h> Layout<'h> {
         variables: &Variables,
         default_authority: Authority,
     ) -> Result<Self, SpecError> {
-        let mut layout = Self {
-            entries: Vec::new(),
-            host_directories: Vec::new(),
-            placeholders: Vec::new(),
-            cache_variables: Vec::new(),
-            sockets: Vec::new(),
-            view: View::new(host.files.as_ref()),
-            sources: View::of_host(host.files.as_ref()),
-            asked: Vec::new(),
-            moved: Vec::new(),
-            host,
-            default_authority,
-        };
+        let mut layout = Self::new(host, View::new(host.files.as_ref()), default_authority);
         let git = git::git_dir(&variables.workspace, host.files.as_ref());
         let mut wishes = layout.wishes_of_profile(profile, variables, git.as_ref())?;
         wishes.extend(wishes_of_command_line(args)?);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const LOOK: &str = include_str!("look");
+const NAMESPACES: &str = include_str!("namespaces");
 
 /// A command line, and what of it is known to differ.
 #[derive(Debug, Default, Clone)]
@@ -44,6 +45,7 @@ impl World {
         let theirs = program("theirs", require("bwrap"));
         let ours = program("ours", bin("remount-run"));
         sandbox.file("look", LOOK);
+        sandbox.file("namespaces", NAMESPACES);
         World { sandbox, theirs, ours }
     }
 
@@ -71,10 +73,11 @@ impl World {
     fn run(&self, program: &Path, script: &str) -> Result {
         let dir = self.populate();
         let path = format!("{}:{PATH}", program.display());
-        let look = self.sandbox.root().join("look");
+        let bash = |name: &str| format!("bash {}", self.sandbox.root().join(name).display());
         let script = script
+            .replace("$namespaces", &bash("namespaces"))
             .replace("$look2", "/usr/bin/sh -c \"$LOOK\" look")
-            .replace("$look", &format!("sh {}", look.display()));
+            .replace("$look", &format!("sh {}", self.sandbox.root().join("look").display()));
         let outcome = self
             .sandbox
             .host(require("bash"))

@@ -149,7 +149,7 @@ impl Layout<'_> {
             What::Bind { path, .. } => !mounts.below(path).is_empty(),
             _ => false,
         };
-        if !self.entries.iter().any(shows_mounts) {
+        if !self.shows_mounts && !self.entries.iter().any(shows_mounts) {
             return;
         }
         for alias in mounts.aliases(path) {

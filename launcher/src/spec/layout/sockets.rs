@@ -42,6 +42,21 @@ impl Layout<'_> {
         Ok(())
     }
 
+    /// All of them, for a tree in which nothing is put in their places.
+    pub(super) fn hide_sockets(
+        &mut self,
+        profile: &Profile,
+        variables: &Variables,
+    ) -> Result<(), SpecError> {
+        for entry in profile.sockets.values() {
+            let origin = Asker::Profile(entry.origin.clone());
+            for text in entry.value.paths.iter().chain(&entry.value.upstream) {
+                self.hide_socket(&path_of(text, variables, &origin)?, &origin)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Where the program listens, without symlinks; `None` if it does not exist.
     fn upstream(
         &mut self,
