@@ -7,6 +7,9 @@ use remount_tests::docker::Docker;
 use remount_tests::{Cmd, LIMIT, Outcome, Sandbox, require, wait_until};
 use std::path::{Path, PathBuf};
 
+/// The profile of a world.
+const LOOK: &str = "home/.config/remount/profiles/look.toml";
+
 /// Where clients look for it.
 const SOCKET: &str = "/var/run/docker.sock";
 
@@ -114,6 +117,18 @@ fn commands_that_read_work() {
         let asked = world.docker.take();
         assert!(!asked.is_empty() && asked.iter().all(|head| only_reads(head)), "{asked:#?}");
     }
+}
+
+#[test]
+fn in_a_read_only_machine_the_filter_is_all_there_is() {
+    let world = World::new();
+    let text = std::fs::read_to_string(world.sandbox.root().join(LOOK)).unwrap();
+    world.sandbox.file(LOOK, text.replace("default", "readonly"));
+    let outcome = world.docker("ps").run();
+    assert!(outcome.success().stdout().contains("web"), "{outcome}");
+    world.docker("rm web").run().says("remount: DELETE /containers/web is blocked");
+    let asked = world.docker.take();
+    assert!(!asked.is_empty() && asked.iter().all(|head| only_reads(head)), "{asked:#?}");
 }
 
 #[test]

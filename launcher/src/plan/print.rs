@@ -207,6 +207,8 @@ impl Plan {
             OpKind::SelfBind { .. }
             | OpKind::Dev { .. }
             | OpKind::Proc(_)
+            | OpKind::HostProc
+            | OpKind::Sealed(_)
             | OpKind::Control { .. } => {}
         }
         if !op.submounts().is_empty() {
@@ -231,6 +233,8 @@ impl MountOp {
             OpKind::Socket(_) => "socket",
             OpKind::Dev { .. } => "dev",
             OpKind::Proc(_) => "proc",
+            OpKind::HostProc => "host-proc",
+            OpKind::Sealed(_) => "sealed",
             OpKind::Control { .. } => "control",
         }
     }
