@@ -107,7 +107,8 @@ impl Layout<'_> {
             .entries
             .iter()
             .any(|entry| entry.dest == place.path && matches!(entry.what, What::Mask(_)));
-        let is_in_run = self.run.is_some() && place.path.starts_with("/run");
+        // The host's directories in there are not this user's to make something in.
+        let is_in_run = self.run.is_some() && place.path.parent() == Some(Path::new("/run"));
         // In what is hidden, and where the host has nothing, nothing can be mounted.
         if self.entries.iter().any(is_masked) || !(is_hidden_here || is_in_run || place.is_fresh())
         {
