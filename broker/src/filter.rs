@@ -16,7 +16,7 @@ mod own;
 #[cfg(test)]
 mod tests;
 
-pub use agent::{GROUPS as AGENT_GROUPS, agent_filter, agent_filter_without_chmod};
+pub use agent::{GROUPS as AGENT_GROUPS, PERMISSIONS, PROFILING, agent_filter, agent_filter_with};
 pub use own::{broker_filter, visitor_filter};
 
 use crate::sys::seccomp::Instruction;

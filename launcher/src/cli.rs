@@ -54,13 +54,17 @@ pub struct Args {
     #[arg(long, value_name = "DEST")]
     tmpfs: Vec<OsString>,
 
-    /// Size of the next --tmpfs; K, M and G are known
+    /// Size of the next --tmpfs, else of /tmp; K, M and G are known
     #[arg(long, value_name = "BYTES")]
     size: Vec<String>,
 
     /// Hide PATH behind an empty file or directory
     #[arg(long, value_name = "PATH")]
     pub mask: Vec<OsString>,
+
+    /// Hide nothing of what the profile hides
+    #[arg(long)]
+    pub no_mask: bool,
 
     /// Keep PATH read-only in a writable directory
     #[arg(long, value_name = "PATH")]
@@ -143,6 +147,8 @@ pub enum Step {
         /// As typed after `--size`.
         size: Option<String>,
     },
+    /// `--size` for the profile's `/tmp`, as typed.
+    TmpSize(String),
     /// `--toggle`.
     Toggle {
         /// The target's name.
@@ -252,11 +258,17 @@ fn steps(args: &Args, matches: &ArgMatches) -> Result<Vec<Step>, clap::Error> {
         let size = before.map(|i| sizes.remove(i).1.clone());
         placed.push((index, Step::Tmpfs { dest: dest.into(), size }));
     }
-    if let Some((_, size)) = sizes.first() {
-        let text = format!(
-            "--size {size}: no --tmpfs follows it\n\n  tip: for example --size 64M --tmpfs /scratch\n"
-        );
-        return Err(clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, text));
+    match sizes.as_slice() {
+        [] => {}
+        [(index, size)] if args.tmpfs.is_empty() => {
+            placed.push((*index, Step::TmpSize((*size).clone())));
+        }
+        [(_, size), ..] => {
+            let text = format!(
+                "--size {size}: no --tmpfs follows it\n\n  tip: for example --size 64M --tmpfs /scratch\n"
+            );
+            return Err(clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, text));
+        }
     }
     for (index, name, dest) in pairs("toggle", &args.toggle) {
         let name = name.to_string_lossy().parse::<TargetName>().map_err(|error| {
@@ -352,9 +364,15 @@ mod tests {
     }
 
     #[test]
+    fn a_size_without_any_tmpfs_is_that_of_tmp() {
+        let args = parse(&["--size", "5M", "true"]).unwrap();
+        assert_eq!(args.steps, [Step::TmpSize("5M".into())]);
+    }
+
+    #[test]
     fn a_bad_name_or_a_size_for_nothing_is_refused() {
         assert!(parse(&["--toggle", "A b", "/x"]).is_err());
-        assert!(parse(&["--size", "5"]).is_err());
+        assert!(parse(&["--size", "5", "--size", "6"]).is_err());
         assert!(parse(&["--tmpfs", "/t", "--size", "5"]).is_err());
         assert!(parse(&["--bind", "/only-one"]).is_err());
         assert!(parse(&["--list-profiles"]).is_ok());

@@ -91,6 +91,7 @@ pub fn begin(plan: &MountPlan, limit_namespaces: bool) -> Result<Tree, MountErro
         sources: Vec::new(),
         limit_namespaces,
         limit: None,
+        sealed: Vec::new(),
     };
     let (root, rest) = plan.ops[..plan.independent].split_at(1);
     tree.perform_all(root)?;
@@ -146,6 +147,8 @@ pub struct Tree {
     limit_namespaces: bool,
     /// Where the limit of mount namespaces is written.
     limit: Option<OwnedFd>,
+    /// What is read-only once everything below it is mounted.
+    sealed: Vec<OwnedFd>,
 }
 
 impl Tree {
@@ -182,6 +185,8 @@ impl Tree {
                 devices::mount(self.old_root.as_fd(), at.as_fd(), terminal.as_deref())
             }
             OpKind::Proc(mode) => self.proc(op, *mode),
+            OpKind::HostProc => self.host_proc(op),
+            OpKind::Sealed(lower) => self.sealed(op, lower),
             OpKind::Control { program, hooks } => {
                 let at = self.mountpoint(&op.dest, Shape::Directory)?;
                 let program = self.open_source(program)?;
@@ -326,14 +331,43 @@ impl Tree {
         mount::attach(overlay.as_fd(), scratch.as_fd()).step("mount on")
     }
 
+    /// An overlay that can be written to until the tree is finished, so that places to mount
+    /// on can be made in it.
+    fn sealed(&mut self, op: &MountOp, lower: &Source) -> Result<(), Failed> {
+        let lower = self.open_source(lower)?;
+        let scratch = files::tmpfs(Some(1 << 20), 0o700).step("make a tmpfs for")?;
+        self.attach(op, scratch.as_fd(), Shape::Directory)?;
+        let overlay = files::overlay(lower.as_fd(), scratch.as_fd()).step(OVERLAY)?;
+        mount::attach(overlay.as_fd(), scratch.as_fd()).step("mount on")?;
+        self.sealed.extend([overlay, scratch]);
+        Ok(())
+    }
+
     fn mask(&mut self, op: &MountOp, shape: Shape) -> Result<(), Failed> {
         let at = match mount::open_exact_in(self.root(), &op.dest) {
-            Err(Errno::NOENT) if op.dest.starts_with("/proc") => return Ok(()),
+            // Not every kernel has every file in /proc, and of the host's /run what is mounted
+            // below is not there.
+            Err(Errno::NOENT) if ["/proc", "/run"].iter().any(|dir| op.dest.starts_with(dir)) => {
+                return Ok(());
+            }
             result => result.step("find")?,
         };
         let control = self.control.as_ref().ok_or(Failed("mask", Errno::NOENT))?;
         let empty = control.empty(shape).step("make an empty file for")?;
         mount::attach(empty.as_fd(), at.as_fd()).step("mask")
+    }
+
+    fn host_proc(&mut self, op: &MountOp) -> Result<(), Failed> {
+        if self.limit_namespaces {
+            let own = files::proc().step("make")?;
+            self.limit =
+                Some(files::namespace_limit(own.as_fd()).step("limit mount namespaces in")?);
+        }
+        let host = mount::open_exact_in(self.old_root.as_fd(), c"/proc").step("find the host's")?;
+        let tree = mount::clone_tree(host.as_fd()).step("clone the host's")?;
+        let flags = Attributes::READ_ONLY.and_set(NO_SUID_DEV | libc::MOUNT_ATTR_NOEXEC);
+        mount::set_attributes(tree.as_fd(), flags, Reach::Tree).step("set the flags of")?;
+        self.attach(op, tree.as_fd(), Shape::Directory)
     }
 
     fn proc(&mut self, op: &MountOp, mode: Mode) -> Result<(), Failed> {
@@ -374,6 +408,10 @@ impl Tree {
             return Err(Failed("find", Errno::NOENT).on(Path::new("/"), &Asker::Sandbox));
         };
         let enter = || -> Result<(), Failed> {
+            for sealed in &self.sealed {
+                mount::set_attributes(sealed.as_fd(), Attributes::READ_ONLY, Reach::This)
+                    .step("seal")?;
+            }
             if let Some(limit) = &self.limit {
                 files::forbid_mount_namespaces(limit.as_fd()).step("limit mount namespaces in")?;
             }

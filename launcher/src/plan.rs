@@ -195,6 +195,10 @@ pub enum OpKind {
         /// and thrown away.
         changes: Option<PathBuf>,
     },
+    /// The host's directory as it is, without the mounts below it: its sockets and FIFOs lead
+    /// nowhere, since an overlay has files of its own for them, and nothing in it
+    /// can be changed once the sandbox is made.
+    Sealed(Source),
     /// An empty, read-only directory or file.
     Mask(Shape),
     /// A minimal `/dev`; with the terminal at `/dev/console`.
@@ -205,6 +209,8 @@ pub enum OpKind {
     /// The process file system of the new PID namespace; in mode `rw`, what a process can
     /// change there of itself.
     Proc(Mode),
+    /// All of the host's processes, read-only.
+    HostProc,
     /// The sandbox's own directory: `remountctl` and the broker's socket.
     Control {
         /// This program's file: under the name `remountctl` it is the client.
@@ -302,7 +308,11 @@ impl OpKind {
         match self {
             Self::Bind { mode, .. } | Self::SelfBind { mode, .. } => *mode == Mode::Rw,
             Self::Tmpfs { .. } | Self::Overlay { .. } | Self::Dev { .. } => true,
-            Self::Mask(_) | Self::Proc(_) | Self::Control { .. } => false,
+            Self::Mask(_)
+            | Self::Sealed(_)
+            | Self::Proc(_)
+            | Self::HostProc
+            | Self::Control { .. } => false,
         }
     }
 }

@@ -49,5 +49,5 @@ pub use policy::{BwrapPolicy, Rule};
 pub use source::{Excerpt, Located, MAX_PROFILE_SIZE, Origin, SourceName};
 pub use types::{
     EnvironmentPattern, FileMode, GitPolicy, HookWord, Hostname, Missing, MissingProtect, Need,
-    Network, Size, UserNamespace, VariableName,
+    Network, Proc, Size, UserNamespace, VariableName,
 };

@@ -17,7 +17,9 @@ pub(crate) use taken::{Cover, Covering, Taken};
 use crate::cli::Args;
 use crate::host::{Found, Host};
 use crate::plan::{Exec, Identity, Policy, Shape, Since};
-use crate::profile::{self, Hostname, Loader, Need, Network, Profile, UserNamespace, Variables};
+use crate::profile::{
+    self, Hostname, Loader, Need, Network, Proc, Profile, UserNamespace, Variables,
+};
 use remount_broker::escape::Escaped;
 use remount_broker::name::{Authority, Mode, TargetName};
 use remount_broker::placeholder::{self, Kind as StandIn, Wanted};
@@ -46,6 +48,10 @@ pub struct Spec {
     pub(crate) landlock: Option<u32>,
     pub(crate) seccomp: bool,
     pub(crate) chmod: bool,
+    /// The host's `/run`, where that is seen.
+    pub(crate) run: Option<Found>,
+    pub(crate) proc: Proc,
+    pub(crate) read_only: bool,
     pub(crate) terminal: Option<PathBuf>,
     pub(crate) program: Found,
     pub(crate) hooks: String,
@@ -151,12 +157,15 @@ impl Spec {
         let cwd = host.cwd.clone().ok_or(SpecError::NoCwd)?;
         let mut words = command::words(args, host);
         let profile = load_profile(args, loader, &words)?;
+        let settings = &profile.sandbox;
+        let read_only = settings.read_only.value;
+        let login = read_only && args.command.is_empty() && command::of_ssh(&mut words, host);
         command::add_arguments(&mut words, &profile);
         let mut variables = variables(cwd.clone(), host);
         let profile = narrow(profile, loader, &variables)?;
         variables.workspace = workspace(&profile, &variables, host)?;
         let settings = &profile.sandbox;
-        let authority = args.authority.unwrap_or(settings.authority.value);
+        let authority = authority(args, settings)?;
         let records = host.state_home().join(placeholder::STORE);
         let mut layout = layout::Layout::build(args, &profile, host, &variables, authority)?;
         layout.hide_outside(places)?;
@@ -165,7 +174,11 @@ impl Spec {
         let policy = Policy::of(&profile, cwd);
         let environment = environment::resolve(args, &profile, host, &variables, &layout)?;
         let new_session = args.new_session || settings.new_session.value;
-        let exec = command::resolve(args, &words, host, &layout, environment, new_session)?;
+        let mut exec = command::resolve(args, &words, host, &layout, environment, new_session)?;
+        if login {
+            command::log_in(&mut exec);
+        }
+        let run = layout.run.take();
         let (entries, host_directories, placeholders) = layout.into_parts();
         let Layers { landlock, seccomp, chmod } = layers(&profile, host)?;
         let program = host
@@ -188,11 +201,25 @@ impl Spec {
             landlock,
             seccomp,
             chmod,
+            run,
+            proc: settings.proc.value,
+            read_only,
             terminal: host.terminal.clone(),
             program,
             policy,
             held: None,
         })
+    }
+}
+
+/// Who may open targets that do not say.
+fn authority(args: &Args, settings: &profile::Sandbox) -> Result<Authority, SpecError> {
+    match (args.authority, settings.read_only.value) {
+        (Some(Authority::Inside), true) => Err(SpecError::OpenedFromInside),
+        (Some(authority), _) => Ok(authority),
+        // Whatever the profile says: what could open itself would not be read-only.
+        (None, true) => Ok(Authority::Host),
+        (None, false) => Ok(settings.authority.value),
     }
 }
 

@@ -23,11 +23,11 @@ pub fn agent_filter() -> Filter {
     Filter::new(Action::Allow, Action::NO_SYS, GROUPS)
 }
 
-/// As [`agent_filter`], and nobody changes the permissions of a file that exists: a filter
-/// cannot tell one file from another.
+/// As [`agent_filter`], with other rules for the calls of `groups`: [`PERMISSIONS`],
+/// [`PROFILING`].
 #[must_use]
-pub fn agent_filter_without_chmod() -> Filter {
-    let groups: Vec<Group> = GROUPS.iter().copied().chain([PERMISSIONS]).collect();
+pub fn agent_filter_with(groups: &[Group]) -> Filter {
+    let groups: Vec<Group> = GROUPS.iter().chain(groups).copied().collect();
     Filter::new(Action::Allow, Action::NO_SYS, &groups)
 }
 
@@ -35,8 +35,14 @@ pub fn agent_filter_without_chmod() -> Filter {
 const FCHMODAT2: libc::c_long = 452;
 const SETXATTRAT: libc::c_long = 463;
 
-/// What changes the permissions of a file that exists; access control lists are attributes.
-const PERMISSIONS: Group = denied(
+/// Who looks for what is slow may measure: his own processes, as far as the kernel lets him
+/// without a capability (`kernel.perf_event_paranoid`).
+pub const PROFILING: Group =
+    Group { name: "perf", rule: Rule::Always(Action::Allow), calls: &[libc::SYS_perf_event_open] };
+
+/// Nobody changes the permissions of a file that exists, since a filter cannot tell one file
+/// from another; access control lists are attributes.
+pub const PERMISSIONS: Group = denied(
     "permissions",
     &[
         #[cfg(target_arch = "x86_64")]

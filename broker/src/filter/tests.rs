@@ -139,7 +139,7 @@ fn agree_everywhere(filter: &Filter) {
 #[test]
 fn the_agents_program_decides_as_declared() {
     agree_everywhere(&agent_filter());
-    agree_everywhere(&agent_filter_without_chmod());
+    agree_everywhere(&agent_filter_with(&[PERMISSIONS, PROFILING]));
 }
 
 #[test]

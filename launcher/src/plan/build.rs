@@ -9,8 +9,9 @@ use super::{
 use crate::confine::landlock::Access;
 use crate::host::{Found, MountTable};
 use crate::paths::is_in;
+use crate::profile::Proc;
 use crate::spec::{Asker, Entry, Spec, What};
-use remount_broker::filter::{agent_filter, agent_filter_without_chmod};
+use remount_broker::filter::{PERMISSIONS, PROFILING, agent_filter_with};
 use remount_broker::name::Mode;
 use remount_broker::placeholder::Kind as StandIn;
 use remount_broker::sys::mount::FileId;
@@ -34,7 +35,9 @@ impl Plan {
         let mounts = MountPlan::build(&spec, host_mounts, is_root);
         let landlock =
             spec.landlock.map(|abi| LandlockPlan { abi, rules: mounts.landlock_rules() });
-        let filter = if spec.chmod { agent_filter } else { agent_filter_without_chmod };
+        let mut more = Vec::new();
+        more.extend((!spec.chmod).then_some(PERMISSIONS));
+        more.extend(spec.read_only.then_some(PROFILING));
         Self {
             profiles: spec.profiles,
             host_directories: spec.host_directories,
@@ -47,7 +50,7 @@ impl Plan {
             },
             mounts,
             landlock,
-            filter: spec.seccomp.then(|| filter().compile()),
+            filter: spec.seccomp.then(|| agent_filter_with(&more).compile()),
             exec: spec.exec,
             policy: spec.policy,
             held: spec.held,
@@ -98,6 +101,8 @@ impl MountPlan {
             | OpKind::SelfBind { .. }
             | OpKind::Mask(_)
             | OpKind::Proc(Mode::Ro)
+            | OpKind::HostProc
+            | OpKind::Sealed(_)
             | OpKind::Control { .. } => None,
         };
         let mut rules: Vec<_> =
@@ -139,16 +144,24 @@ fn own_ops(spec: &Spec, is_root: bool) -> Vec<MountOp> {
         submounts: Vec::new(),
     };
     let program = source_of(Some(&spec.program), &spec.program.path);
+    let run = match &spec.run {
+        Some(found) => OpKind::Sealed(source_of(Some(found), &found.path)),
+        None => OpKind::Tmpfs { size: None, permissions: 0o755 },
+    };
+    let (proc, read_only) = match (spec.proc, is_root) {
+        (Proc::Host, _) => (OpKind::HostProc, &[][..]),
+        (Proc::Own, true) => (OpKind::Proc(Mode::Ro), &[][..]),
+        (Proc::Own, false) => (OpKind::Proc(Mode::Rw), PROC_READ_ONLY),
+    };
     let mut ops = vec![
         op("/", root),
         // The place for the control directory, if no profile has another tmpfs there.
-        op("/run", OpKind::Tmpfs { size: None, permissions: 0o755 }),
+        op("/run", run),
         op(CONTROL_DIR, OpKind::Control { program, hooks: spec.hooks.clone() }),
         op("/dev", OpKind::Dev { terminal: spec.terminal.clone() }),
-        op("/proc", OpKind::Proc(if is_root { Mode::Ro } else { Mode::Rw })),
+        op("/proc", proc),
     ];
-    let (read_only, masked) =
-        if is_root { (&[][..], PROC_MASKED) } else { (PROC_READ_ONLY, &[][..]) };
+    let masked = if is_root { PROC_MASKED } else { &[] };
     for name in read_only {
         let kind = self_bind(None, Mode::Ro, None);
         ops.push(op(&format!("/proc/{name}"), kind));

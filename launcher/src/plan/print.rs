@@ -198,6 +198,8 @@ impl Plan {
             OpKind::SelfBind { .. }
             | OpKind::Dev { .. }
             | OpKind::Proc(_)
+            | OpKind::HostProc
+            | OpKind::Sealed(_)
             | OpKind::Control { .. } => {}
         }
         if !op.submounts().is_empty() {
@@ -221,6 +223,8 @@ impl MountOp {
             OpKind::Mask(_) => "mask",
             OpKind::Dev { .. } => "dev",
             OpKind::Proc(_) => "proc",
+            OpKind::HostProc => "host-proc",
+            OpKind::Sealed(_) => "sealed",
             OpKind::Control { .. } => "control",
         }
     }

@@ -62,7 +62,6 @@ struct Node {
 
 enum Value {
     Text(&'static str),
-    #[allow(dead_code, reason = "no profile says true or false at the moment")]
     Flag(bool),
     List(&'static [Node]),
     Table(&'static [(&'static str, Node)]),

@@ -4,7 +4,7 @@ use super::expand::{PathText, ValueText};
 use super::source::Located;
 use super::types::{
     Busy, EnvironmentPattern, FileMode, GitPolicy, HookWord, Hostname, Missing, MissingProtect,
-    Need, Network, Size, Span, UserNamespace, VariableName,
+    Need, Network, Proc, Size, Span, UserNamespace, VariableName,
 };
 use remount_broker::name::{Authority, Mode, TargetName};
 use remount_broker::proto::OnBusy;
@@ -60,6 +60,8 @@ impl Profile {
                 seccomp: Located::default(Need::default()),
                 new_session: Located::default(false),
                 user_namespace: Located::default(UserNamespace::default()),
+                read_only: Located::default(false),
+                proc: Located::default(Proc::default()),
                 on_busy: Located::default(Busy(OnBusy::Fail)),
                 max_lease: None,
                 confirm_command: Located::default(Vec::new()),
@@ -107,6 +109,11 @@ pub struct Sandbox {
     pub new_session: Located<bool>,
     /// When there is a user namespace.
     pub user_namespace: Located<UserNamespace>,
+    /// Whether nothing of the host is writable, whatever else the profile says, until a
+    /// person outside opens a target.
+    pub read_only: Located<bool>,
+    /// Which processes are seen.
+    pub proc: Located<Proc>,
     /// What a request does that finds its target busy and does not say.
     pub on_busy: Located<Busy>,
     /// The longest that a target stays writable, where a target does not say.

@@ -5,7 +5,7 @@ use super::expand::{ExpandError, PathText, ValueText};
 use super::source::{Located, Origin, Source};
 use super::types::{
     Busy, EnvironmentPattern, FileMode, GitPolicy, HookWord, Hostname, Missing, MissingProtect,
-    Need, Network, Size, Span, UserNamespace, VariableName,
+    Need, Network, Proc, Size, Span, UserNamespace, VariableName,
 };
 use remount_broker::name::{Authority, Mode, TargetName};
 use serde::Deserialize;
@@ -48,6 +48,8 @@ pub(super) struct Sandbox {
     pub seccomp: Option<Spanned<Need>>,
     pub new_session: Option<Spanned<bool>>,
     pub user_namespace: Option<Spanned<UserNamespace>>,
+    pub read_only: Option<Spanned<bool>>,
+    pub proc: Option<Spanned<Proc>>,
     pub on_busy: Option<Spanned<Busy>>,
     pub max_lease: Option<Spanned<Span>>,
     pub confirm_command: Option<Spanned<Vec<String>>>,

@@ -13,7 +13,7 @@ use super::model::{
 use super::source::{Located, Origin};
 use super::types::{
     Busy, EnvironmentPattern, FileMode, GitPolicy, HookWord, Hostname, Missing, MissingProtect,
-    Need, Network, Size, Span, UserNamespace, VariableName,
+    Need, Network, Proc, Size, Span, UserNamespace, VariableName,
 };
 use remount_broker::name::{Authority, Mode, TargetName};
 use remount_broker::proto::OnBusy;
@@ -100,8 +100,8 @@ structs! {
         masks, protects, environment, hooks, notes
     }
     Sandbox {
-        network, hostname, authority, landlock, seccomp, new_session, user_namespace, on_busy,
-        max_lease, confirm_command, confirm_timeout
+        network, hostname, authority, landlock, seccomp, new_session, user_namespace, read_only,
+        proc, on_busy, max_lease, confirm_command, confirm_timeout
     }
     Workspace { path, name, mode, authority, git, max_lease }
     Bind { path, dest, mode, devices, follow, chmod, missing, toggle }
@@ -139,6 +139,7 @@ enums! {
     Mode { Ro, Rw }
     Need { Required, Optional }
     Network { Host, None }
+    Proc { Own, Host }
     UserNamespace { Auto, Always }
 }
 

@@ -40,6 +40,17 @@ pub enum UserNamespace {
     Always,
 }
 
+/// Which processes `/proc` shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Proc {
+    /// The sandbox's own.
+    #[default]
+    Own,
+    /// All of the host's, by the host's numbers, to look at.
+    Host,
+}
+
 /// How much of the workspace's git directory can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]

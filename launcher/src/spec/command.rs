@@ -19,6 +19,27 @@ pub(super) fn words(args: &Args, host: &Host) -> Vec<OsString> {
     }
 }
 
+/// Makes `words`, the user's shell, what an ssh server was asked for that starts this program
+/// instead of it (`ForceCommand`, sshd_config(5)): the command that the client sent, or the
+/// program of the subsystem. Whether it is the shell itself, as at a login.
+pub(super) fn of_ssh(words: &mut Vec<OsString>, host: &Host) -> bool {
+    match host.variable("SSH_ORIGINAL_COMMAND") {
+        Some(command) => {
+            words.extend(["-c".into(), command.to_owned()]);
+            false
+        }
+        None => host.variable("SSH_CONNECTION").is_some(),
+    }
+}
+
+/// Makes the shell one of a login, by its first argument (login(1)).
+pub(super) fn log_in(exec: &mut Exec) {
+    let name = exec.program.file_name().unwrap_or_default();
+    let mut first = OsString::from("-");
+    first.push(name);
+    exec.arguments[0] = first;
+}
+
 /// Puts the arguments that the profile has for a command of this name before the others.
 pub(super) fn add_arguments(words: &mut Vec<OsString>, profile: &Profile) {
     if profile.arguments.is_empty() {

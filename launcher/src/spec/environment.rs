@@ -45,7 +45,7 @@ pub(super) fn resolve(
                 }
                 environment.insert(name.clone(), value.clone());
             }
-            Step::Bind { .. } | Step::Tmpfs { .. } | Step::Toggle { .. } => {}
+            Step::Bind { .. } | Step::Tmpfs { .. } | Step::TmpSize(_) | Step::Toggle { .. } => {}
         }
     }
     if let Some(path) = environment.get_mut(OsStr::new("PATH")) {

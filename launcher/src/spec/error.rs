@@ -264,6 +264,14 @@ pub enum SpecError {
         /// Why.
         errno: Errno,
     },
+    /// A sandbox that is read-only, and could open itself.
+    #[error(
+        "--authority self: in a read-only sandbox no process inside may make a target writable"
+    )]
+    OpenedFromInside,
+    /// A read-only profile for a sandbox whose binds are given by options.
+    #[error("--profile: a read-only profile takes no bind of the options away")]
+    ReadOnlyGiven,
     /// A standard descriptor that is a way around every mount.
     #[error("standard descriptor {0} is a directory: it would be a way around the sandbox")]
     DirectoryOnStdio(i32),
@@ -362,6 +370,8 @@ impl SpecError {
                 "name a program, not a directory"
             }
             Self::CommandNotExecutable { .. } => "chmod +x it, or name its interpreter",
+            Self::ReadOnlyGiven => "start it without the name bwrap, or use --ro-bind",
+            Self::OpenedFromInside => "leave it out: 'remountctl rw NAME', outside, opens a target",
             Self::DirectoryOnStdio(_) => "redirect it from or to a file",
             Self::Program(..) => "it was replaced while it ran: start again",
             Self::Variable(_) => "write --setenv NAME VALUE, two words",

@@ -4,6 +4,7 @@ mod checks;
 mod configuration;
 mod cover;
 mod overlay;
+mod read_only;
 mod repository;
 mod taken;
 
@@ -39,8 +40,12 @@ pub(super) struct Layout<'h> {
     moved: Vec<(PathBuf, PathBuf)>,
     /// Whether mounts of the host are shown writable although no entry here says so.
     shows_mounts: bool,
+    /// The host's `/run`, where that is seen.
+    pub run: Option<Found>,
     host: &'h Host,
     default_authority: Authority,
+    /// Nothing of the host is writable at the start but what the command line says.
+    read_only: bool,
 }
 
 /// Something asked for, before its paths are followed.
@@ -85,8 +90,10 @@ impl<'h> Layout<'h> {
             asked: Vec::new(),
             moved: Vec::new(),
             shows_mounts: false,
+            run: None,
             host,
             default_authority,
+            read_only: false,
         }
     }
 
@@ -95,11 +102,18 @@ impl<'h> Layout<'h> {
         profile: &Profile,
         host: &'h Host,
         variables: &Variables,
-        default_authority: Authority,
+        authority: Authority,
     ) -> Result<Self, SpecError> {
-        let mut layout = Self::new(host, View::new(host.files.as_ref()), default_authority);
+        let read_only = profile.sandbox.read_only.value;
+        let run = read_only.then(|| host.files.find(Path::new("/run")).ok()).flatten();
+        let view = View::new(host.files.as_ref(), run.as_ref());
+        let mut layout = Self { run, read_only, ..Self::new(host, view, authority) };
         let git = git::git_dir(&variables.workspace, host.files.as_ref());
         let mut wishes = layout.wishes_of_profile(profile, variables, git.as_ref())?;
+        if read_only {
+            wishes = read_only::wishes(wishes, authority);
+        }
+        resize_tmp(&mut wishes, args)?;
         wishes.extend(wishes_of_command_line(args)?);
         // Parents first, so that a destination is followed through what stands there
         // by then. The sort is stable: at one destination the later wish wins.
@@ -208,6 +222,9 @@ impl<'h> Layout<'h> {
     ) -> Result<Vec<Wish>, SpecError> {
         let root = variables.workspace.clone();
         let origin = Asker::Profile(profile.workspace.path.origin.clone());
+        if self.read_only && !self.can_be_opened(&root, profile, variables) {
+            return Ok(Vec::new());
+        }
         if self.host.home.starts_with(&root) {
             return Err(SpecError::ProjectTooLarge(root));
         }
@@ -380,7 +397,9 @@ impl<'h> Layout<'h> {
                 path: place.path.clone(),
                 origin: origin.to_string(),
             }),
+            // In what is sealed later, places are made before.
             None if place.is_fresh() => Ok(()),
+            None if self.run.is_some() && place.path.starts_with("/run") => Ok(()),
             None => Err(SpecError::NoMountpoint {
                 path: place.path.clone(),
                 origin: origin.to_string(),
@@ -457,17 +476,39 @@ fn wishes_of_command_line(args: &Args) -> Result<Vec<Wish>, SpecError> {
             }
             Step::Tmpfs { dest, size } => {
                 let origin = Asker::Option("--tmpfs");
-                let size = match size {
-                    None => None,
-                    Some(text) => Some(Size::try_from(text.clone()).map_err(SpecError::Size)?.0),
-                };
+                let size = size.as_deref().map(parse_size).transpose()?;
                 let what = WishKind::Tmpfs { size, permissions: 0o755 };
                 wishes.push(Wish { dest: dest.clone(), origin, what });
             }
-            Step::Toggle { .. } | Step::Set(..) | Step::Unset(_) | Step::Clear => {}
+            Step::Toggle { .. }
+            | Step::TmpSize(_)
+            | Step::Set(..)
+            | Step::Unset(_)
+            | Step::Clear => {}
         }
     }
     Ok(wishes)
+}
+
+fn parse_size(text: &str) -> Result<u64, SpecError> {
+    Size::try_from(text.to_owned()).map(|size| size.0).map_err(SpecError::Size)
+}
+
+/// Gives the profile's `/tmp` the size that the command line says.
+fn resize_tmp(wishes: &mut [Wish], args: &Args) -> Result<(), SpecError> {
+    let sizes = args.steps.iter().filter_map(|step| match step {
+        Step::TmpSize(text) => Some(text),
+        _ => None,
+    });
+    for text in sizes {
+        let bytes = parse_size(text)?;
+        let tmp = wishes.iter_mut().find(|wish| wish.dest == Path::new("/tmp"));
+        match tmp.map(|wish| &mut wish.what) {
+            Some(WishKind::Tmpfs { size, .. }) => *size = Some(bytes),
+            _ => return Err(SpecError::Size("the profile has no tmpfs on /tmp".to_owned())),
+        }
+    }
+    Ok(())
 }
 
 fn path_of(text: &PathText, variables: &Variables, origin: &Asker) -> Result<PathBuf, SpecError> {

@@ -6,7 +6,7 @@ use super::{Entry, SpecError, What, layers, load_profile, narrow, variables, war
 use crate::cli::Args;
 use crate::host::Host;
 use crate::profile::{Loader, Profile};
-use remount_broker::filter::{agent_filter, agent_filter_without_chmod};
+use remount_broker::filter::{PERMISSIONS, agent_filter_with};
 use remount_broker::placeholder::{self, Wanted};
 use remount_broker::sys::seccomp::Instruction;
 use std::ffi::OsString;
@@ -68,20 +68,23 @@ impl Taken {
         let cwd = host.cwd.clone().ok_or(SpecError::NoCwd)?;
         let mut variables = variables(cwd, host);
         let profile = narrow(load_profile(&args, loader, &[])?, loader, &variables)?;
+        if profile.sandbox.read_only.value {
+            return Err(SpecError::ReadOnlyGiven);
+        }
         variables.workspace = workspace(&profile, &variables, host)?;
         let layers = layers(&profile, host)?;
         let layout = Layout::taken(&args, &profile, host, &variables, places, writable)?;
         let (entries, _, placeholders) = layout.into_parts();
         let mut covers: Vec<_> = entries.iter().filter_map(cover).collect();
         covers.sort_by(|one, other| one.path.cmp(&other.path));
-        let filter = if layers.chmod { agent_filter } else { agent_filter_without_chmod };
+        let more = (!layers.chmod).then_some(PERMISSIONS);
         Ok(Self {
             warnings: warnings(&profile, layers.landlock, layers.seccomp),
             covers,
             placeholders,
             records: host.state_home().join(placeholder::STORE),
             landlock: layers.landlock,
-            filter: layers.seccomp.then(|| filter().compile()),
+            filter: layers.seccomp.then(|| agent_filter_with(more.as_slice()).compile()),
             profile,
         })
     }

@@ -122,10 +122,16 @@ impl<'h> View<'h> {
         Self { files, known: RefCell::new(Tree::new(place)), areas: vec![root] }
     }
 
-    /// The host, with what every sandbox has of its own.
-    pub fn new(files: &'h dyn Files) -> Self {
+    /// The host, with what every sandbox has of its own. `run` is the host's `/run`, where
+    /// that is seen instead of private memory.
+    pub fn new(files: &'h dyn Files, run: Option<&Found>) -> Self {
         let mut view = Self::of_host(files);
-        for own in ["/dev", "/proc", "/run", crate::plan::CONTROL_DIR] {
+        let run = run.map_or(Area::Fresh, |found| Area::Host {
+            source: found.path.clone(),
+            writable: false,
+        });
+        view.cover(Path::new("/run"), run);
+        for own in ["/dev", "/proc", crate::plan::CONTROL_DIR] {
             view.cover(Path::new(own), Area::Fresh);
         }
         view
@@ -321,7 +327,7 @@ mod tests {
     #[test]
     fn a_symlink_on_the_host_leads_where_it_would_inside() {
         let files = files();
-        let mut view = View::new(&files);
+        let mut view = View::new(&files, None);
         assert_eq!(view.locate(Path::new("/var/run/user")).unwrap().path, Path::new("/run/user"));
         view.cover(Path::new("/run"), Area::Fresh);
         let place = view.locate(Path::new("/var/run/new/x")).unwrap();
@@ -343,7 +349,7 @@ mod tests {
     #[test]
     fn a_bind_shows_its_source() {
         let files = files();
-        let mut view = View::new(&files);
+        let mut view = View::new(&files, None);
         view.cover(Path::new("/mnt"), Area::Host { source: "/home/u/p".into(), writable: true });
         let place = view.locate(Path::new("/mnt/sub")).unwrap();
         assert_eq!(place.found().unwrap().path, Path::new("/home/u/p/sub"));
@@ -354,7 +360,7 @@ mod tests {
     #[test]
     fn what_lies_below_stays_when_something_above_is_covered_later() {
         let files = files();
-        let mut view = View::new(&files);
+        let mut view = View::new(&files, None);
         let area = |source: &str, writable| Area::Host { source: source.into(), writable };
         view.cover(Path::new("/home/u/p/sub"), area("/home/u/p/sub", true));
         view.cover(Path::new("/home/u/p"), area("/home/u/p", false));
@@ -365,7 +371,7 @@ mod tests {
     #[test]
     fn links_that_an_agent_could_have_made_are_found() {
         let files = files();
-        let mut view = View::new(&files);
+        let mut view = View::new(&files, None);
         assert_eq!(view.planted_link(Path::new("/home/u/p/evil/id")), None);
         view.cover(
             Path::new("/home/u/p"),

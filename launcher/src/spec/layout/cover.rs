@@ -170,6 +170,10 @@ impl Layout<'_> {
     /// Keeps what does not exist from being created: a placeholder stands there, and, where
     /// the directories on the way are missing too, in their places.
     fn guard(&mut self, place: Rc<Place>, kind: Kind, origin: &Asker) -> Result<(), SpecError> {
+        if self.read_only {
+            // Not even that is made on the host.
+            return Ok(());
+        }
         let Some(path) = place.on_host().filter(|_| place.is_writable()) else { return Ok(()) };
         let path = path.into_owned();
         if self.entries.iter().any(|entry| entry.dest == place.path) {
@@ -248,7 +252,8 @@ impl Layout<'_> {
         profile: &Profile,
         variables: &Variables,
     ) -> Result<(), SpecError> {
-        for entry in &profile.masks {
+        let of_profile = if args.no_mask { &[][..] } else { &profile.masks };
+        for entry in of_profile {
             let origin = Asker::Profile(entry.origin.clone());
             let path = path_of(&entry.value, variables, &origin)?;
             // What this user cannot reach, the agent cannot reach either.
