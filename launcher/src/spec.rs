@@ -17,7 +17,7 @@ pub(crate) use taken::{Cover, Covering, Taken};
 
 use crate::cli::Args;
 use crate::host::{Found, Host};
-use crate::plan::{Exec, Identity, Policy, Shape, ShimPlan, Since};
+use crate::plan::{Exec, Identity, Policy, Shape, ShimPlan, Since, SocketPlan};
 use crate::profile::{
     self, Hostname, Loader, Need, Network, Proc, Profile, UserNamespace, Variables,
 };
@@ -57,6 +57,7 @@ pub struct Spec {
     pub(crate) program: Found,
     pub(crate) hooks: String,
     pub(crate) shims: ShimPlan,
+    pub(crate) sockets: Vec<SocketPlan>,
     pub(crate) policy: Policy,
     pub(crate) held: Option<Since>,
     pub(crate) warnings: Vec<String>,
@@ -133,6 +134,8 @@ pub(crate) enum What {
     Open(Found),
     /// The same, where nothing is: a placeholder will stand there.
     Guard(StandIn),
+    /// A socket of the filter, of this name.
+    Socket(String),
 }
 
 /// What makes a mount a target.
@@ -185,6 +188,7 @@ impl Spec {
             command::log_in(&mut exec);
         }
         let run = layout.run.take();
+        let sockets = std::mem::take(&mut layout.sockets);
         let (entries, host_directories, placeholders) = layout.into_parts();
         let Layers { landlock, seccomp, chmod } = layers(&profile, host)?;
         let program = host
@@ -195,6 +199,7 @@ impl Spec {
             warnings: warnings(&profile, landlock, seccomp),
             hooks: hooks(&profile),
             shims,
+            sockets,
             profiles: profile.sources,
             entries,
             host_directories,

@@ -1,6 +1,6 @@
 //! Which mounts the host can take away, and what belongs there.
 
-use super::{CONTROL_DIR, MountOp, MountPlan, OpKind, Shape};
+use super::{CONTROL_DIR, MountOp, MountPlan, OpKind, SOCKETS, Shape};
 use remount_broker::heal::{Kept, Kind};
 use remount_broker::name::Mode;
 use std::path::Path;
@@ -51,6 +51,7 @@ fn kept(op: &MountOp) -> Option<Kept> {
             Kind::Masked(Path::new(CONTROL_DIR).join(name))
         }
         OpKind::Shim => Kind::Masked(Path::new(CONTROL_DIR).join("bin/remountctl")),
+        OpKind::Socket(name) => Kind::Masked(Path::new(CONTROL_DIR).join(SOCKETS).join(name)),
         _ => return None,
     };
     Some(Kept { path: op.dest.clone(), kind })

@@ -154,6 +154,11 @@ impl Plan {
                 line.push_str(&format!(", shims of {}", shims.names.join(", ")));
             }
             OpKind::Tmpfs { size: Some(size), .. } => line.push_str(&format!(", {size} bytes")),
+            OpKind::Socket(name) => {
+                if let Some(socket) = self.sockets.iter().find(|socket| socket.name == *name) {
+                    line.push_str(&format!(" filtered from {}", path(&socket.upstream)));
+                }
+            }
             _ => {}
         }
         for submount in op.submounts() {
@@ -195,6 +200,10 @@ impl Plan {
                 let shape = if *shape == Shape::Directory { "directory" } else { "file" };
                 set("shape", shape.into());
             }
+            OpKind::Socket(name) => {
+                let socket = self.sockets.iter().find(|socket| socket.name == *name);
+                set("upstream", socket.map(|it| it.upstream.to_string_lossy()).into());
+            }
             OpKind::Control { hooks, shims, .. } => {
                 if !hooks.is_empty() {
                     set("hooks", hooks.lines().collect::<Vec<_>>().into());
@@ -230,6 +239,7 @@ impl MountOp {
             OpKind::Overlay { .. } => "overlay",
             OpKind::Mask(_) => "mask",
             OpKind::Shim => "shim",
+            OpKind::Socket(_) => "socket",
             OpKind::Dev { .. } => "dev",
             OpKind::Proc(_) => "proc",
             OpKind::HostProc => "host-proc",
@@ -244,6 +254,7 @@ impl MountOp {
             OpKind::Bind { source, .. } => source.shape == Shape::File,
             OpKind::Mask(shape) => *shape == Shape::File,
             OpKind::Shim => true,
+            OpKind::Socket(_) => true,
             _ => false,
         }
     }

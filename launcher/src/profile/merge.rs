@@ -7,12 +7,12 @@
 use super::error::ProfileError;
 use super::expand::PathText;
 use super::model::{
-    Bind, Cache, Environment, Overlay, Profile, Protect, Sandbox, Tmpfs, Toggle, Workspace,
+    Bind, Cache, Environment, Overlay, Profile, Protect, Sandbox, Socket, Tmpfs, Toggle, Workspace,
 };
 use super::schema::{self, File, ProtectPath};
 use super::shims::{Shim, ShimName};
 use super::source::{Excerpt, Located, Origin, Source};
-use super::types::{HookWord, MissingProtect, Network};
+use super::types::{HookWord, MissingProtect, Network, SocketAccess};
 use remount_broker::name::{Mode, TargetName};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -112,6 +112,7 @@ pub(super) struct Merge {
     environment: Environment,
     hooks: BTreeMap<HookWord, BTreeMap<HookWord, Located<Mode>>>,
     shims: BTreeMap<ShimName, Located<Shim>>,
+    sockets: BTreeMap<HookWord, Located<Socket>>,
     notes: Vec<Located<String>>,
 }
 
@@ -132,6 +133,7 @@ impl From<Profile> for Merge {
             environment: profile.environment,
             hooks: profile.hooks,
             shims: profile.shims,
+            sockets: profile.sockets,
             notes: profile.notes,
         }
     }
@@ -193,6 +195,10 @@ impl Merge {
             table.extend(modes.into_iter().map(|(mode, to)| (mode, located(to, source))));
         }
         self.shims(file.shims, source)?;
+        for (name, entry) in file.sockets {
+            let entry = socket(&name, entry, source)?;
+            self.sockets.insert(name, entry);
+        }
         self.environment(file.environment, source)
     }
 
@@ -465,6 +471,7 @@ impl Merge {
             environment: self.environment,
             hooks: self.hooks,
             shims: self.shims,
+            sockets: self.sockets,
             notes: self.notes,
         };
         let mut names: HashMap<&TargetName, &Origin> = HashMap::new();
@@ -554,6 +561,32 @@ fn checked_shim(shim: schema::Shim, source: &Arc<Source>) -> Result<Shim, Profil
 
 fn taken<T>(words: Vec<schema::Word<T>>, source: &Arc<Source>) -> Result<Vec<T>, ProfileError> {
     words.into_iter().map(|word| Ok(word.take(source)?.value)).collect()
+}
+
+fn socket(
+    name: &HookWord,
+    entry: schema::Socket,
+    source: &Arc<Source>,
+) -> Result<Located<Socket>, ProfileError> {
+    let span = entry.access.span();
+    let access = entry.access.into_inner();
+    let invalid =
+        |reason: &str, hint: Option<String>| ProfileError::invalid(source, &span, reason, hint);
+    if name.as_str() == "containerd" && access == SocketAccess::Read {
+        let reason = "containerd does not speak Docker's API, of which `read` lets a part through";
+        return Err(invalid(reason, Some("write access = \"none\"".to_owned())));
+    }
+    let mut paths = Vec::with_capacity(entry.path.len());
+    for path in entry.path {
+        paths.push(path.take(source)?.value);
+    }
+    if paths.is_empty() {
+        let hint = || Some("add `path = [\"/run/name.sock\"]`".to_owned());
+        let reason = "where this socket is is only known of docker, podman and containerd";
+        paths = Socket::places(name.as_str()).ok_or_else(|| invalid(reason, hint()))?;
+    }
+    let socket = Socket { access, paths, upstream: entry.upstream };
+    Ok(Located::new(socket, Origin::at(source, &span)))
 }
 
 fn located<T>(spanned: Spanned<T>, source: &Arc<Source>) -> Located<T> {

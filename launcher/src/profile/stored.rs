@@ -8,13 +8,13 @@
 use super::built_in;
 use super::expand::{PathText, ValueText};
 use super::model::{
-    Bind, Cache, Environment, Overlay, Profile, Protect, Sandbox, Tmpfs, Toggle, Workspace,
+    Bind, Cache, Environment, Overlay, Profile, Protect, Sandbox, Socket, Tmpfs, Toggle, Workspace,
 };
 use super::shims::{Condition, Flag, Shim, ShimName, ShimRow};
 use super::source::{Located, Origin};
 use super::types::{
     Busy, EnvironmentPattern, FileMode, GitPolicy, HookWord, Hostname, Missing, MissingProtect,
-    Need, Network, Proc, Size, Span, UserNamespace, VariableName,
+    Need, Network, Proc, Size, SocketAccess, Span, UserNamespace, VariableName,
 };
 use remount_broker::name::{Authority, Mode, TargetName};
 use remount_broker::proto::OnBusy;
@@ -98,7 +98,7 @@ macro_rules! structs {
 structs! {
     Profile {
         description, sources, arguments, sandbox, workspace, binds, tmpfs, caches, overlays,
-        masks, protects, environment, hooks, shims, notes
+        masks, protects, environment, hooks, shims, sockets, notes
     }
     Sandbox {
         network, hostname, authority, landlock, seccomp, new_session, user_namespace, read_only,
@@ -113,6 +113,7 @@ structs! {
     Protect { path, missing }
     Shim { allow, deny, flags, flags_with_value, flags_anywhere, deny_flags, when }
     Environment { set, unset, clear }
+    Socket { access, paths, upstream }
 }
 
 /// Enums: the number of the variant.
@@ -142,6 +143,7 @@ enums! {
     Need { Required, Optional }
     Network { Host, None }
     Proc { Own, Host }
+    SocketAccess { None, Read }
     UserNamespace { Auto, Always }
 }
 
