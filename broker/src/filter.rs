@@ -17,7 +17,7 @@ mod own;
 mod tests;
 
 pub use agent::{GROUPS as AGENT_GROUPS, PERMISSIONS, PROFILING, agent_filter, agent_filter_with};
-pub use own::{broker_filter, visitor_filter};
+pub use own::{broker_filter, relay_filter, visitor_filter};
 
 use crate::sys::seccomp::Instruction;
 use std::collections::BTreeMap;

@@ -202,7 +202,7 @@ fn end(reporter: &Reporter, result: Result<(), EnterError>) -> ! {
 }
 
 /// If the launcher dies, so does this process, whatever it is doing.
-fn die_with_parent() -> Result<(), EnterError> {
+pub(crate) fn die_with_parent() -> Result<(), EnterError> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .step("bind to the launcher's life")
 }

@@ -50,6 +50,8 @@ pub struct Handles {
     pub members: Vec<MemberHandle>,
     /// One for each file that is followed.
     pub sources: Vec<SourceHandle>,
+    /// The filter's listening sockets, in the order of the plan.
+    pub sockets: Vec<OwnedFd>,
 }
 
 /// Where a file is that is followed.
@@ -187,11 +189,16 @@ impl Tree {
             OpKind::Proc(mode) => self.proc(op, *mode),
             OpKind::HostProc => self.host_proc(op),
             OpKind::Sealed(lower) => self.sealed(op, lower),
-            OpKind::Control { program, hooks } => {
+            OpKind::Control { program, hooks, sockets } => {
                 let at = self.mountpoint(&op.dest, Shape::Directory)?;
                 let program = self.open_source(program)?;
-                self.control = Some(Control::mount(at.as_fd(), program.as_fd(), hooks)?);
+                self.control = Some(Control::mount(at.as_fd(), program.as_fd(), hooks, sockets)?);
                 Ok(())
+            }
+            OpKind::Socket(name) => {
+                let control = self.control.as_ref().ok_or(Failed("find", Errno::NOENT))?;
+                let socket = control.socket(name).step("make a socket for")?;
+                self.attach(op, socket.as_fd(), Shape::File)
             }
         }
     }
@@ -423,8 +430,8 @@ impl Tree {
             rustix::process::chdir(c"/").step("enter")
         };
         enter().map_err(|failed| failed.on(Path::new("/"), &Asker::Sandbox))?;
-        let (listener, members) = (Some(control.listener), self.members);
-        Ok(Handles { listener, members, sources: self.sources })
+        let (listener, members, sources) = (Some(control.listener), self.members, self.sources);
+        Ok(Handles { listener, members, sources, sockets: control.sockets })
     }
 }
 

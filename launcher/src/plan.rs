@@ -24,6 +24,9 @@ use std::time::Duration;
 /// Where the sandbox's own files are, inside.
 pub const CONTROL_DIR: &str = "/run/remount";
 
+/// The directory in that with the filter's sockets.
+pub const SOCKETS: &str = "sockets";
+
 /// All that a start does.
 #[derive(Debug)]
 pub struct Plan {
@@ -50,6 +53,8 @@ pub struct Plan {
     pub exec: Exec,
     /// What the broker and the launcher do about requests.
     pub policy: Policy,
+    /// What the filter of sockets serves; nothing, and there is none.
+    pub sockets: Vec<SocketPlan>,
     /// What a person holds read-only in all sandboxes, as it was when the plan was made.
     pub held: Option<Since>,
     /// What the person should know, e.g. what this kernel lacks.
@@ -83,6 +88,15 @@ impl Policy {
             confirm_timeout: settings.confirm_timeout.value.0,
         }
     }
+}
+
+/// A program outside of whose socket a part is let through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketPlan {
+    /// What the profile calls it.
+    pub name: String,
+    /// Where the program listens, outside; without symlinks.
+    pub upstream: PathBuf,
 }
 
 /// Which namespaces are new, and what is in them. The mount, PID and IPC
@@ -218,7 +232,11 @@ pub enum OpKind {
         /// What modes of agents mean, for `remountctl hook`. With such a table there is a
         /// README for the agent, too; empty is none.
         hooks: String,
+        /// The names of the filter's sockets.
+        sockets: Vec<String>,
     },
+    /// The filter's socket of this name.
+    Socket(String),
 }
 
 /// Directory or not: a mount and its mountpoint must agree.
@@ -312,7 +330,8 @@ impl OpKind {
             | Self::Sealed(_)
             | Self::Proc(_)
             | Self::HostProc
-            | Self::Control { .. } => false,
+            | Self::Control { .. }
+            | Self::Socket(_) => false,
         }
     }
 }

@@ -43,11 +43,11 @@ pub use error::ProfileError;
 pub use expand::{ExpandError, PathText, ValueText, Variables, expand, expand_below, expand_value};
 pub use load::{Listed, Loader};
 pub use model::{
-    Bind, Cache, Environment, Overlay, Profile, Protect, Sandbox, Tmpfs, Toggle, Workspace,
+    Bind, Cache, Environment, Overlay, Profile, Protect, Sandbox, Socket, Tmpfs, Toggle, Workspace,
 };
 pub use policy::{BwrapPolicy, Rule};
 pub use source::{Excerpt, Located, MAX_PROFILE_SIZE, Origin, SourceName};
 pub use types::{
     EnvironmentPattern, FileMode, GitPolicy, HookWord, Hostname, Missing, MissingProtect, Need,
-    Network, Proc, Size, UserNamespace, VariableName,
+    Network, Proc, Size, SocketAccess, UserNamespace, VariableName,
 };

@@ -16,7 +16,7 @@ pub(crate) use taken::{Cover, Covering, Taken};
 
 use crate::cli::Args;
 use crate::host::{Found, Host};
-use crate::plan::{Exec, Identity, Policy, Shape, Since};
+use crate::plan::{Exec, Identity, Policy, Shape, Since, SocketPlan};
 use crate::profile::{
     self, Hostname, Loader, Need, Network, Proc, Profile, UserNamespace, Variables,
 };
@@ -55,6 +55,7 @@ pub struct Spec {
     pub(crate) terminal: Option<PathBuf>,
     pub(crate) program: Found,
     pub(crate) hooks: String,
+    pub(crate) sockets: Vec<SocketPlan>,
     pub(crate) policy: Policy,
     pub(crate) held: Option<Since>,
     pub(crate) warnings: Vec<String>,
@@ -129,6 +130,8 @@ pub(crate) enum What {
     Open(Found),
     /// The same, where nothing is: a placeholder will stand there.
     Guard(StandIn),
+    /// A socket of the filter, of this name.
+    Socket(String),
 }
 
 /// What makes a mount a target.
@@ -179,6 +182,7 @@ impl Spec {
             command::log_in(&mut exec);
         }
         let run = layout.run.take();
+        let sockets = std::mem::take(&mut layout.sockets);
         let (entries, host_directories, placeholders) = layout.into_parts();
         let Layers { landlock, seccomp, chmod } = layers(&profile, host)?;
         let program = host
@@ -188,6 +192,7 @@ impl Spec {
         Ok(Self {
             warnings: warnings(&profile, landlock, seccomp),
             hooks: hooks(&profile),
+            sockets,
             profiles: profile.sources,
             entries,
             host_directories,

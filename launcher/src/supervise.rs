@@ -6,6 +6,7 @@ use crate::enter::{self, Broker, Init, Serving};
 use crate::front::say;
 use crate::outside::{Outside, Presence};
 use crate::plan::Plan;
+use crate::proxy;
 use crate::report::{self, Failure, Link, Message, Reports};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -43,6 +44,14 @@ pub fn run(plan: &Plan, outside: &mut Outside) -> Result<u8, Failure> {
         remove_placeholders(placeholders);
     }
     result
+}
+
+/// Starts what serves the plan's sockets.
+fn fork_filter(plan: &Plan, link: Link) -> Result<Process, Errno> {
+    match process::fork()? {
+        Fork::Parent(pid) => Process::new(pid),
+        Fork::Child => proxy::run(plan, link),
+    }
 }
 
 /// Takes the directories in which overlays keep what is written, for as long as the
@@ -145,6 +154,8 @@ impl Process {
 struct Sandbox<'a> {
     init: Process,
     broker: Process,
+    /// The filter of sockets, until it has ended.
+    filter: Option<Process>,
     reports: Reports,
     /// The agent's pidfd, once it is there.
     agent: Option<OwnedFd>,
@@ -168,6 +179,7 @@ enum Fate {
 struct Forked {
     init: Process,
     broker: Process,
+    filter: Option<Process>,
     reports: Reports,
     /// When it is closed the broker ends.
     life: Link,
@@ -179,38 +191,46 @@ impl Forked {
         let prepare = || Ok((Link::pair()?, report::channel()?, Link::pair()?, Link::pair()?));
         let prepared = prepare().map_err(|errno| fault("prepare the sandbox", errno))?;
         let ((life, broker_life), (reporter, reports), to_init, shared) = prepared;
+        let to_filter = (!plan.sockets.is_empty()).then(Link::pair).transpose();
+        let to_filter = to_filter.map_err(|errno| fault("prepare the filter of sockets", errno))?;
+        let (filter_link, to_filter) = to_filter.unzip();
         let fork = enter::fork_into(&plan.namespaces).map_err(|error| error.failure())?;
         let Fork::Parent(pid) = fork else {
-            drop((life, broker_life, reports, to_init.0, shared.0));
-            Init { plan, reporter, broker: to_init.1, shared: shared.1, signal_mask }.run()
+            drop((life, broker_life, reports, to_init.0, shared.0, filter_link));
+            let (broker, shared, filter) = (to_init.1, shared.1, to_filter);
+            Init { plan, reporter, broker, shared, filter, signal_mask }.run()
         };
-        drop((to_init.1, shared.1));
+        drop((to_init.1, shared.1, to_filter));
         let fork_broker = || {
             let init = Process::new(pid)?;
             Ok((init, process::fork()?))
         };
         let (init, fork) = fork_broker().map_err(|errno| fault("fork the broker", errno))?;
         let Fork::Parent(broker) = fork else {
-            drop((life, reports, init));
+            drop((life, reports, init, filter_link));
             let (from_init, shared) = (to_init.0, shared.0);
             let serving = Serving::of(plan);
             let (life, init, end) = (broker_life, pid, None);
             Broker { serving, life, reporter, init, from_init, end, shared }.run()
         };
         let broker = Process::new(broker).map_err(|errno| fault("watch the broker", errno))?;
-        Ok(Self { init, broker, reports, life, terminal: Terminal::controlled() })
+        let filter = filter_link.map(|link| fork_filter(plan, link)).transpose();
+        let filter = filter.map_err(|errno| fault("fork the filter of sockets", errno))?;
+        let terminal = Terminal::controlled();
+        Ok(Self { init, broker, filter, reports, life, terminal })
     }
 
     /// Ends them. That they have ended already is the only way for it to fail.
     fn abandon(self) {
         process::send_signal(self.init.fd.as_fd(), libc::SIGKILL).unwrap_or(());
         drop(self.life);
-        self.init.join().and_then(|()| self.broker.join()).unwrap_or(());
+        let joined = self.init.join().and_then(|()| self.broker.join());
+        joined.and_then(|()| self.filter.as_ref().map_or(Ok(()), Process::join)).unwrap_or(());
     }
 
     /// Lets init go on: the host has what it needs. Makes the sandbox known outside.
     fn appear<'a>(self, plan: &'a Plan, outside: &mut Outside) -> Sandbox<'a> {
-        let Self { init, broker, reports, life, terminal } = self;
+        let Self { init, broker, filter, reports, life, terminal } = self;
         if plan.waits_for_host() {
             // It fails only if both have ended, which they report.
             reports.allow().unwrap_or(());
@@ -224,7 +244,7 @@ impl Forked {
         handles.send(&life);
         let confirm = Confirm::new(life, &plan.policy, id);
         let (agent, waiting) = (None, Vec::new());
-        Sandbox { init, broker, reports, agent, waiting, terminal, confirm, presence }
+        Sandbox { init, broker, filter, reports, agent, waiting, terminal, confirm, presence }
     }
 }
 
@@ -242,6 +262,7 @@ impl Sandbox<'_> {
                 Some(signals.as_fd()),
                 Some(self.init.fd.as_fd()),
                 self.confirm.interest(),
+                self.filter.as_ref().map(|filter| filter.fd.as_fd()),
             ];
             let ready = wait_for(fds, quiet.as_ref())
                 .map_err(|errno| fault("wait for the sandbox", errno))?;
@@ -272,9 +293,13 @@ impl Sandbox<'_> {
             if ready[2] {
                 break;
             }
+            if ready[4] {
+                self.lose_filter()?;
+            }
         }
         self.confirm.close();
         let joined = self.init.join().and_then(|()| self.broker.join());
+        let joined = joined.and_then(|()| self.filter.as_ref().map_or(Ok(()), Process::join));
         joined.map_err(|errno| fault("wait for the sandbox's end", errno))?;
         if let Some(terminal) = &self.terminal {
             terminal.take_back();
@@ -288,6 +313,18 @@ impl Sandbox<'_> {
                 hint: Some("broker or init was killed from outside, or memory ran out".to_owned()),
             }),
         }
+    }
+
+    /// It ends with the sandbox, and then without an error. Without it nobody listens at its
+    /// sockets: nothing is open that was not before.
+    fn lose_filter(&mut self) -> Result<(), Failure> {
+        let Some(filter) = self.filter.take() else { return Ok(()) };
+        let ended = waitpid(Some(filter.pid), WaitOptions::empty());
+        let ended = ended.map_err(|errno| fault("wait for the filter of sockets", errno))?;
+        if ended.is_some_and(|(_, status)| status.exit_status() != Some(0)) {
+            say("remount-run: warning: the filter of sockets has ended: what it served is closed");
+        }
+        Ok(())
     }
 
     fn hear(&mut self, message: Message, fate: &mut Fate) {

@@ -250,6 +250,15 @@ impl Tools<'_> {
         }
     }
 
+    /// How the tools that write and edit tell the model that they could not.
+    pub fn cannot_write(&self) -> &'static str {
+        match self.agent {
+            "codex" => "Failed to write file",
+            "opencode" => "FileSystem.writeFile",
+            _ => "ead-only",
+        }
+    }
+
     pub fn read(&self, name: &str) -> Step {
         let path = self.path(name);
         match self.agent {
@@ -353,8 +362,8 @@ pub fn tries(tools: &Tools<'_>) -> Vec<(Step, &'static str)> {
             tools.shell("until grep ead-only /tmp/child.err; do sleep 0.02; done | tail -n 1"),
             refused,
         ),
-        (tools.write("by-tool", "x"), ""),
-        (tools.edit("README", "edited", "broken"), ""),
+        (tools.write("by-tool", "x"), tools.cannot_write()),
+        (tools.edit("README", "edited", "broken"), tools.cannot_write()),
     ];
     let job = "sleep 0.5; { echo x >by-background; } 2>/tmp/error; mv /tmp/error /tmp/ended";
     if let Some(step) = tools.background(job) {

@@ -29,6 +29,7 @@ pub mod agent;
 mod answer;
 mod cmd;
 pub mod daemon;
+pub mod docker;
 pub mod leftovers;
 pub mod model;
 mod pty;

@@ -27,7 +27,8 @@ impl Plan {
     }
 
     fn write_scripts(&self, tools: &Tools<'_>) {
-        let mut steps = vec![tools.shell("echo one >before"), tools.shell(CHILD), say("worked")];
+        let work = "echo one >before; echo edited >README";
+        let mut steps = vec![tools.shell(work), tools.shell(CHILD), say("worked")];
         // What planning begins with, and for Qwen Code the first that a hook hears of it.
         steps.push(tools.read("README"));
         let first = steps.len();
@@ -59,8 +60,9 @@ impl Plan {
         let differences = self.before.get().differences(&self.after.get());
         assert!(differences.is_empty(), "{differences:#?}\n{shown}");
         for ((_, words), result) in tries(&tools).iter().zip(&results[3..]) {
-            // Qwen Code's own plan mode comes before the kernel.
-            let refused = result.contains(words) || result.contains("Plan mode is active");
+            // The own plan mode of Qwen Code comes before the kernel, and that of Claude's tools.
+            let its_own = ["Plan mode is active", "while in plan mode"];
+            let refused = result.contains(words) || its_own.iter().any(|it| result.contains(it));
             assert!(refused, "{words:?} is not in {result}\n{shown}");
         }
         self.world.left_only_its_state(&self.home, "the very last word");

@@ -13,7 +13,7 @@ struct Agent {
 }
 
 /// Qwen Code does not start for a user without a name: `agents.rs` runs it.
-const AGENTS: [Agent; 4] = [
+const AGENTS: [Agent; 5] = [
     Agent { command: "codex", package: "@openai/codex", word: 1, state: &[".codex"] },
     Agent { command: "claude", package: "@anthropic-ai/claude-code", word: 0, state: &[".claude"] },
     Agent { command: "gemini", package: "@google/gemini-cli", word: 0, state: &[".gemini"] },
@@ -22,6 +22,12 @@ const AGENTS: [Agent; 4] = [
         package: "opencode-ai",
         word: 0,
         state: &[".config/opencode", ".local/share/opencode", ".local/state/opencode"],
+    },
+    Agent {
+        command: "amp",
+        package: "@sourcegraph/amp",
+        word: 0,
+        state: &[".config/amp", ".local/share/amp", ".local/state/amp"],
     },
 ];
 
@@ -101,6 +107,11 @@ fn heavy_claude_prints_its_version() {
 #[test]
 fn heavy_gemini_prints_its_version() {
     prints_its_version("gemini");
+}
+
+#[test]
+fn heavy_amp_prints_its_version() {
+    prints_its_version("amp");
 }
 
 #[test]

@@ -77,7 +77,12 @@ fn named(sandbox: &Sandbox, run: Cmd) -> Cmd {
 fn passwd(sandbox: &Sandbox) -> PathBuf {
     let name = if as_root() { "root" } else { "tester" };
     let home = sandbox.home();
-    let entry = format!("{name}:x:{0}:{0}::{1}:/bin/sh\n", uid(), home.display());
+    // The last is whom root's sshd makes the process that talks to strangers.
+    let entry = format!(
+        "{name}:x:{0}:{0}::{1}:/bin/sh\nsshd:x:65534:65534::/run/sshd:/usr/sbin/nologin\n",
+        uid(),
+        home.display()
+    );
     sandbox.file("outside/passwd", entry)
 }
 
@@ -87,13 +92,16 @@ const SERVER: &str = r#"
     cd && umask 077 && mkdir .ssh && PATH=$PATH:/usr/sbin
     ssh-keygen -q -t ed25519 -N '' -C test -f .ssh/id_ed25519
     cp .ssh/id_ed25519.pub .ssh/authorized_keys
-    dropbearkey -t ed25519 -f host_key | sed -n "s/^ssh-/[127.0.0.1]:$1 ssh-/p" >.ssh/known_hosts
+    ssh-keygen -q -t ed25519 -N '' -f .ssh/host_key
+    echo "[127.0.0.1]:$1 $(cat .ssh/host_key.pub)" >.ssh/known_hosts
     ssh-agent -D -a "$2" >/dev/null &
     until SSH_AUTH_SOCK=$2 ssh-add -l >/dev/null 2>&1 || test $? = 1; do sleep 0.01; done
     SSH_AUTH_SOCK=$2 ssh-add -q .ssh/id_ed25519
     git init -q --bare remote.git
     echo ready
-    dropbear -F -E -s -p "127.0.0.1:$1" -r host_key"#;
+    exec "$(command -v sshd)" -D -e -f /dev/null -h "$PWD/.ssh/host_key" -o "ListenAddress=127.0.0.1:$1" \
+        -o PidFile=none -o UsePAM=no -o StrictModes=no -o PasswordAuthentication=no \
+        -o KbdInteractiveAuthentication=no -o "AuthorizedKeysFile=$PWD/.ssh/authorized_keys""#;
 
 /// A port that nobody else is given as long as the socket is there. A server that says
 /// `SO_REUSEADDR`, as they do, may have it beside this one, which does not listen.
@@ -110,7 +118,8 @@ fn serve(sandbox: &Sandbox, port: u16, agent: &Path) -> Running {
     let words = |run: Cmd| run.command(["-ec", SERVER, "sh", &port.to_string()]).arg(agent).start();
     let mut server = if as_root() {
         // Its keys are where the system says that root's home is: here, for this server.
-        let mount = "mount --bind \"$PASSWD\" /etc/passwd; exec \"$@\"";
+        let mount = "mount --bind \"$PASSWD\" /etc/passwd; mount -t tmpfs none /run; \
+                     mkdir -m 755 /run/sshd; exec \"$@\"";
         let run = sandbox.host(require("unshare")).env("PASSWD", passwd(sandbox));
         words(run.command(["-m", "sh", "-ec", mount, "sh", "/bin/sh"]))
     } else {

@@ -25,6 +25,47 @@ pub fn visitor_filter() -> Filter {
     Filter::new(Action::KillProcess, Action::KillProcess, &groups)
 }
 
+/// What the launcher's filter of sockets may do once it has its listening sockets;
+/// everything else kills it: it opens no file and executes nothing, and no socket is of
+/// another family than `AF_UNIX`.
+#[must_use]
+pub fn relay_filter() -> Filter {
+    let shared = ["descriptor-flags", "memory", "no-new-code", "runtime"];
+    let shared = GROUPS.iter().filter(|group| shared.contains(&group.name)).copied();
+    let groups: Vec<Group> = shared.chain(RELAY.iter().copied()).collect();
+    Filter::new(Action::KillProcess, Action::KillProcess, &groups)
+}
+
+const RELAY: &[Group] = &[
+    allow(
+        "relay",
+        &[
+            libc::SYS_read,
+            libc::SYS_write,
+            libc::SYS_sendto,
+            libc::SYS_accept4,
+            libc::SYS_connect,
+            libc::SYS_shutdown,
+            libc::SYS_close,
+            libc::SYS_ppoll,
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_poll,
+            libc::SYS_clock_gettime,
+            libc::SYS_restart_syscall,
+            libc::SYS_sched_yield,
+            libc::SYS_getpid,
+            libc::SYS_gettid,
+            libc::SYS_tgkill,
+            libc::SYS_exit_group,
+        ],
+    ),
+    allow_if(
+        "unix-sockets",
+        &[libc::SYS_socket],
+        &[Condition::LowIn { arg: Arg::A0, values: &[libc::AF_UNIX as u32] }],
+    ),
+];
+
 const VISITOR: Group = allow(
     "visit",
     &[

@@ -165,7 +165,7 @@ impl Inside {
         let processes = rustix::fs::statat(proc, c"self/ns/pid", AtFlags::empty());
         let processes = processes.or_die(|| "Can't open the new namespaces")?;
         let processes = (processes.st_dev, processes.st_ino);
-        let handles = Handles { listener: None, members, sources: Vec::new() };
+        let handles = Handles { listener: None, members, sources: Vec::new(), sockets: Vec::new() };
         let handover = Handover { user, mount: open("mnt")?, processes, handles };
         let gone = || process::exit(1);
         // It says itself why it is gone.

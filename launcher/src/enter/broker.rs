@@ -241,7 +241,12 @@ fn receive(from_init: &Link) -> Result<Handover, EnterError> {
         }
     }
     let (mount, processes) = mount.ok_or(EnterError::NoInit)?;
-    Ok(Handover { user, mount, processes, handles: Handles { listener, members, sources } })
+    Ok(Handover {
+        user,
+        mount,
+        processes,
+        handles: Handles { listener, members, sources, sockets: Vec::new() },
+    })
 }
 
 /// Device and inode, eight bytes each.

@@ -5,6 +5,7 @@ use crate::confine::{self, EmptyBoundingSet};
 use crate::exec;
 use crate::mount;
 use crate::plan::Plan;
+use crate::proxy;
 use crate::report::{Link, Message, Reporter};
 use crate::supervise::QUIET;
 use nix::sys::signal::SigSet;
@@ -31,6 +32,8 @@ pub struct Init<'a> {
     pub broker: Link,
     /// The agent's end of the connection that all processes inside inherit.
     pub shared: Link,
+    /// The connection to the filter of sockets, if there is one; its end is the end of that.
+    pub filter: Option<Link>,
     /// The signal mask that the agent is to have.
     pub signal_mask: SigSet,
 }
@@ -38,8 +41,8 @@ pub struct Init<'a> {
 impl Init<'_> {
     /// Builds the sandbox and stays as its init until the agent has ended; does not return.
     pub fn run(self) -> ! {
-        let Self { plan, reporter, broker, shared, signal_mask } = self;
-        let result = build(plan, &broker, &reporter).and_then(|bounding| {
+        let Self { plan, reporter, broker, shared, filter, signal_mask } = self;
+        let result = build(plan, &broker, &reporter, filter.as_ref()).and_then(|bounding| {
             let inherited =
                 exec::Inherited { broker: &broker, shared: &shared, signal_mask, bounding };
             let agent = start_agent(plan, &reporter, &inherited)?;
@@ -52,7 +55,12 @@ impl Init<'_> {
     }
 }
 
-fn build(plan: &Plan, broker: &Link, reporter: &Reporter) -> Result<EmptyBoundingSet, EnterError> {
+fn build(
+    plan: &Plan,
+    broker: &Link,
+    reporter: &Reporter,
+    filter: Option<&Link>,
+) -> Result<EmptyBoundingSet, EnterError> {
     die_with_parent()?;
     if let Some(identity) = plan.namespaces.user {
         identity::map_ids(identity)?;
@@ -67,8 +75,12 @@ fn build(plan: &Plan, broker: &Link, reporter: &Reporter) -> Result<EmptyBoundin
     if plan.waits_for_host() {
         reporter.wait().step("wait for the host's placeholders")?;
     }
-    let handles = tree.finish(&plan.mounts)?;
+    let mut handles = tree.finish(&plan.mounts)?;
     rustix::process::umask(umask);
+    if let Some(filter) = filter {
+        let sockets = std::mem::take(&mut handles.sockets);
+        proxy::hand_over(filter, sockets).step("hand the sockets over to the filter")?;
+    }
     hand_over(broker, Handover { user, mount, processes, handles })?;
     if let Some(hostname) = &plan.namespaces.hostname {
         nix::unistd::sethostname(hostname).step("set the host name")?;

@@ -53,6 +53,7 @@ impl Plan {
             filter: spec.seccomp.then(|| agent_filter_with(&more).compile()),
             exec: spec.exec,
             policy: spec.policy,
+            sockets: spec.sockets,
             held: spec.held,
             warnings: spec.warnings,
         }
@@ -97,6 +98,7 @@ impl MountPlan {
             }
             OpKind::Tmpfs { .. } | OpKind::Overlay { .. } => Some(Access::Full),
             OpKind::Proc(Mode::Rw) => Some(Access::WriteExisting),
+            OpKind::Socket(_) => Some(Access::Socket),
             OpKind::Bind { .. }
             | OpKind::SelfBind { .. }
             | OpKind::Mask(_)
@@ -144,6 +146,8 @@ fn own_ops(spec: &Spec, is_root: bool) -> Vec<MountOp> {
         submounts: Vec::new(),
     };
     let program = source_of(Some(&spec.program), &spec.program.path);
+    let sockets = spec.sockets.iter().map(|socket| socket.name.clone()).collect();
+    let control = OpKind::Control { program, hooks: spec.hooks.clone(), sockets };
     let run = match &spec.run {
         Some(found) => OpKind::Sealed(source_of(Some(found), &found.path)),
         None => OpKind::Tmpfs { size: None, permissions: 0o755 },
@@ -157,7 +161,7 @@ fn own_ops(spec: &Spec, is_root: bool) -> Vec<MountOp> {
         op("/", root),
         // The place for the control directory, if no profile has another tmpfs there.
         op("/run", run),
-        op(CONTROL_DIR, OpKind::Control { program, hooks: spec.hooks.clone() }),
+        op(CONTROL_DIR, control),
         op("/dev", OpKind::Dev { terminal: spec.terminal.clone() }),
         op("/proc", proc),
     ];
@@ -207,6 +211,7 @@ fn kind_of(entry: &Entry) -> OpKind {
             OpKind::Overlay { lower: source_of(Some(lower), &lower.path), changes: changes.clone() }
         }
         What::Mask(shape) => OpKind::Mask(*shape),
+        What::Socket(name) => OpKind::Socket(name.clone()),
         // Its mode is that of the target around it, once that is known.
         What::Open(found) => OpKind::Bind {
             source: source_of(Some(found), &found.path),

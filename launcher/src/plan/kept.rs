@@ -1,6 +1,6 @@
 //! Which mounts the host can take away, and what belongs there.
 
-use super::{CONTROL_DIR, MountOp, MountPlan, OpKind, Shape};
+use super::{CONTROL_DIR, MountOp, MountPlan, OpKind, SOCKETS, Shape};
 use remount_broker::heal::{Kept, Kind};
 use remount_broker::name::Mode;
 use std::path::Path;
@@ -50,6 +50,7 @@ fn kept(op: &MountOp) -> Option<Kept> {
             let name = if *shape == Shape::Directory { "empty" } else { "nothing" };
             Kind::Masked(Path::new(CONTROL_DIR).join(name))
         }
+        OpKind::Socket(name) => Kind::Masked(Path::new(CONTROL_DIR).join(SOCKETS).join(name)),
         _ => return None,
     };
     Some(Kept { path: op.dest.clone(), kind })

@@ -151,6 +151,11 @@ impl Plan {
                 line.push_str(&format!(" from {}", path(&source.path)));
             }
             OpKind::Tmpfs { size: Some(size), .. } => line.push_str(&format!(", {size} bytes")),
+            OpKind::Socket(name) => {
+                if let Some(socket) = self.sockets.iter().find(|socket| socket.name == *name) {
+                    line.push_str(&format!(" filtered from {}", path(&socket.upstream)));
+                }
+            }
             _ => {}
         }
         for submount in op.submounts() {
@@ -192,6 +197,10 @@ impl Plan {
                 let shape = if *shape == Shape::Directory { "directory" } else { "file" };
                 set("shape", shape.into());
             }
+            OpKind::Socket(name) => {
+                let socket = self.sockets.iter().find(|socket| socket.name == *name);
+                set("upstream", socket.map(|it| it.upstream.to_string_lossy()).into());
+            }
             OpKind::Control { hooks, .. } if !hooks.is_empty() => {
                 set("hooks", hooks.lines().collect::<Vec<_>>().into());
             }
@@ -221,6 +230,7 @@ impl MountOp {
             OpKind::Tmpfs { .. } => "tmpfs",
             OpKind::Overlay { .. } => "overlay",
             OpKind::Mask(_) => "mask",
+            OpKind::Socket(_) => "socket",
             OpKind::Dev { .. } => "dev",
             OpKind::Proc(_) => "proc",
             OpKind::HostProc => "host-proc",
@@ -234,6 +244,7 @@ impl MountOp {
         match &self.kind {
             OpKind::Bind { source, .. } => source.shape == Shape::File,
             OpKind::Mask(shape) => *shape == Shape::File,
+            OpKind::Socket(_) => true,
             _ => false,
         }
     }

@@ -7,11 +7,11 @@
 use super::error::ProfileError;
 use super::expand::PathText;
 use super::model::{
-    Bind, Cache, Environment, Overlay, Profile, Protect, Sandbox, Tmpfs, Toggle, Workspace,
+    Bind, Cache, Environment, Overlay, Profile, Protect, Sandbox, Socket, Tmpfs, Toggle, Workspace,
 };
 use super::schema::{self, File, ProtectPath};
 use super::source::{Located, Origin, Source};
-use super::types::{HookWord, MissingProtect, Network};
+use super::types::{HookWord, MissingProtect, Network, SocketAccess};
 use remount_broker::name::{Mode, TargetName};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -110,6 +110,7 @@ pub(super) struct Merge {
     protects: Merging<Protect>,
     environment: Environment,
     hooks: BTreeMap<HookWord, BTreeMap<HookWord, Located<Mode>>>,
+    sockets: BTreeMap<HookWord, Located<Socket>>,
     notes: Vec<Located<String>>,
 }
 
@@ -129,6 +130,7 @@ impl From<Profile> for Merge {
             protects: Merging::new(profile.protects),
             environment: profile.environment,
             hooks: profile.hooks,
+            sockets: profile.sockets,
             notes: profile.notes,
         }
     }
@@ -188,6 +190,10 @@ impl Merge {
         for (agent, modes) in file.hooks {
             let table = self.hooks.entry(agent).or_default();
             table.extend(modes.into_iter().map(|(mode, to)| (mode, located(to, source))));
+        }
+        for (name, entry) in file.sockets {
+            let entry = socket(&name, entry, source)?;
+            self.sockets.insert(name, entry);
         }
         self.environment(file.environment, source)
     }
@@ -395,6 +401,7 @@ impl Merge {
             protects: self.protects.finish(),
             environment: self.environment,
             hooks: self.hooks,
+            sockets: self.sockets,
             notes: self.notes,
         };
         let mut names: HashMap<&TargetName, &Origin> = HashMap::new();
@@ -468,6 +475,32 @@ fn protect(
         },
     };
     Ok(path.map(|path| Protect { path, missing: entry.missing }))
+}
+
+fn socket(
+    name: &HookWord,
+    entry: schema::Socket,
+    source: &Arc<Source>,
+) -> Result<Located<Socket>, ProfileError> {
+    let span = entry.access.span();
+    let access = entry.access.into_inner();
+    let invalid =
+        |reason: &str, hint: Option<String>| ProfileError::invalid(source, &span, reason, hint);
+    if name.as_str() == "containerd" && access == SocketAccess::Read {
+        let reason = "containerd does not speak Docker's API, of which `read` lets a part through";
+        return Err(invalid(reason, Some("write access = \"none\"".to_owned())));
+    }
+    let mut paths = Vec::with_capacity(entry.path.len());
+    for path in entry.path {
+        paths.push(path.take(source)?.value);
+    }
+    if paths.is_empty() {
+        let hint = || Some("add `path = [\"/run/name.sock\"]`".to_owned());
+        let reason = "where this socket is is only known of docker, podman and containerd";
+        paths = Socket::places(name.as_str()).ok_or_else(|| invalid(reason, hint()))?;
+    }
+    let socket = Socket { access, paths, upstream: entry.upstream };
+    Ok(Located::new(socket, Origin::at(source, &span)))
 }
 
 fn located<T>(spanned: Spanned<T>, source: &Arc<Source>) -> Located<T> {

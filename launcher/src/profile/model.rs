@@ -4,7 +4,7 @@ use super::expand::{PathText, ValueText};
 use super::source::Located;
 use super::types::{
     Busy, EnvironmentPattern, FileMode, GitPolicy, HookWord, Hostname, Missing, MissingProtect,
-    Need, Network, Proc, Size, Span, UserNamespace, VariableName,
+    Need, Network, Proc, Size, SocketAccess, Span, UserNamespace, VariableName,
 };
 use remount_broker::name::{Authority, Mode, TargetName};
 use remount_broker::proto::OnBusy;
@@ -41,6 +41,8 @@ pub struct Profile {
     pub environment: Environment,
     /// `[hooks.AGENT]`: by agent and its mode, which mode the targets get.
     pub hooks: BTreeMap<HookWord, BTreeMap<HookWord, Located<Mode>>>,
+    /// `[sockets.NAME]`.
+    pub sockets: BTreeMap<HookWord, Located<Socket>>,
     /// Things that are no error and yet probably not meant, for a person to read.
     pub notes: Vec<Located<String>>,
 }
@@ -87,6 +89,7 @@ impl Profile {
                 clear: Located::default(false),
             },
             hooks: BTreeMap::new(),
+            sockets: BTreeMap::new(),
             notes: Vec::new(),
         }
     }
@@ -263,5 +266,40 @@ impl Environment {
     #[must_use]
     pub fn unset_by(&self, name: &OsStr) -> Option<&Located<EnvironmentPattern>> {
         self.unset.iter().find(|pattern| pattern.value.matches(name))
+    }
+}
+
+/// A program's socket outside.
+#[derive(Debug, Clone)]
+pub struct Socket {
+    /// What of it is seen inside.
+    pub access: SocketAccess,
+    /// Where its clients look for it.
+    pub paths: Vec<PathText>,
+    /// Where the program listens; at the first of these places with a socket, if not said.
+    pub upstream: Option<PathText>,
+}
+
+impl Socket {
+    /// Where sockets of this name are, for the names that are known.
+    pub(super) fn places(name: &str) -> Option<Vec<PathText>> {
+        let places: &[&str] = match name {
+            "docker" => &[
+                "/var/run/docker.sock",
+                "/run/docker.sock",
+                "{xdg-runtime-dir}/docker.sock",
+                "~/.docker/run/docker.sock",
+                "~/.docker/desktop/docker.sock",
+            ],
+            "podman" => &["/run/podman/podman.sock", "{xdg-runtime-dir}/podman/podman.sock"],
+            "containerd" => &[
+                "/run/containerd/containerd.sock",
+                "/run/containerd/containerd.sock.ttrpc",
+                "/run/k3s/containerd/containerd.sock",
+                "{xdg-runtime-dir}/containerd/containerd.sock",
+            ],
+            _ => return None,
+        };
+        Some(places.iter().map(|place| PathText::trusted(place)).collect())
     }
 }

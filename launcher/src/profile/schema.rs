@@ -5,7 +5,7 @@ use super::expand::{ExpandError, PathText, ValueText};
 use super::source::{Located, Origin, Source};
 use super::types::{
     Busy, EnvironmentPattern, FileMode, GitPolicy, HookWord, Hostname, Missing, MissingProtect,
-    Need, Network, Proc, Size, Span, UserNamespace, VariableName,
+    Need, Network, Proc, Size, SocketAccess, Span, UserNamespace, VariableName,
 };
 use remount_broker::name::{Authority, Mode, TargetName};
 use serde::Deserialize;
@@ -35,6 +35,7 @@ pub(super) struct File {
     pub protect: Vec<Spanned<Protect>>,
     pub environment: Environment,
     pub hooks: BTreeMap<HookWord, BTreeMap<HookWord, Spanned<Mode>>>,
+    pub sockets: BTreeMap<HookWord, Socket>,
     pub remove: Remove,
 }
 
@@ -121,6 +122,15 @@ pub(super) struct Environment {
     pub set: BTreeMap<VariableName, Spanned<ValueText>>,
     pub unset: Vec<Word<EnvironmentPattern>>,
     pub clear: Option<Spanned<bool>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Socket {
+    pub access: Spanned<SocketAccess>,
+    #[serde(default)]
+    pub path: Vec<Word<PathText>>,
+    pub upstream: Option<PathText>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -8,12 +8,12 @@
 use super::built_in;
 use super::expand::{PathText, ValueText};
 use super::model::{
-    Bind, Cache, Environment, Overlay, Profile, Protect, Sandbox, Tmpfs, Toggle, Workspace,
+    Bind, Cache, Environment, Overlay, Profile, Protect, Sandbox, Socket, Tmpfs, Toggle, Workspace,
 };
 use super::source::{Located, Origin};
 use super::types::{
     Busy, EnvironmentPattern, FileMode, GitPolicy, HookWord, Hostname, Missing, MissingProtect,
-    Need, Network, Proc, Size, Span, UserNamespace, VariableName,
+    Need, Network, Proc, Size, SocketAccess, Span, UserNamespace, VariableName,
 };
 use remount_broker::name::{Authority, Mode, TargetName};
 use remount_broker::proto::OnBusy;
@@ -97,7 +97,7 @@ macro_rules! structs {
 structs! {
     Profile {
         description, sources, arguments, sandbox, workspace, binds, tmpfs, caches, overlays,
-        masks, protects, environment, hooks, notes
+        masks, protects, environment, hooks, sockets, notes
     }
     Sandbox {
         network, hostname, authority, landlock, seccomp, new_session, user_namespace, read_only,
@@ -111,6 +111,7 @@ structs! {
     Overlay { path, dest, changes }
     Protect { path, missing }
     Environment { set, unset, clear }
+    Socket { access, paths, upstream }
 }
 
 /// Enums: the number of the variant.
@@ -140,6 +141,7 @@ enums! {
     Need { Required, Optional }
     Network { Host, None }
     Proc { Own, Host }
+    SocketAccess { None, Read }
     UserNamespace { Auto, Always }
 }
 

@@ -90,6 +90,16 @@ pub enum MissingProtect {
     Error,
 }
 
+/// What of a program's socket outside is seen inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SocketAccess {
+    /// Nothing: it is hidden wherever it would be seen.
+    None,
+    /// What reads, of Docker's API; a filter outside answers all else.
+    Read,
+}
+
 /// A size in bytes, written as a number with an optional suffix K, M or G (of 1024).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]

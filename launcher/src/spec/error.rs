@@ -135,6 +135,16 @@ pub enum SpecError {
         /// Who gave it.
         origin: String,
     },
+    /// A socket that a sandboxed agent could have replaced, or that cannot be reached.
+    #[error("{origin}: let the sandbox read from {}: {why}", show(path))]
+    Upstream {
+        /// The socket as given.
+        path: PathBuf,
+        /// Why not.
+        why: &'static str,
+        /// Who asked for it.
+        origin: String,
+    },
     /// The same files writable at two places.
     #[error(
         "{first_origin} and {second_origin}: {} and {} are the same files at two places, so that one could undo the other's mode",
@@ -351,6 +361,9 @@ impl SpecError {
             }
             Self::NotToggleable { .. } => {
                 "only files and directories of the host can be switched: --bind it first"
+            }
+            Self::Upstream { .. } => {
+                "let the program listen elsewhere, and name that as `upstream`"
             }
             Self::Size(_) => "for example --size 64M --tmpfs /scratch",
             Self::Landlock(error) => {

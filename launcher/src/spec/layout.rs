@@ -6,6 +6,7 @@ mod cover;
 mod overlay;
 mod read_only;
 mod repository;
+mod sockets;
 mod taken;
 
 use super::git::{self, GitDir};
@@ -14,7 +15,7 @@ use super::{Asker, Entry, SpecError, Toggle, What};
 use crate::cli::{Args, Step};
 use crate::host::{Found, Host, Mount};
 use crate::paths::is_in;
-use crate::plan::Shape;
+use crate::plan::{Shape, SocketPlan};
 use crate::profile::{GitPolicy, Missing, PathText, Profile, Size, Variables};
 use remount_broker::name::{Authority, Mode, TargetName};
 use remount_broker::placeholder::Wanted;
@@ -31,6 +32,8 @@ pub(super) struct Layout<'h> {
     placeholders: Vec<Wanted>,
     /// Variables that point a tool to a private directory, for caches that are missing.
     pub cache_variables: Vec<(String, PathBuf)>,
+    /// What the filter of sockets serves.
+    pub sockets: Vec<SocketPlan>,
     pub view: View<'h>,
     /// The host as it is, for sources.
     sources: View<'h>,
@@ -85,6 +88,7 @@ impl<'h> Layout<'h> {
             host_directories: Vec::new(),
             placeholders: Vec::new(),
             cache_variables: Vec::new(),
+            sockets: Vec::new(),
             view,
             sources: View::of_host(host.files.as_ref()),
             asked: Vec::new(),
@@ -130,6 +134,7 @@ impl<'h> Layout<'h> {
         layout.protect_configuration(args, variables)?;
         layout.protect_all(args, profile, variables)?;
         layout.mask_all(args, profile, variables)?;
+        layout.place_sockets(profile, variables)?;
         layout.hide_state()?;
         layout.refuse_planted_links()?;
         layout.refuse_open_changes()?;

@@ -95,7 +95,9 @@ fn cover(entry: &Entry) -> Option<Cover> {
         What::Mask(_) => Covering::Mask,
         What::Protect(_) | What::Guard(_) => Covering::ReadOnly,
         What::Open(_) => Covering::Open,
-        What::Bind { .. } | What::Tmpfs { .. } | What::Overlay { .. } => return None,
+        What::Bind { .. } | What::Tmpfs { .. } | What::Overlay { .. } | What::Socket(_) => {
+            return None;
+        }
     };
     Some(Cover { path: entry.dest.clone(), kind })
 }

@@ -268,6 +268,11 @@ impl<'h> View<'h> {
         children.names.as_ref().is_none_or(|names| names.may_contain(name))
     }
 
+    /// Whether a process inside can replace the file at `path` of the host.
+    pub fn can_change(&self, path: &Path) -> bool {
+        self.areas.iter().any(|root| root.area.can_change(path))
+    }
+
     /// The first symlink on the way to `path` on the host that lies in a directory
     /// which a sandbox made from this view can change.
     pub fn planted_link(&self, path: &Path) -> Option<PathBuf> {
@@ -276,7 +281,7 @@ impl<'h> View<'h> {
             let Component::Normal(name) = component else { continue };
             let next = done.join(name);
             if self.files.lstat(&next).ok()?.is_symlink() {
-                if self.areas.iter().any(|root| root.area.can_change(&next)) {
+                if self.can_change(&next) {
                     return Some(next);
                 }
                 done = self.files.find(&next).ok()?.path;

@@ -332,11 +332,9 @@ impl Layout<'_> {
     pub(super) fn mask(&mut self, place: &Place, origin: Asker) -> Result<(), SpecError> {
         let Some(found) = place.found() else { return Ok(()) };
         refuse_reserved(&place.path, &origin)?;
-        if self
-            .entries
-            .iter()
-            .any(|entry| entry.dest == place.path && matches!(entry.what, What::Bind { .. }))
-        {
+        if self.entries.iter().any(|entry| {
+            entry.dest == place.path && matches!(entry.what, What::Bind { .. } | What::Socket(_))
+        }) {
             // A bind at this very place is the more deliberate wish.
             return Ok(());
         }

@@ -30,6 +30,7 @@ impl<'h> Layout<'h> {
         layout.shows_mounts = writable.iter().any(|source| !host.mounts.below(source).is_empty());
         // What is masked needs no protection.
         layout.mask_all(args, profile, variables)?;
+        layout.hide_sockets(profile, variables)?;
         layout.hide_outside(places)?;
         let mode = &profile.workspace.mode;
         if mode.value == Mode::Ro {
