@@ -127,6 +127,17 @@ impl Step {
     }
 }
 
+/// Why a target must not become writable, or stay so. Asked after the change again: whoever
+/// begins to hold it then looks at the mounts after writing that down, so one of the two
+/// sees the other.
+fn refused(registry: &Registry, target: Index) -> Option<Fault> {
+    let stale = |path: &Path| {
+        let name = registry.target(target).name.clone();
+        Fault::Stale { name, path: path.to_owned(), mode: Mode::Rw }
+    };
+    registry.unprotected(target).map(stale).or_else(|| registry.held(target))
+}
+
 /// Why an attempt did not get to its end.
 enum Obstacle {
     /// EBUSY: may pass.
@@ -233,15 +244,9 @@ impl Operation {
     fn check_places(&mut self, registry: &Registry) -> Result<(), Obstacle> {
         for step in &self.steps {
             let member = step.member(registry);
-            if let (Mode::Rw, Some(path)) = (step.mode, registry.unprotected(step.target)) {
-                let name = registry.target(step.target).name.clone();
-                let (path, mode) = (path.to_owned(), step.mode);
-                return Err(Obstacle::Fault(Fault::Stale { name, path, mode }));
-            }
-            // After the change again: whoever begins to hold it then looks at the mounts
-            // after writing that down, so one of the two sees the other.
-            if step.mode == Mode::Rw
-                && let Some(fault) = registry.held(step.target)
+            // All of a target's steps stand together: what is known of the target is asked once.
+            if let (Mode::Rw, 0) = (step.mode, step.member)
+                && let Some(fault) = refused(registry, step.target)
             {
                 return Err(Obstacle::Fault(fault));
             }

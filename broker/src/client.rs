@@ -13,7 +13,7 @@
 //! ```
 //!
 //! A connection serves any number of requests, one after the other; a toggle takes some
-//! twenty microseconds, most of it the way to the broker's process and back.
+//! thirty microseconds, a third of it the way to the broker's process and back.
 //! [`Client::request`] takes conditions:
 //!
 //! ```no_run

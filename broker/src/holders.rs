@@ -8,6 +8,7 @@
 //! A search is bounded in time and in what it lists: how many processes and files there
 //! are is the sandbox's choice.
 
+mod family;
 mod halt;
 mod held;
 mod process;
@@ -22,6 +23,7 @@ use process::{Namespace, Stat, command, each_number, inner_ids, namespace, names
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Result;
 use rustix::process::{Pid, Signal};
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -153,60 +155,73 @@ impl Inspector {
         lineage
     }
 
-    /// Who holds these mounts. Processes of the sandbox are looked at first; their single
-    /// threads, and then other processes, only if none of those is it.
+    /// Who holds these mounts. Processes of the sandbox are looked at first, beginning with
+    /// those that are found without a search; their single threads, and then other processes,
+    /// only if none of those is it.
     pub(crate) fn search(&self, mounts: &[Watched]) -> Search {
         let budget = Budget { work: thread_time() + LIMIT, end: Instant::now() + LONGEST };
         let mut search = Search::default();
+        let mut family = BTreeSet::new();
         for pass in [Pass::Processes, Pass::Threads, Pass::Others] {
-            let done = self.pass(pass, mounts, budget, &mut search);
-            search.more |= !done;
-            search.is_clear_inside |= done && pass == Pass::Threads && search.found.is_empty();
-            if !search.found.is_empty() || search.more {
+            let mut look = |pid| self.look(pid, pass, mounts, budget, &mut search);
+            match pass {
+                Pass::Processes => self.each_relative(|pid| family.insert(pid) && look(pid)),
+                Pass::Threads => drop(family.iter().all(|pid| look(*pid))),
+                Pass::Others => family.clear(),
+            }
+            let listed = each_number(self.proc.as_fd(), |pid| family.contains(&pid) || look(pid));
+            // A directory that cannot be read has nothing to tell.
+            search.more |= listed.is_err();
+            let is_clear = !search.more && search.found.is_empty();
+            search.is_clear_inside |= is_clear && pass == Pass::Threads;
+            if !is_clear {
                 break;
             }
         }
         search
     }
 
-    /// `false` if it was cut short.
-    fn pass(&self, pass: Pass, mounts: &[Watched], budget: Budget, search: &mut Search) -> bool {
-        let mut done = true;
-        // A directory that cannot be read has nothing to tell.
-        let listed = each_number(self.proc.as_fd(), |pid| {
-            done = !budget.is_spent() && search.found.len() < MOST;
-            if !done {
-                return false;
+    /// Looks at one process, if it is meant in this pass. `false` if the search is to be cut
+    /// short here, which is then noted.
+    fn look(
+        &self,
+        pid: i32,
+        pass: Pass,
+        mounts: &[Watched],
+        budget: Budget,
+        search: &mut Search,
+    ) -> bool {
+        if budget.is_spent() || search.found.len() >= MOST {
+            search.more = true;
+            return false;
+        }
+        // A look by number first: most processes of a machine are not meant.
+        let space = namespace_at(self.proc.as_fd(), format!("{pid}/ns/pid"));
+        let skip = match pass {
+            Pass::Others => space == Ok(self.sandbox),
+            Pass::Processes | Pass::Threads => {
+                space.is_err() || space == Ok(self.own) && self.own != self.sandbox
             }
-            // A look by number first: most processes of a machine are not meant.
-            let space = namespace_at(self.proc.as_fd(), format!("{pid}/ns/pid"));
-            let skip = match pass {
-                Pass::Others => space == Ok(self.sandbox),
-                Pass::Processes | Pass::Threads => {
-                    space.is_err() || space == Ok(self.own) && self.own != self.sandbox
-                }
-            };
-            if skip {
-                return true;
-            }
-            let Ok(process) = self.process(pid) else { return true };
-            let is_inside = self.is_in_sandbox(process.as_fd());
-            if is_inside == matches!(pass, Pass::Others) {
-                return true;
-            }
-            let mut holders = Vec::new();
-            if pass == Pass::Threads {
-                threads(process.as_fd(), mounts, budget, &mut holders);
-            } else {
-                descriptors(process.as_fd(), mounts, budget, &mut holders);
-                mappings(process.as_fd(), mounts, &mut holders);
-            }
-            if !holders.is_empty() {
-                search.found.push(describe(self.proc.as_fd(), process, pid, is_inside, holders));
-            }
-            true
-        });
-        done && listed.is_ok()
+        };
+        if skip {
+            return true;
+        }
+        let Ok(process) = self.process(pid) else { return true };
+        let is_inside = self.is_in_sandbox(process.as_fd());
+        if is_inside == matches!(pass, Pass::Others) {
+            return true;
+        }
+        let mut holders = Vec::new();
+        if pass == Pass::Threads {
+            threads(process.as_fd(), mounts, budget, &mut holders);
+        } else {
+            descriptors(process.as_fd(), mounts, budget, &mut holders);
+            mappings(process.as_fd(), mounts, &mut holders);
+        }
+        if !holders.is_empty() {
+            search.found.push(describe(self.proc.as_fd(), process, pid, is_inside, holders));
+        }
+        true
     }
 
     fn process(&self, pid: i32) -> Result<OwnedFd> {

@@ -252,7 +252,7 @@ impl Registry {
     /// What there is to say of targets whose mode has been changed just now: the kernel was
     /// asked after the change ([`crate::apply`]), and is not asked again.
     pub(crate) fn report_changed(&self, which: &[Index]) -> Vec<TargetReport> {
-        let report = |&index: &Index| self.describe(index, self.wanted(index), State::Ok);
+        let report = |&index: &Index| self.describe(index, self.wanted[index].get(), State::Ok);
         which.iter().map(report).collect()
     }
 

@@ -47,7 +47,10 @@ struct Typed {
     command: Option<TypedCommand>,
 }
 
+// Deferred: of all commands only the one that is meant is put together, which takes more time
+// than all else before the request is sent.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum TypedCommand {
     /// Make targets read-only
     Ro {

@@ -58,7 +58,7 @@ pub(super) fn connect(places: &[PathBuf], pid: Option<u32>) -> Result<Way, Failu
                     Some(pid) => client.of_process(pid),
                     None => client,
                 };
-                return Ok(Way { client, daemon: Some(place.clone()) });
+                return Ok(Way { daemon: Some(place.clone()), ..client.into() });
             }
             Err(error) => last = ClientError::from(error).into(),
         }

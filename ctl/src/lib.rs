@@ -17,7 +17,7 @@ use hook::Agent;
 use remount_broker::channel::{CHANNEL_VARIABLE, SOCKET_VARIABLE};
 use remount_broker::channel::{DEFAULT_SOCKET, NoBroker};
 use remount_broker::client::{Client, ClientError, TIMEOUT};
-use remount_broker::host::NotOne;
+use remount_broker::host::{NotOne, Running};
 use remount_broker::name::Authority;
 use remount_broker::proto::{
     BadReply, ErrorCode, OnBusy, Origin, Selection, SetRequest, Term, Verdict, Wish,
@@ -65,6 +65,12 @@ impl From<Exit> for ExitCode {
 enum Failure {
     Client(ClientError),
     NotOne(NotOne),
+    /// The sandbox ended before it answered.
+    Ended {
+        id: String,
+        /// Whether processes were to be ended.
+        kill: bool,
+    },
     /// What was tried, and why it failed.
     Io(String, io::Error),
 }
@@ -101,7 +107,8 @@ fn run(args: Args, quiet: bool) -> Result<Exit, Failure> {
             let mut way = connect(wanted)?;
             let text = match change(&mut way, set.clone()) {
                 Err(error) if daemon::is_first(&way, &error) => daemon::classic(way, &set, error)?,
-                other => render::modes(&other?),
+                Err(error) => return Err(outside::why_ended(error, way.sandbox, set.busy)),
+                Ok(targets) => render::modes(&targets),
             };
             // The mode has changed whether or not anyone can read of it.
             print(&text);
@@ -165,11 +172,19 @@ struct Way {
     client: Client,
     /// Where it listens, if it is remountd.
     daemon: Option<PathBuf>,
+    /// The sandbox's id, if this is outside of it.
+    sandbox: Option<String>,
 }
 
 impl From<Client> for Way {
     fn from(client: Client) -> Self {
-        Self { client, daemon: None }
+        Self { client, daemon: None, sandbox: None }
+    }
+}
+
+impl From<Running> for Way {
+    fn from(running: Running) -> Self {
+        Self { sandbox: Some(running.id), ..running.client.into() }
     }
 }
 
@@ -193,7 +208,7 @@ fn connect(wanted: &Broker) -> Result<Way, Failure> {
             }))) => Err(Failure::NotOne(NotOne::None)),
             other => other,
         },
-        other => other.map(|running| running.client.into()),
+        other => other.map(Way::from),
     }
 }
 
@@ -306,6 +321,11 @@ fn explain(failure: &Failure) -> Exit {
         Failure::NotOne(error) => {
             complain(&error.to_string(), not_one_hint(error).as_deref());
             if *error == NotOne::None { Exit::NoBroker } else { Exit::Usage }
+        }
+        Failure::Ended { id, kill } => {
+            let hint = "its own command seems to be one of those that were ended";
+            complain(&format!("sandbox {id} ended before it answered"), kill.then_some(hint));
+            Exit::Failed
         }
         Failure::Io(tried, error) => {
             complain(&format!("{tried}: {}", IoReason(error)), None);

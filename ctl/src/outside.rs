@@ -1,7 +1,7 @@
 //! What is done from outside: all of this user's sandboxes, and what they leave behind.
 
 use super::{Exit, Failure, complain, explain, print, render};
-use remount_broker::client::{Client, TIMEOUT};
+use remount_broker::client::{Client, ClientError, TIMEOUT};
 use remount_broker::host::{self, NotOne, Places, Running};
 use remount_broker::proto::{Decision, Event, OnBusy, Selection, SetRequest, Wish};
 use std::ffi::OsStr;
@@ -45,21 +45,33 @@ pub(super) fn ro_everywhere(busy: Option<OnBusy>, quiet: bool) -> Exit {
     let mut worst = Exit::Done;
     for running in all() {
         let set = SetRequest { busy, ..SetRequest::new(Selection::All, Wish::Ro) };
-        match super::change(&mut running.client.into(), set) {
+        let id = running.id.clone();
+        match super::change(&mut running.into(), set) {
             Ok(targets) => {
-                let line = |line: &str| format!("{} {line}\n", running.id);
+                let line = |line: &str| format!("{id} {line}\n");
                 let text: String = render::modes(&targets).lines().map(line).collect();
                 if !quiet {
                     print(&text);
                 }
             }
             Err(error) => {
-                complain(&format!("sandbox {}:", running.id), None);
-                worst = explain(&Failure::Client(error));
+                complain(&format!("sandbox {id}:"), None);
+                worst = explain(&why_ended(error, Some(id), busy));
             }
         }
     }
     worst
+}
+
+/// Why a request that `busy` was said of came to nothing: if the connection just ended, the
+/// sandbox may have.
+pub(super) fn why_ended(error: ClientError, id: Option<String>, busy: Option<OnBusy>) -> Failure {
+    match (error, id) {
+        (ClientError::Closed, Some(id)) if all().iter().all(|it| it.id != id) => {
+            Failure::Ended { id, kill: matches!(busy, Some(OnBusy::Kill { .. })) }
+        }
+        (error, _) => error.into(),
+    }
 }
 
 /// All sandboxes, as a table or as JSON.

@@ -151,6 +151,8 @@ fn what_is_of_another_kind_is_not_taken_for_it() {
     let (sandbox, project) = world();
     sandbox.dir("project/evil");
     let mut inside = sandbox.remount().serve();
+    // A request makes the broker look: from then on it knows what was there.
+    settled(&mut inside);
     inside.act(["create", "evil/before"]).ok();
     std::os::unix::fs::symlink("evil", project.join("link")).unwrap();
     sandbox.file("project/pointer", "gitdir: evil\n");

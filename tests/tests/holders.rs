@@ -196,6 +196,24 @@ fn the_asking_process_is_spared_unless_forced() {
     assert_eq!(outcome.stdout(), "143\nclosed\n", "{outcome}");
 }
 
+/// Outside, where the answer to that has nobody left to come from.
+#[test]
+fn it_is_said_that_the_sandbox_ended_with_its_own_command() {
+    let sandbox = Sandbox::new();
+    // The target stays busy until the sandbox has ended: there is nothing else to answer.
+    let script =
+        "exec 3>>log; sh -c 'trap \"\" TERM; echo holds; while :; do sleep 1; done' & wait";
+    let mut command = sandbox.remount().sh(script).start();
+    assert_eq!(command.line().trim(), "holds");
+    reachable(&sandbox);
+    let id = sandbox.socket().file_stem().unwrap().to_str().unwrap().to_owned();
+    let kill = ["ro", "workspace", "--kill", "--grace", "60s"];
+    let outcome = sandbox.ctl().command(kill).run();
+    outcome.exits(1).says(&format!("sandbox {id} ended before it answered"));
+    outcome.says("hint: its own command seems to be one of those that were ended");
+    assert_eq!(command.wait().code(), Some(143));
+}
+
 /// How often the modes are switched under churn: 30 times, or `REMOUNT_CHURN` times.
 fn times() -> u32 {
     std::env::var("REMOUNT_CHURN").map_or(30, |times| times.parse().expect("a number"))

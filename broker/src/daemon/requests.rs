@@ -322,6 +322,12 @@ impl Daemon<'_> {
             for id in ids {
                 self.finish((id, Err(cannot_start(errno))));
             }
+            return;
+        }
+        // Who asks is written down at the end, and is known by then: this is the time for it.
+        let asked = |job: &&Job| job.kind == Kind::Set && ids.contains(&job.id);
+        for job in self.queue.iter().filter(asked) {
+            self.command(job.session);
         }
     }
 
@@ -495,10 +501,16 @@ impl Daemon<'_> {
     }
 
     fn identity(&self, id: SessionId) -> (Option<i32>, String) {
-        let Some(client) = self.clients.get(id) else { return (None, String::new()) };
-        let Some(pid) = client.who.peer.pid else { return (None, String::new()) };
-        let command = client.session.command.get_or_init(|| self.inspector.command(pid));
-        (Some(pid.as_raw_nonzero().get()), command.clone())
+        let pid = self.clients.get(id).and_then(|client| client.who.peer.pid);
+        let command = self.command(id).unwrap_or_default().to_owned();
+        (pid.map(|pid| pid.as_raw_nonzero().get()), command)
+    }
+
+    /// The client's command line, read once for each connection.
+    fn command(&self, id: SessionId) -> Option<&str> {
+        let client = self.clients.get(id)?;
+        let pid = client.who.peer.pid?;
+        Some(client.session.command.get_or_init(|| self.inspector.command(pid)))
     }
 
     fn answer(&mut self, id: SessionId, dialect: Dialect, reply: &Reply) {

@@ -145,7 +145,7 @@ pub fn serve(setup: Setup<'_>) -> Result<(), DaemonError> {
         helpers: Helpers::default(),
         leases: Leases::default(),
         lent: BTreeMap::new(),
-        filter: visitor_filter().compile(),
+        filter: visitor_filter().compile_for_a_few_calls(),
         journal: Journal::new(None, "", &start),
         inspector,
         last_job: 0,

@@ -4,11 +4,16 @@ use super::mount::last_errno;
 use rustix::io::Result;
 use std::marker::PhantomData;
 
-/// How long a wait may last, and the next one after it.
-const LIMIT_NS: libc::c_long = 1_000_000;
+/// How long the first wait may last: no less than from one tick of the clock to the next
+/// (`CONFIG_HZ`, 100 at least), which is why the hardware's timer is not set for this one.
+/// That takes a virtual machine several microseconds, twice for each request.
+const FIRST_NS: libc::c_long = 10_000_000;
+
+/// How long each one after it may last.
+const NEXT_NS: libc::c_long = 1_000_000;
 
 /// Ends waits of the thread that made it: while a [`Limited`] of it lives, a signal
-/// interrupts the thread every millisecond.
+/// interrupts the thread after 10 ms, and then every millisecond.
 ///
 /// `close(2)` has no `MSG_DONTWAIT`: a TCP socket with `SO_LINGER` makes the process that
 /// closes it last wait for as long as the owner chose (`inet_release`, net/ipv4/af_inet.c;
@@ -69,13 +74,13 @@ impl Patience {
     /// From here on, until the value is dropped, no wait lasts. Around nothing but what
     /// has to do with peers: an interrupted look at a mount would be taken for an answer.
     pub fn limit(&self) -> Limited<'_> {
-        self.set(LIMIT_NS);
+        self.set(FIRST_NS, NEXT_NS);
         Limited(self)
     }
 
-    fn set(&self, every: libc::c_long) {
-        let every = libc::timespec { tv_sec: 0, tv_nsec: every };
-        let value = libc::itimerspec { it_interval: every, it_value: every };
+    fn set(&self, first: libc::c_long, next: libc::c_long) {
+        let time = |ns| libc::timespec { tv_sec: 0, tv_nsec: ns };
+        let value = libc::itimerspec { it_interval: time(next), it_value: time(first) };
         // SAFETY: the timer is this value's, and `value` outlives the call. It fails only
         // for a timer or a value that is none.
         unsafe { libc::timer_settime(self.timer, 0, &raw const value, std::ptr::null_mut()) };
@@ -84,7 +89,7 @@ impl Patience {
 
 impl Drop for Limited<'_> {
     fn drop(&mut self) {
-        self.0.set(0);
+        self.0.set(0, 0);
     }
 }
 
