@@ -19,6 +19,7 @@ pub mod outside;
 mod paths;
 pub mod plan;
 pub mod profile;
+mod reduced;
 pub mod report;
 pub mod spec;
 pub mod supervise;

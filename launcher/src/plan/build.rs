@@ -54,6 +54,7 @@ impl Plan {
             exec: spec.exec,
             policy: spec.policy,
             held: spec.held,
+            reducible: spec.reducible,
             warnings: spec.warnings,
         }
     }
