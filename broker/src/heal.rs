@@ -3,14 +3,16 @@
 //! A mount of the sandbox goes away when the host renames another file over the one it is
 //! mounted on, or removes that; it moves away when the host renames a directory. Then what
 //! is at its path can be changed from inside. The kernel tells of the first
-//! (`poll(2)` on `mountinfo`, before the rename is complete), inotify of the names that
-//! come and go. All is looked at once in a while, and before a request if neither would tell.
+//! (`poll(2)` on `mountinfo`, before the rename is complete), but not of which; inotify of the
+//! names that come and go: then those are looked at. All is looked at once in a while, and
+//! before a request if neither would tell.
 //!
 //! Where there is nothing to mount on, the mount that holds the path is made read-only, so
 //! that nothing can be created, and its target is stale, until there is something again. If
 //! that is busy, the sandbox stands still for as long.
 //! A placeholder that was removed is made again after a moment.
 
+mod back;
 mod follow;
 mod hold;
 mod news;
@@ -19,15 +21,11 @@ mod watches;
 pub use follow::FileSource;
 
 use crate::holders::{Halted, Inspector};
-use crate::name::Mode;
-use crate::placeholder::{self, Kind as StandIn};
+use crate::placeholder::Kind as StandIn;
 use crate::sandbox::{Index, Registry};
-use crate::sys::mount::{self, Attributes, FileStat, Reach};
-use rustix::fs::CWD;
-use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use watches::Watches;
 
@@ -128,6 +126,8 @@ pub struct Healer {
     /// not attached yet counts.
     limit: Option<OwnedFd>,
     watches: Watches,
+    /// What is watched is not what is to be watched any more.
+    is_watching_old: bool,
     /// Mounts that were made read-only, since something in them is lost.
     closed: BTreeSet<usize>,
     /// Processes that stand still, since one could not be.
@@ -137,9 +137,20 @@ pub struct Healer {
     due: Instant,
 }
 
+/// What is to be looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// These, and all below.
+    These(BTreeSet<usize>),
+    /// Every mount.
+    All,
+}
+
 #[derive(Debug)]
 struct Slot {
     kept: Kept,
+    /// The others that are below it.
+    below: Vec<usize>,
     /// The nearest mount above it that can be made read-only.
     holder: Option<usize>,
     /// Whether there is any mount of these above it.
@@ -151,6 +162,8 @@ struct Slot {
     /// It was read-only when it was first seen, though its kind can be changed: the host's
     /// is. It never becomes writable.
     is_read_only: bool,
+    /// Whether it was a symbolic link when it was first seen.
+    was_link: Option<bool>,
     lost_since: Option<Instant>,
 }
 
@@ -165,26 +178,42 @@ impl Healer {
         table: OwnedFd,
         limit: Option<OwnedFd>,
     ) -> Self {
-        // Parents first.
-        kept.sort_by(|a, b| a.path.cmp(&b.path));
+        // Parents first, and what is hidden last: that is mostly in no place where programs
+        // replace files all day. Nothing is below it.
+        kept.sort_by(|a, b| (a.kind.is_mask(), &a.path).cmp(&(b.kind.is_mask(), &b.path)));
         let mut slots: Vec<Slot> = Vec::with_capacity(kept.len());
         for kept in kept {
-            let above = |slot: &&mut Slot| {
-                kept.path != slot.kept.path && kept.path.starts_with(&slot.kept.path)
-            };
-            let nearest = slots.iter_mut().enumerate().rev().find(|(_, slot)| above(slot));
+            let own = slots.len();
+            let mut nearest = None;
+            for (index, slot) in slots.iter_mut().enumerate() {
+                if kept.path != slot.kept.path && kept.path.starts_with(&slot.kept.path) {
+                    slot.below.push(own);
+                    nearest = Some((index, slot.kept.kind.is_changeable()));
+                }
+            }
             let is_nested = nearest.is_some();
             // In what is read-only nothing can be created.
-            let holder = nearest.filter(|(_, slot)| slot.kept.kind.is_changeable()).map(|(i, _)| i);
+            let holder = nearest.filter(|(_, is_changeable)| *is_changeable).map(|(i, _)| i);
             let source = sources.iter().position(|source| source.path == kept.path);
             let source = source.map(|place| sources.swap_remove(place));
-            let (mount, lost_since, is_read_only) = (None, None, false);
-            slots.push(Slot { kept, holder, is_nested, source, mount, is_read_only, lost_since });
+            let (mount, was_link, lost_since, is_read_only, below) =
+                (None, None, None, false, Vec::new());
+            slots.push(Slot {
+                kept,
+                below,
+                holder,
+                is_nested,
+                source,
+                mount,
+                is_read_only,
+                was_link,
+                lost_since,
+            });
         }
         let due = Instant::now() + FIRST_LOOK;
         let (watches, closed) = (Watches::new(), BTreeSet::new());
-        let (halted, is_halted_for) = (None, None);
-        Self { slots, table, limit, watches, closed, halted, is_halted_for, due }
+        let (halted, is_halted_for, is_watching_old) = (None, None, true);
+        Self { slots, table, limit, watches, is_watching_old, closed, halted, is_halted_for, due }
     }
 
     /// Whether the sandbox stands still.
@@ -202,28 +231,46 @@ impl Healer {
         self.due
     }
 
-    /// Whether a name that matters has come or gone.
-    pub(crate) fn heard(&mut self) -> bool {
-        self.watches.heard()
+    /// What to look at, as names that matter have come or gone; `None` if none has.
+    pub(crate) fn heard(&mut self) -> Option<Scope> {
+        let heard = self.watches.heard();
+        self.is_watching_old |= heard.is_of_directories;
+        match (heard.is_of_directories, heard.slots.is_empty()) {
+            (true, _) => Some(Scope::All),
+            (false, true) => None,
+            (false, false) => Some(Scope::These(heard.slots)),
+        }
     }
 
-    /// Looks at every mount, and puts back what is not in its place. With an `inspector` the
+    /// The places of what is looked at, parents first.
+    fn places(&self, scope: &Scope) -> Vec<usize> {
+        match scope {
+            Scope::All => (0..self.slots.len()).collect(),
+            Scope::These(named) => {
+                let below = named.iter().flat_map(|index| &self.slots[*index].below);
+                named.iter().chain(below).copied().collect::<BTreeSet<_>>().into_iter().collect()
+            }
+        }
+    }
+
+    /// Looks at mounts, and puts back what is not in its place. With an `inspector` the
     /// sandbox can be made to stand still.
     pub(crate) fn look(
         &mut self,
+        scope: &Scope,
         registry: &mut Registry,
         inspector: Option<&Inspector>,
         now: Instant,
     ) -> Vec<Event> {
         let mut events = Vec::new();
-        let mut changed = self.watches.is_new();
-        for index in 0..self.slots.len() {
+        for index in self.places(scope) {
             let followed = matches!(self.slots[index].kept.kind, Kind::Followed(_));
             let result = match followed {
                 true => self.follow(index, registry),
                 false => self.put_back(index, registry, now),
             };
             let slot = &mut self.slots[index];
+            let was_lost = slot.lost_since.is_some();
             let what = match result {
                 Ok(false) if slot.lost_since.is_none() => continue,
                 Ok(true) if followed && slot.lost_since.is_none() => What::Followed,
@@ -237,14 +284,18 @@ impl Healer {
                 }
                 Err(_) => continue,
             };
-            changed = true;
+            // The directories that are watched are the same after a file was replaced.
+            self.is_watching_old |= was_lost || slot.lost_since.is_some() || !slot.below.is_empty();
             events.push(Event { path: slot.kept.path.clone(), what });
         }
         let is_busy = self.hold_the_lost(registry, inspector, &mut events);
-        if changed {
+        let mut due = now + self.pause(is_busy, now);
+        if std::mem::take(&mut self.is_watching_old) {
             self.watches.renew(&self.slots);
+            // What happened before there was a watch was not told.
+            due = due.min(now + news::SOON);
         }
-        self.due = now + self.pause(is_busy, now);
+        self.due = if *scope == Scope::All { due } else { due.min(self.due) };
         events
     }
 
@@ -263,173 +314,13 @@ impl Healer {
             .filter_map(|(_, since)| (since + GRACE).checked_duration_since(now));
         stand_in.chain([every]).min().unwrap_or(every)
     }
-
-    /// Whether the mount had to be put back.
-    fn put_back(
-        &mut self,
-        index: usize,
-        registry: &mut Registry,
-        now: Instant,
-    ) -> Result<bool, Errno> {
-        let slot = &self.slots[index];
-        let path = &slot.kept.path;
-        match mount::lstat_at(CWD, path) {
-            Ok(stat) if stat.is_mount_root && slot.mount == Some(stat.mount_id) => {
-                return Ok(false);
-            }
-            Ok(_) => {}
-            Err(Errno::NOENT) if self.may_stand_in(slot, now) => self.stand_in(index)?,
-            Err(errno) => return Err(errno),
-        }
-        let mut last = Errno::NOENT;
-        for turn in 1..=TRIES {
-            let slot = &self.slots[index];
-            let at = mount::open_exact_or_link(CWD, &slot.kept.path)?;
-            let stat = mount::stat(at.as_fd())?;
-            if stat.is_mount_root && slot.is_its_own(&stat) {
-                let was = slot.mount;
-                self.adopt(index, at, &stat, registry)?;
-                return Ok(was.is_some());
-            }
-            if slot.kept.kind.is_changeable() && !slot.is_nested {
-                // Where nobody inside can put anything, another directory is not the one
-                // that was given.
-                return Err(Errno::STALE);
-            }
-            self.retire(index, registry)?;
-            match self.mount(index, at.as_fd(), registry) {
-                Ok(()) => {}
-                // The rename is not complete yet; or the one slot that there is was taken.
-                Err(errno @ (Errno::NOENT | Errno::NOSPC)) => {
-                    last = errno;
-                    pause(turn);
-                }
-                Err(errno) => return Err(errno),
-            }
-        }
-        Err(last)
-    }
-
-    /// Takes what is mounted there for what belongs there.
-    fn adopt(
-        &mut self,
-        index: usize,
-        at: OwnedFd,
-        stat: &FileStat,
-        registry: &mut Registry,
-    ) -> Result<(), Errno> {
-        let slot = &self.slots[index];
-        match slot.kept.kind {
-            // Another one that was moved here may be writable.
-            Kind::Protected(_) if !mount::is_read_only(&at)? => {
-                mount::set_attributes(at.as_fd(), Attributes::READ_ONLY, Reach::This)?;
-            }
-            // The first look: what the host has read-only was never a member.
-            Kind::Member(_) | Kind::Writable
-                if slot.mount.is_none() && mount::is_read_only(&at)? =>
-            {
-                self.slots[index].is_read_only = !self.is_member_now(index, registry);
-            }
-            Kind::Member(target) if !slot.is_read_only => {
-                let own = registry.member(target, &slot.kept.path).map(mount::mount_id);
-                if own != Some(Ok(stat.mount_id)) {
-                    self.retire(index, registry)?;
-                    mount::set_attributes(
-                        at.as_fd(),
-                        Attributes::mode(registry.wanted(target)),
-                        Reach::This,
-                    )?;
-                    registry.replace_member(target, &self.slots[index].kept.path, at);
-                }
-            }
-            _ => {}
-        }
-        self.slots[index].mount = Some(stat.mount_id);
-        Ok(())
-    }
-
-    /// Whether the mount of a slot is one that its target's mode applies to.
-    fn is_member_now(&self, index: usize, registry: &Registry) -> bool {
-        let Kept { path, kind } = &self.slots[index].kept;
-        kind.target().is_some_and(|target| registry.member(target, path).is_some())
-    }
-
-    /// Closes a target's mount that is not at its path any more, for good: another one
-    /// takes its place, and what was opened through it must not stay writable.
-    fn retire(&self, index: usize, registry: &Registry) -> Result<(), Errno> {
-        let Kept { path, kind: Kind::Member(target) | Kind::Followed(Some(target)) } =
-            &self.slots[index].kept
-        else {
-            return Ok(());
-        };
-        let Some(old) = registry.member(*target, path) else { return Ok(()) };
-        match mount::set_attributes(old, Attributes::READ_ONLY, Reach::This) {
-            // Taken out of the tree, since its directory was removed.
-            Ok(()) | Err(Errno::INVAL) => Ok(()),
-            Err(errno) => Err(errno),
-        }
-    }
-
-    /// Mounts what belongs there. It has its flags before anybody can see it.
-    fn mount(&self, index: usize, at: BorrowedFd<'_>, registry: &Registry) -> Result<(), Errno> {
-        let slot = &self.slots[index];
-        let tree = match &slot.kept.kind {
-            Kind::Member(_) | Kind::Writable if slot.is_read_only => self.detached(at, Mode::Ro)?,
-            Kind::Protected(_) => self.detached(at, Mode::Ro)?,
-            Kind::Member(target) => self.detached(at, registry.wanted(*target))?,
-            Kind::Writable => self.detached(at, Mode::Rw)?,
-            Kind::Masked(empty) => {
-                self.detached(mount::open_exact(CWD, empty)?.as_fd(), Mode::Ro)?
-            }
-            Kind::Followed(_) | Kind::Other(_) => return Err(Errno::OPNOTSUPP),
-        };
-        mount::attach(tree.as_fd(), at)
-    }
-
-    /// A mount of what `source` is open on that is nowhere yet.
-    fn detached(&self, source: BorrowedFd<'_>, mode: Mode) -> Result<OwnedFd, Errno> {
-        // It counts as a mount namespace, and one more is allowed for as long as it takes:
-        // should somebody inside be faster, there is none for this process.
-        let allow = |count: &[u8]| match &self.limit {
-            Some(limit) => rustix::io::pwrite(limit, count, 0).map(drop),
-            None => Ok(()),
-        };
-        allow(b"2")?;
-        let tree = mount::clone_one(source);
-        allow(b"1")?;
-        let tree = tree?;
-        mount::set_attributes(tree.as_fd(), Attributes::mode(mode), Reach::This)?;
-        Ok(tree)
-    }
-
-    /// Whether it is time for a placeholder; only where nobody inside can open it for
-    /// writing before it is mounted on.
-    fn may_stand_in(&self, slot: &Slot, now: Instant) -> bool {
-        let is_due = slot.lost_since.is_some_and(|since| now >= since + GRACE);
-        let is_held = |holder| self.halted.is_some() || self.closed.contains(&holder);
-        // Not in a directory that was never given, in the place of one that was moved away.
-        let is_there = |holder: usize| {
-            let parent = mount::lstat_at(CWD, slot.kept.path.parent().unwrap_or(Path::new("/")));
-            parent.is_ok_and(|parent| Some(parent.mount_id) == self.slots[holder].mount)
-        };
-        is_due && slot.holder.is_some_and(|holder| is_held(holder) && is_there(holder))
-    }
-
-    /// Makes a placeholder where one has been removed, through a mount that nobody else
-    /// sees: the one that is there is read-only, and stays so.
-    fn stand_in(&self, index: usize) -> Result<(), Errno> {
-        let Kept { path, kind } = &self.slots[index].kept;
-        let Kind::Protected(Some(kind)) = kind else { return Err(Errno::NOENT) };
-        let parent = mount::open_exact(CWD, path.parent().unwrap_or(Path::new("/")))?;
-        let parent = self.detached(parent.as_fd(), Mode::Rw)?;
-        match placeholder::make_one(parent.as_fd(), path.file_name().unwrap_or_default(), kind) {
-            Ok(()) | Err(Errno::EXIST) => Ok(()),
-            Err(errno) => Err(errno),
-        }
-    }
 }
 
 impl Kind {
+    fn is_mask(&self) -> bool {
+        matches!(self, Self::Masked(_))
+    }
+
     fn is_changeable(&self) -> bool {
         matches!(self, Self::Member(_) | Self::Writable | Self::Other(_))
     }
@@ -439,18 +330,6 @@ impl Kind {
             Self::Member(target) => Some(*target),
             Self::Other(target) | Self::Followed(target) => *target,
             _ => None,
-        }
-    }
-}
-
-impl Slot {
-    /// Whether a mount is of this slot's kind, and not one that was moved here.
-    fn is_its_own(&self, stat: &FileStat) -> bool {
-        match &self.kept.kind {
-            Kind::Masked(empty) => {
-                mount::lstat_at(CWD, empty).is_ok_and(|empty| empty.id == stat.id)
-            }
-            _ => true,
         }
     }
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// What the default profile protects and a fresh repository lacks, as the form that
 /// stands in.
 const DIRECTORIES: [&str; 6] =
-    [".vscode", ".codex", ".claude/hooks", ".claude/settings.json", ".mcp.json", ".git/modules"];
+    [".vscode", ".codex", ".github/hooks", ".github/mcp.json", ".mcp.json", ".git/modules"];
 const FILES: [&str; 3] = [".git/commondir", ".git/config.worktree", ".git/info/attributes"];
 
 fn text(path: &Path) -> &str {
@@ -61,7 +61,7 @@ fn what_is_missing_cannot_be_created() {
     // Outside, each can be created.
     let mut outside = sandbox.host_probe().serve();
     for path in DIRECTORIES {
-        if let Some((parent, _)) = path.split_once('/').filter(|_| path.starts_with(".claude")) {
+        if let Some((parent, _)) = path.split_once('/').filter(|_| path.starts_with(".github")) {
             outside.act(["mkdir", parent]);
         }
         outside.act(["mkdir", path]).ok();
@@ -74,7 +74,7 @@ fn what_is_missing_cannot_be_created() {
     for path in DIRECTORIES {
         std::fs::remove_dir_all(sandbox.project().join(path)).unwrap();
     }
-    std::fs::remove_dir(sandbox.project().join(".claude")).unwrap();
+    std::fs::remove_dir(sandbox.project().join(".github")).unwrap();
     before.unchanged(sandbox.project());
     let mut inside = sandbox.remount().serve();
     inside.act(["mkdir", "other"]).ok();
@@ -106,11 +106,11 @@ fn what_is_missing_cannot_be_created() {
         held(&mut inside, &["link", "file", path]);
     }
     // Nor by way of the directories on the way, which are there for that only.
-    inside.act(["rename", ".claude", "elsewhere"]).errno("EBUSY");
-    inside.act(["rename-exchange", ".claude", "other"]).errno("EBUSY");
+    inside.act(["rename", ".github", "elsewhere"]).errno("EBUSY");
+    inside.act(["rename-exchange", ".github", "other"]).errno("EBUSY");
     // What is not listed is free.
-    inside.act(["mkdir", ".claude/skills"]).ok();
-    inside.act(["rmdir", ".claude/skills"]).ok();
+    inside.act(["mkdir", ".github/workflows"]).ok();
+    inside.act(["rmdir", ".github/workflows"]).ok();
     inside.act(["create", ".git/index.lock"]).ok();
     inside.act(["unlink", ".git/index.lock"]).ok();
     inside.act(["unlink", "file"]).ok();

@@ -144,6 +144,37 @@ fn what_is_removed_and_made_again_is_protected() {
     inside.end().success();
 }
 
+/// A link in the place of a directory leads to where nothing is protected, and a file in the
+/// place of a git directory to another: neither is taken for what was there.
+#[test]
+fn what_is_of_another_kind_is_not_taken_for_it() {
+    let (sandbox, project) = world();
+    sandbox.dir("project/evil");
+    let mut inside = sandbox.remount().serve();
+    inside.act(["create", "evil/before"]).ok();
+    std::os::unix::fs::symlink("evil", project.join("link")).unwrap();
+    sandbox.file("project/pointer", "gitdir: evil\n");
+    for (name, other) in [(".vscode", "link"), (".git", "link"), (".git", "pointer")] {
+        sandbox.host_probe().probe(["rename-exchange", name, other]).ok();
+        wait_until("the project is closed", LIMIT, || inside.act(["utime", "."]) == rofs());
+        inside.act(["create", "evil/tasks.json"]).errno("EROFS");
+        if other == "pointer" {
+            inside.act(["append", ".git", "x"]).errno("EROFS");
+        }
+        assert!(inside.ctl("status", 0).contains("stale"), "{name}");
+        sandbox.host_probe().probe(["rename-exchange", name, other]).ok();
+        wait_until("the project is open", LIMIT, || inside.act(["utime", "."]) == done());
+        settled(&mut inside);
+    }
+    // A file may be one of another kind than what stood in for it.
+    std::fs::remove_dir(project.join(".mcp.json")).unwrap();
+    std::fs::write(project.join(".mcp.json"), "{}").unwrap();
+    protected(&mut inside, ".mcp.json");
+    settled(&mut inside);
+    assert_eq!(inside.act(["read", ".mcp.json"]).ok(), "{}");
+    inside.end().success();
+}
+
 /// A placeholder that is cleaned away, as by `git clean -fd`, comes back after a moment,
 /// and is gone at the end.
 #[test]

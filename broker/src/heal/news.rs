@@ -16,7 +16,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// A change of the broker's own is in the mount table too, and could hide another one.
-const AFTER_OWN: Duration = Duration::from_millis(10);
+pub(super) const SOON: Duration = Duration::from_millis(10);
 
 /// Filesystems whose names change by calls to this kernel only, by `f_type`
 /// (include/uapi/linux/magic.h and the filesystems' own).
@@ -56,14 +56,14 @@ impl Healer {
             return true;
         }
         let (table, names) = self.happened();
-        table || (names && self.heard())
+        table || (names && self.heard().is_some())
     }
 
     /// Takes note that the broker itself has changed mounts: there is a look in a moment
     /// instead of at once.
     pub(crate) fn made_changes(&mut self, now: Instant) {
         if self.hears_all() && self.happened().0 {
-            self.due = self.due.min(now + AFTER_OWN);
+            self.due = self.due.min(now + SOON);
         }
     }
 

@@ -4,10 +4,10 @@ use super::{Slot, news};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::io::Errno;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// What is watched.
@@ -15,13 +15,22 @@ use std::path::Path;
 pub(super) struct Watches {
     /// `None` if this user has no more of them to have: then only time tells.
     fd: Option<OwnedFd>,
-    /// The names that matter in each directory.
-    names: BTreeMap<i32, BTreeSet<OsString>>,
+    /// The names that matter in each directory, with the mounts that they matter to.
+    names: BTreeMap<i32, BTreeMap<OsString, Vec<usize>>>,
     /// A directory that is there is not watched: it cannot be read, or the limit of watches
     /// is reached.
     is_blind: bool,
     /// Every name that matters is told of.
     tell_all: bool,
+}
+
+/// What has happened to names that matter.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    /// The mounts in whose places.
+    pub slots: BTreeSet<usize>,
+    /// A directory that is watched has gone itself, or something was not told.
+    pub is_of_directories: bool,
 }
 
 impl Watches {
@@ -37,11 +46,6 @@ impl Watches {
         self.fd.as_ref().map(AsFd::as_fd)
     }
 
-    /// Whether nothing is watched yet that could be.
-    pub(super) fn is_new(&self) -> bool {
-        self.fd.is_some() && self.names.is_empty()
-    }
-
     /// Whether no name comes or goes untold.
     pub(super) fn tell_all(&self) -> bool {
         self.tell_all
@@ -52,21 +56,24 @@ impl Watches {
         self.fd.is_none() || self.is_blind
     }
 
-    /// Whether a name that matters has come or gone.
-    pub(super) fn heard(&mut self) -> bool {
-        let Some(fd) = &self.fd else { return false };
+    /// The names that have come and gone.
+    pub(super) fn heard(&mut self) -> Heard {
+        let mut heard = Heard::default();
+        let Some(fd) = &self.fd else { return heard };
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut reader = inotify::Reader::new(fd, &mut buffer);
-        let mut matters = false;
         while let Ok(event) = reader.next() {
-            let names = self.names.get(&event.wd());
-            let name = event.file_name().map(|name| OsString::from_vec(name.to_bytes().to_vec()));
-            // Without a name: the directory itself has gone. Without a directory: events were
-            // lost. What is watched no more does not matter.
-            let is_known = names.is_some_and(|names| name.is_none_or(|name| names.contains(&name)));
-            matters |= is_known || event.wd() < 0;
+            // Without a directory: events were lost. What is watched no more does not matter.
+            heard.is_of_directories |= event.wd() < 0;
+            let Some(names) = self.names.get(&event.wd()) else { continue };
+            // Without a name: the directory itself has gone.
+            let Some(name) = event.file_name() else {
+                heard.is_of_directories = true;
+                continue;
+            };
+            heard.slots.extend(names.get(OsStr::from_bytes(name.to_bytes())).into_iter().flatten());
         }
-        matters
+        heard
     }
 
     /// Watches the directories that the mounts are in, as they are now, and those of the
@@ -77,9 +84,11 @@ impl Watches {
         self.is_blind = false;
         let (mut is_complete, mut all_local) = (true, true);
         let mut ids: BTreeMap<&Path, Option<i32>> = BTreeMap::new();
-        for Slot { kept, source, .. } in slots {
+        for (index, Slot { kept, source, .. }) in slots.iter().enumerate() {
             let mut keep = |watched: Result<i32, Errno>, name: OsString| match watched {
-                Ok(id) => drop(self.names.entry(id).or_default().insert(name)),
+                Ok(id) => {
+                    self.names.entry(id).or_default().entry(name).or_default().push(index);
+                }
                 // Lost itself: its own parent is watched.
                 Err(Errno::NOENT | Errno::NOTDIR) => is_complete = false,
                 Err(_) => (is_complete, self.is_blind) = (false, true),

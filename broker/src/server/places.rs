@@ -3,6 +3,7 @@
 use super::journal::Entry;
 use super::{Server, Token};
 use crate::escape::Escaped;
+use crate::heal::Scope;
 use crate::proto::{State, TargetReport};
 use std::time::Instant;
 
@@ -12,9 +13,11 @@ impl Server<'_> {
         let Some(healer) = &mut self.context.healer else { return };
         let now = Instant::now();
         let has = |wanted: fn(&Token) -> bool| tokens.iter().any(wanted);
-        let heard = has(|token| matches!(token, Token::Names)) && healer.heard();
-        if heard || has(|token| matches!(token, Token::Mounts)) || healer.due() <= now {
-            self.look(now);
+        let heard = if has(|token| matches!(token, Token::Names)) { healer.heard() } else { None };
+        if has(|token| matches!(token, Token::Mounts)) || healer.due() <= now {
+            self.look(&Scope::All, now);
+        } else if let Some(scope) = heard {
+            self.look(&scope, now);
         }
     }
 
@@ -22,14 +25,14 @@ impl Server<'_> {
     pub(super) fn heal_before_requests(&mut self) {
         let Some(healer) = &mut self.context.healer else { return };
         if self.sessions.any_line() && healer.has_news() {
-            self.look(Instant::now());
+            self.look(&Scope::All, Instant::now());
         }
     }
 
-    fn look(&mut self, now: Instant) {
+    fn look(&mut self, scope: &Scope, now: Instant) {
         let Some(healer) = &mut self.context.healer else { return };
         let inspector = self.context.inspector.as_ref();
-        let events = healer.look(&mut self.registry, inspector, now);
+        let events = healer.look(scope, &mut self.registry, inspector, now);
         // Before anybody reads of it and moves it again.
         let reports = self.registry.report(self.registry.all());
         for event in events {

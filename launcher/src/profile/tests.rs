@@ -701,7 +701,7 @@ fn the_default_profile_hides_and_protects() {
     for path in ["~/.ssh", "~/.gnupg", "~/.aws", "~/.kube", "~/.netrc", "~/.mozilla", "~/.claude"] {
         assert!(masks.contains(&path), "{path}");
     }
-    for path in [".vscode/", ".idea/", ".envrc", ".mcp.json", ".claude/settings.json", ".codex/"] {
+    for path in [".vscode/", ".idea/", ".envrc", ".mcp.json", ".claude/", ".github/copilot/"] {
         assert!(protects(&profile).contains(&(path, MissingProtect::Guard)), "{path}");
     }
     for name in ["SSH_AUTH_SOCK", "DBUS_SESSION_BUS_ADDRESS", "LD_PRELOAD", "GH_TOKEN", "DISPLAY"] {

@@ -1,0 +1,208 @@
+//! Mounts that are not in their places: each is put back.
+
+use super::{GRACE, Healer, Kept, Kind, Slot, TRIES, pause};
+use crate::name::Mode;
+use crate::placeholder;
+use crate::sandbox::Registry;
+use crate::sys::mount::{self, Attributes, FileStat, Reach};
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::Instant;
+
+impl Healer {
+    /// Whether the mount had to be put back.
+    pub(super) fn put_back(
+        &mut self,
+        index: usize,
+        registry: &mut Registry,
+        now: Instant,
+    ) -> Result<bool, Errno> {
+        let slot = &self.slots[index];
+        let path = &slot.kept.path;
+        match mount::lstat_at(CWD, path) {
+            Ok(stat) if stat.is_mount_root && slot.mount == Some(stat.mount_id) => {
+                return Ok(false);
+            }
+            Ok(_) => {}
+            Err(Errno::NOENT) if self.may_stand_in(slot, now) => self.stand_in(index)?,
+            Err(errno) => return Err(errno),
+        }
+        let mut last = Errno::NOENT;
+        for turn in 1..=TRIES {
+            let slot = &self.slots[index];
+            let at = mount::open_exact_or_link(CWD, &slot.kept.path)?;
+            let stat = mount::stat(at.as_fd())?;
+            if slot.is_another_kind_of_file(&stat) {
+                return Err(Errno::NOTDIR);
+            }
+            if stat.is_mount_root && slot.is_its_own(&stat) {
+                let was = slot.mount;
+                self.adopt(index, at, &stat, registry)?;
+                return Ok(was.is_some());
+            }
+            if slot.kept.kind.is_changeable() && !slot.is_nested {
+                // Where nobody inside can put anything, another directory is not the one
+                // that was given.
+                return Err(Errno::STALE);
+            }
+            self.retire(index, registry)?;
+            match self.mount(index, at.as_fd(), registry) {
+                Ok(()) => {}
+                // The rename is not complete yet; or the one slot that there is was taken.
+                Err(errno @ (Errno::NOENT | Errno::NOSPC)) => {
+                    last = errno;
+                    pause(turn);
+                }
+                Err(errno) => return Err(errno),
+            }
+        }
+        Err(last)
+    }
+
+    /// Takes what is mounted there for what belongs there.
+    fn adopt(
+        &mut self,
+        index: usize,
+        at: OwnedFd,
+        stat: &FileStat,
+        registry: &mut Registry,
+    ) -> Result<(), Errno> {
+        let slot = &self.slots[index];
+        match slot.kept.kind {
+            // Another one that was moved here may be writable.
+            Kind::Protected(_) if !mount::is_read_only(&at)? => {
+                mount::set_attributes(at.as_fd(), Attributes::READ_ONLY, Reach::This)?;
+            }
+            // The first look: what the host has read-only was never a member.
+            Kind::Member(_) | Kind::Writable
+                if slot.mount.is_none() && mount::is_read_only(&at)? =>
+            {
+                self.slots[index].is_read_only = !self.is_member_now(index, registry);
+            }
+            Kind::Member(target) if !slot.is_read_only => {
+                let own = registry.member(target, &slot.kept.path).map(mount::mount_id);
+                if own != Some(Ok(stat.mount_id)) {
+                    self.retire(index, registry)?;
+                    mount::set_attributes(
+                        at.as_fd(),
+                        Attributes::mode(registry.wanted(target)),
+                        Reach::This,
+                    )?;
+                    registry.replace_member(target, &self.slots[index].kept.path, at);
+                }
+            }
+            _ => {}
+        }
+        let slot = &mut self.slots[index];
+        slot.mount = Some(stat.mount_id);
+        slot.was_link = slot.was_link.or(Some(stat.is_symlink()));
+        Ok(())
+    }
+
+    /// Whether the mount of a slot is one that its target's mode applies to.
+    pub(super) fn is_member_now(&self, index: usize, registry: &Registry) -> bool {
+        let Kept { path, kind } = &self.slots[index].kept;
+        kind.target().is_some_and(|target| registry.member(target, path).is_some())
+    }
+
+    /// Closes a target's mount that is not at its path any more, for good: another one
+    /// takes its place, and what was opened through it must not stay writable.
+    pub(super) fn retire(&self, index: usize, registry: &Registry) -> Result<(), Errno> {
+        let Kept { path, kind: Kind::Member(target) | Kind::Followed(Some(target)) } =
+            &self.slots[index].kept
+        else {
+            return Ok(());
+        };
+        let Some(old) = registry.member(*target, path) else { return Ok(()) };
+        match mount::set_attributes(old, Attributes::READ_ONLY, Reach::This) {
+            // Taken out of the tree, since its directory was removed.
+            Ok(()) | Err(Errno::INVAL) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Mounts what belongs there. It has its flags before anybody can see it.
+    fn mount(&self, index: usize, at: BorrowedFd<'_>, registry: &Registry) -> Result<(), Errno> {
+        let slot = &self.slots[index];
+        let tree = match &slot.kept.kind {
+            Kind::Member(_) | Kind::Writable if slot.is_read_only => self.detached(at, Mode::Ro)?,
+            Kind::Protected(_) => self.detached(at, Mode::Ro)?,
+            Kind::Member(target) => self.detached(at, registry.wanted(*target))?,
+            Kind::Writable => self.detached(at, Mode::Rw)?,
+            Kind::Masked(empty) => {
+                self.detached(mount::open_exact(CWD, empty)?.as_fd(), Mode::Ro)?
+            }
+            Kind::Followed(_) | Kind::Other(_) => return Err(Errno::OPNOTSUPP),
+        };
+        mount::attach(tree.as_fd(), at)
+    }
+
+    /// A mount of what `source` is open on that is nowhere yet.
+    pub(super) fn detached(&self, source: BorrowedFd<'_>, mode: Mode) -> Result<OwnedFd, Errno> {
+        // It counts as a mount namespace, and one more is allowed for as long as it takes:
+        // should somebody inside be faster, there is none for this process.
+        let allow = |count: &[u8]| match &self.limit {
+            Some(limit) => rustix::io::pwrite(limit, count, 0).map(drop),
+            None => Ok(()),
+        };
+        allow(b"2")?;
+        let tree = mount::clone_one(source);
+        allow(b"1")?;
+        let tree = tree?;
+        mount::set_attributes(tree.as_fd(), Attributes::mode(mode), Reach::This)?;
+        Ok(tree)
+    }
+
+    /// Whether it is time for a placeholder; only where nobody inside can open it for
+    /// writing before it is mounted on.
+    fn may_stand_in(&self, slot: &Slot, now: Instant) -> bool {
+        let is_due = slot.lost_since.is_some_and(|since| now >= since + GRACE);
+        let is_held = |holder| self.halted.is_some() || self.closed.contains(&holder);
+        // Not in a directory that was never given, in the place of one that was moved away.
+        let is_there = |holder: usize| {
+            let parent = mount::lstat_at(CWD, slot.kept.path.parent().unwrap_or(Path::new("/")));
+            parent.is_ok_and(|parent| Some(parent.mount_id) == self.slots[holder].mount)
+        };
+        is_due && slot.holder.is_some_and(|holder| is_held(holder) && is_there(holder))
+    }
+
+    /// Makes a placeholder where one has been removed, through a mount that nobody else
+    /// sees: the one that is there is read-only, and stays so.
+    fn stand_in(&self, index: usize) -> Result<(), Errno> {
+        let Kept { path, kind } = &self.slots[index].kept;
+        let Kind::Protected(Some(kind)) = kind else { return Err(Errno::NOENT) };
+        let parent = mount::open_exact(CWD, path.parent().unwrap_or(Path::new("/")))?;
+        let parent = self.detached(parent.as_fd(), Mode::Rw)?;
+        match placeholder::make_one(parent.as_fd(), path.file_name().unwrap_or_default(), kind) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+impl Slot {
+    /// Whether what is at the path must not be taken for what belongs there. A link that has
+    /// taken the place of something else leads to where nothing is protected, and so does a file
+    /// in the place of a git directory. Somebody inside may have been there first.
+    fn is_another_kind_of_file(&self, stat: &FileStat) -> bool {
+        let is_new_link = stat.is_symlink() && self.was_link == Some(false);
+        is_new_link || self.is_directory() && !stat.is_dir()
+    }
+
+    /// Whether only a directory belongs there: others are below it.
+    fn is_directory(&self) -> bool {
+        self.kept.kind.is_changeable() && !self.below.is_empty()
+    }
+
+    /// Whether a mount is of this slot's kind, and not one that was moved here.
+    fn is_its_own(&self, stat: &FileStat) -> bool {
+        match &self.kept.kind {
+            Kind::Masked(empty) => {
+                mount::lstat_at(CWD, empty).is_ok_and(|empty| empty.id == stat.id)
+            }
+            _ => true,
+        }
+    }
+}
