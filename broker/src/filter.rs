@@ -13,11 +13,13 @@
 mod agent;
 mod compile;
 mod own;
+mod reduced;
 #[cfg(test)]
 mod tests;
 
 pub use agent::{GROUPS as AGENT_GROUPS, PERMISSIONS, PROFILING, agent_filter, agent_filter_with};
 pub use own::{broker_filter, relay_filter, visitor_filter};
+pub use reduced::REDUCED;
 
 use crate::sys::seccomp::Instruction;
 use std::collections::BTreeMap;

@@ -110,6 +110,10 @@ pub struct Args {
     #[arg(long, value_name = "self|confirm|host", value_parser = parse_authority)]
     pub authority: Option<Authority>,
 
+    /// Refuse to start with less than the whole sandbox
+    #[arg(long)]
+    pub require: bool,
+
     /// Print the whole plan and do nothing
     #[arg(long, value_name = "text|json", num_args = 0..=1, require_equals = true,
           default_missing_value = "text", value_parser = parse_format)]

@@ -17,7 +17,7 @@ pub use caps::{
     drop_capabilities, empty_bounding_set, reduce_capabilities,
 };
 pub use limits::{CoreDumps, limits};
-pub use status::{filters_in_force, verify};
+pub use status::{filters_in_force, verify, verify_but_bounding};
 
 use remount_broker::escape::Escaped;
 use remount_broker::reason::{IoReason, Reason};

@@ -19,7 +19,7 @@ pub use init::Init;
 use crate::confine;
 use crate::mount::Handles;
 use crate::plan::Namespaces;
-use crate::report::{Failure, Message, Reporter};
+use crate::report::{Failure, Message, Reporter, UNPERMITTED};
 use remount_broker::escape::Escaped;
 use remount_broker::reason::Reason;
 use remount_broker::sys::process::{self, Fork};
@@ -187,6 +187,12 @@ impl EnterError {
         let code = match self {
             Self::Exec { errno: Errno::NOENT, .. } => 127,
             Self::Exec { .. } => 126,
+            Self::Namespaces { .. } | Self::IdMap { .. } => UNPERMITTED,
+            Self::Mount(error)
+                if matches!(error.errno, Errno::PERM | Errno::ACCESS | Errno::NOSYS) =>
+            {
+                UNPERMITTED
+            }
             _ => 125,
         };
         Failure { code, message: self.to_string(), hint: self.hint().map(str::to_owned) }

@@ -48,7 +48,7 @@ pub(crate) fn execute(plan: &Plan, inherited: &Inherited<'_>) -> Result<Infallib
     // Every descriptor from before the sandbox ends with exec, but the connection.
     process::mark_close_on_exec_from(3).step("close descriptors")?;
     let channel = keep(shared.as_fd()).step("keep the connection to the broker")?;
-    let command = Command::new(exec, &channel)?;
+    let command = Command::new(exec, Some(&channel))?;
     // With the capabilities, which may be what opens the way there.
     let rules = plan.landlock.as_ref().map(Rules::open).transpose()?;
     confine::limits()?;
@@ -132,7 +132,7 @@ pub(crate) fn keep(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 
 /// The agent starts with the signal mask that the launcher was started with, and
 /// dies of a broken pipe like any program (the Rust runtime had that ignored).
-fn restore_signals(mask: &SigSet) -> Result<(), EnterError> {
+pub(crate) fn restore_signals(mask: &SigSet) -> Result<(), EnterError> {
     process::default_sigpipe().step("restore SIGPIPE")?;
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(mask), None)
         .step("restore the signal mask")
@@ -145,7 +145,7 @@ pub(crate) fn variable(channel: &OwnedFd) -> Result<String, Errno> {
 }
 
 /// What `execve(2)` takes, ready.
-struct Command<'a> {
+pub(crate) struct Command<'a> {
     exec: &'a Exec,
     program: CString,
     arguments: Vec<CString>,
@@ -153,9 +153,13 @@ struct Command<'a> {
 }
 
 impl<'a> Command<'a> {
-    fn new(exec: &'a Exec, channel: &OwnedFd) -> Result<Self, EnterError> {
-        let channel = variable(channel).step("look at the connection to the broker")?;
-        let mut environment = vec![c_string(OsStr::new(&channel))?];
+    /// `channel` is the connection to the broker, if there is one.
+    pub(crate) fn new(exec: &'a Exec, channel: Option<&OwnedFd>) -> Result<Self, EnterError> {
+        let mut environment = Vec::with_capacity(exec.environment.len() + 1);
+        if let Some(channel) = channel {
+            let channel = variable(channel).step("look at the connection to the broker")?;
+            environment.push(c_string(OsStr::new(&channel))?);
+        }
         for (name, value) in &exec.environment {
             environment.push(c_string(&[name.as_os_str(), value].join(OsStr::new("=")))?);
         }
@@ -164,7 +168,7 @@ impl<'a> Command<'a> {
         Ok(Self { exec, program: c_string(exec.program.as_os_str())?, arguments, environment })
     }
 
-    fn execute(self) -> Result<Infallible, EnterError> {
+    pub(crate) fn execute(self) -> Result<Infallible, EnterError> {
         nix::unistd::execve(&self.program, &self.arguments, &self.environment).map_err(|errno| {
             EnterError::Exec {
                 path: self.exec.program.clone(),

@@ -7,7 +7,8 @@ use crate::host::Host;
 use crate::outside::Outside;
 use crate::plan::Plan;
 use crate::profile::{Loader, SourceName};
-use crate::report::Failure;
+use crate::reduced;
+use crate::report::{Failure, UNPERMITTED};
 use crate::spec::{Spec, SpecError};
 use crate::supervise;
 use remount_broker::escape::Escaped;
@@ -69,7 +70,14 @@ pub fn run(args: Vec<OsString>) -> Result<u8, Failure> {
     if args.verbose {
         tell(&plan);
     }
-    supervise::run(&plan, &mut outside).inspect_err(|_| outside.unmake())
+    let result = supervise::run(&plan, &mut outside).inspect_err(|_| outside.unmake());
+    match result {
+        Err(failure) if failure.code == UNPERMITTED && plan.reducible => {
+            reduced::run(&plan, host.files.as_ref(), &failure)
+        }
+        Err(failure) if failure.code == UNPERMITTED => Err(Failure { code: 125, ..failure }),
+        result => result,
+    }
 }
 
 fn usage(error: &clap::Error) -> Result<u8, Failure> {

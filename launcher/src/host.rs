@@ -10,6 +10,7 @@ use crate::confine::landlock::Unavailable;
 use remount_broker::reason::Reason;
 use remount_broker::sys::mount::{self, FileStat};
 use rustix::io::Errno;
+use rustix::thread::CapabilitySet;
 use std::ffi::{OsStr, OsString};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -32,6 +33,8 @@ pub struct Host {
     pub environment: Vec<(OsString, OsString)>,
     /// The Landlock ABI, or why there is none.
     pub landlock: Result<u32, Unavailable>,
+    /// Whether this process has `CAP_SYS_ADMIN`.
+    pub may_mount: bool,
     /// Whether system calls can be filtered, or why not.
     pub seccomp: Result<(), Errno>,
     /// The first of the standard descriptors that is a directory, if one is.
@@ -209,6 +212,8 @@ impl Host {
             shell: absolute(&environment, "SHELL").unwrap_or(account.shell),
             cwd: std::env::current_dir().ok(),
             landlock: crate::confine::landlock::detect(),
+            may_mount: rustix::thread::capabilities(None)
+                .is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN)),
             seccomp: remount_broker::sys::seccomp::available(),
             directory_on_stdio: directory_on_stdio(),
             terminal: terminal(),

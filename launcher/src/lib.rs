@@ -20,6 +20,7 @@ mod paths;
 pub mod plan;
 pub mod profile;
 mod proxy;
+mod reduced;
 pub mod report;
 mod shim;
 pub mod spec;

@@ -214,7 +214,7 @@ fn listen(directory: &OwnedFd, id: &str) -> Result<(OwnedFd, String), Errno> {
 
 /// Eight letters and digits by chance: ids of sandboxes that have ended stand in logs, so
 /// process ids would not do.
-fn new_id() -> String {
+pub(crate) fn new_id() -> String {
     const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
     // Seeded by the kernel (getrandom(2)) for each process.
     let chance = RandomState::new().build_hasher().finish();

@@ -57,6 +57,8 @@ pub struct Plan {
     pub sockets: Vec<SocketPlan>,
     /// What a person holds read-only in all sandboxes, as it was when the plan was made.
     pub held: Option<Since>,
+    /// Whether, where the host permits no namespaces, it starts without them.
+    pub reducible: bool,
     /// What the person should know, e.g. what this kernel lacks.
     pub warnings: Vec<String>,
 }

@@ -97,6 +97,10 @@ impl AsFd for Link {
     }
 }
 
+/// In [`Failure::code`], within this program: the host does not permit what a sandbox is made
+/// of. No process ends with it.
+pub const UNPERMITTED: u8 = 0;
+
 /// Why there is no sandbox, in words for a person.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {

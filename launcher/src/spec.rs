@@ -53,6 +53,8 @@ pub struct Spec {
     pub(crate) run: Option<Found>,
     pub(crate) proc: Proc,
     pub(crate) read_only: bool,
+    /// Whether it may do without namespaces.
+    pub(crate) reducible: bool,
     pub(crate) terminal: Option<PathBuf>,
     pub(crate) program: Found,
     pub(crate) hooks: String,
@@ -190,7 +192,7 @@ impl Spec {
         let run = layout.run.take();
         let sockets = std::mem::take(&mut layout.sockets);
         let (entries, host_directories, placeholders) = layout.into_parts();
-        let Layers { landlock, seccomp, chmod } = layers(&profile, host)?;
+        let Layers { landlock, seccomp, chmod } = layers(args, &profile, host)?;
         let program = host
             .files
             .find(&host.program)
@@ -207,7 +209,9 @@ impl Spec {
             records,
             exec,
             identity: Identity { uid: host.uid, gid: host.gid },
-            user_namespace: host.uid != 0 || settings.user_namespace.value == UserNamespace::Always,
+            user_namespace: host.uid != 0
+                || settings.user_namespace.value == UserNamespace::Always
+                || settings.namespaces.value == Need::Optional && !host.may_mount,
             unshare_network: args.unshare_net || settings.network.value == Network::None,
             hostname: hostname(args, settings)?,
             landlock,
@@ -216,12 +220,18 @@ impl Spec {
             run,
             proc: settings.proc.value,
             read_only,
+            reducible: read_only && need(args, settings.namespaces.value) == Need::Optional,
             terminal: host.terminal.clone(),
             program,
             policy,
             held: None,
         })
     }
+}
+
+/// What the profile says of a layer, unless all are required.
+fn need(args: &Args, of_profile: Need) -> Need {
+    if args.require { Need::Required } else { of_profile }
 }
 
 /// Who may open targets that do not say.
@@ -243,14 +253,14 @@ struct Layers {
     chmod: bool,
 }
 
-fn layers(profile: &Profile, host: &Host) -> Result<Layers, SpecError> {
+fn layers(args: &Args, profile: &Profile, host: &Host) -> Result<Layers, SpecError> {
     let settings = &profile.sandbox;
-    let landlock = match (host.landlock, settings.landlock.value) {
+    let landlock = match (host.landlock, need(args, settings.landlock.value)) {
         (Ok(abi), _) => Some(abi),
         (Err(_), Need::Optional) => None,
         (Err(unavailable), Need::Required) => return Err(SpecError::Landlock(unavailable)),
     };
-    let seccomp = match (host.seccomp, settings.seccomp.value) {
+    let seccomp = match (host.seccomp, need(args, settings.seccomp.value)) {
         (Ok(()), _) => true,
         (Err(_), Need::Optional) => false,
         (Err(errno), Need::Required) => return Err(SpecError::Seccomp(errno)),

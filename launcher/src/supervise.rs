@@ -7,7 +7,7 @@ use crate::front::say;
 use crate::outside::{Outside, Presence};
 use crate::plan::Plan;
 use crate::proxy;
-use crate::report::{self, Failure, Link, Message, Reports};
+use crate::report::{self, Failure, Link, Message, Reports, UNPERMITTED};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use remount_broker::escape::Escaped;
@@ -28,6 +28,16 @@ use std::path::Path;
 pub fn run(plan: &Plan, outside: &mut Outside) -> Result<u8, Failure> {
     // From here on no signal ends this process before what it makes is removed.
     let signal_mask = block_signals().map_err(|errno| fault("prepare the sandbox", errno))?;
+    let result = run_blocked(plan, outside, signal_mask);
+    if result.as_ref().is_err_and(|failure| failure.code == UNPERMITTED) {
+        // As it was, for whoever goes on without the sandbox.
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&signal_mask), None)
+            .map_err(|errno| fault("restore signals", Errno::from_raw_os_error(errno as i32)))?;
+    }
+    result
+}
+
+fn run_blocked(plan: &Plan, outside: &mut Outside, signal_mask: SigSet) -> Result<u8, Failure> {
     make_directories(plan)?;
     let forked = Forked::new(plan, signal_mask)?;
     // From here on others build the sandbox, and there is time.
@@ -104,7 +114,7 @@ fn remove_placeholders(placeholders: Placeholders) {
     }
 }
 
-fn fault(step: &str, errno: Errno) -> Failure {
+pub(crate) fn fault(step: &str, errno: Errno) -> Failure {
     let hint = enter::descriptors_hint(errno).map(str::to_owned);
     Failure { code: 125, message: format!("{step}: {:#}", Reason::from(errno)), hint }
 }
@@ -126,7 +136,7 @@ fn make_directories(plan: &Plan) -> Result<(), Failure> {
 
 /// Blocks every signal: they are read from a descriptor instead. Returns the mask
 /// that was in force.
-fn block_signals() -> Result<SigSet, Errno> {
+pub(crate) fn block_signals() -> Result<SigSet, Errno> {
     let mut before = SigSet::empty();
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), Some(&mut before))
         .map_err(|errno| Errno::from_raw_os_error(errno as i32))?;
@@ -435,7 +445,7 @@ fn wait_for<const N: usize>(
 /// The terminal, if this process was in its foreground at the start: a shell inside
 /// gives the foreground to its own jobs, and cannot give it back to a group that it
 /// does not see.
-struct Terminal {
+pub(crate) struct Terminal {
     fd: OwnedFd,
     group: Pid,
     /// Whether the shell that started us gave us the foreground when it last let us run.
@@ -444,20 +454,20 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn controlled() -> Option<Self> {
+    pub(crate) fn controlled() -> Option<Self> {
         let fd = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).ok()?;
         let group = rustix::process::getpgrp();
         (rustix::termios::tcgetpgrp(&fd).ok()? == group).then_some(Self { fd, group, ours: true })
     }
 
     /// To be called after a stop: a shell gives a job the foreground before it resumes it.
-    fn look_again(&mut self) {
+    pub(crate) fn look_again(&mut self) {
         self.ours = rustix::termios::tcgetpgrp(&self.fd) == Ok(self.group);
     }
 
     /// SIGTTOU is blocked, so that this works from the background (tcsetpgrp(3)); it
     /// fails only if the terminal is gone.
-    fn take_back(&self) {
+    pub(crate) fn take_back(&self) {
         let other = rustix::termios::tcgetpgrp(&self.fd).is_ok_and(|group| group != self.group);
         if self.ours && other {
             rustix::termios::tcsetpgrp(&self.fd, self.group).unwrap_or(());

@@ -61,11 +61,11 @@ const fn absent(name: &'static str, calls: &'static [libc::c_long]) -> Group {
     Group { name, rule: Rule::Always(Action::NO_SYS), calls }
 }
 
-const fn denied(name: &'static str, calls: &'static [libc::c_long]) -> Group {
+pub(super) const fn denied(name: &'static str, calls: &'static [libc::c_long]) -> Group {
     Group { name, rule: Rule::Always(Action::NOT_PERMITTED), calls }
 }
 
-const fn allowed_if(
+pub(super) const fn only_if(
     name: &'static str,
     calls: &'static [libc::c_long],
     all: &'static [Condition],
@@ -122,7 +122,7 @@ pub const GROUPS: &[Group] = &[
     // A mount namespace made while a target is writable keeps it writable, and a user
     // namespace opens much of the kernel to an unprivileged process.
     denied("enter-namespace", &[libc::SYS_setns]),
-    allowed_if(
+    only_if(
         "unshare-namespace",
         &[libc::SYS_unshare],
         &[Condition::MaskedEq {
@@ -133,7 +133,7 @@ pub const GROUPS: &[Group] = &[
         Action::NOT_PERMITTED,
     ),
     // The flags are the first argument on x86-64 and aarch64 (not everywhere).
-    allowed_if(
+    only_if(
         "clone-namespace",
         &[libc::SYS_clone],
         &[Condition::MaskedEq { arg: Arg::A0, mask: NEW_NAMESPACES, value: 0 }],
@@ -215,7 +215,7 @@ pub const GROUPS: &[Group] = &[
     // Personalities weaken memory protection or take old kernel paths. Those that are
     // left: the native one, 32-bit addresses (8), the 2.6 version number (0x20000), both,
     // no address randomisation (0x40000, debuggers), and the question which one it is.
-    allowed_if(
+    only_if(
         "personality",
         &[libc::SYS_personality],
         &[Condition::LowIn {
@@ -241,7 +241,7 @@ pub const GROUPS: &[Group] = &[
     },
     // Families beyond these reach the hypervisor (VSOCK) or seldom reviewed kernel
     // code (ALG, TIPC, RXRPC, ...). The error is the one of a kernel without them.
-    allowed_if(
+    only_if(
         "socket-families",
         &[libc::SYS_socket, libc::SYS_socketpair],
         &[Condition::LowIn {

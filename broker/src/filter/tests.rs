@@ -145,6 +145,7 @@ fn agree_in(filter: &Filter, program: &[Instruction]) {
 fn the_agents_program_decides_as_declared() {
     agree_everywhere(&agent_filter());
     agree_everywhere(&agent_filter_with(&[PERMISSIONS, PROFILING]));
+    agree_everywhere(&agent_filter_with(REDUCED));
 }
 
 #[test]

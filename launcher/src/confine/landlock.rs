@@ -8,10 +8,12 @@
 use super::ConfineError;
 use landlock::{
     ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible, LandlockStatus, PathBeneath,
-    RestrictSelf, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope, make_bitflags,
+    RestrictSelf, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
+    make_bitflags,
 };
-use std::os::fd::BorrowedFd;
-use std::path::Path;
+use rustix::fs::{FileType, Mode, OFlags};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 
 /// What may be done with a file, or with a directory and all below it. Several rules for
 /// one file add up, and so do those for the directories above it.
@@ -26,6 +28,8 @@ pub enum Access {
     /// Everything with ordinary files, also moving and linking them between directories.
     /// Not the making of device nodes: no command in a sandbox may do that.
     Full,
+    /// The names in directories, and nothing else.
+    List,
     /// Use of a unix socket that someone outside made, on kernels that tell (ABI 9).
     Socket,
 }
@@ -40,6 +44,7 @@ impl Access {
             Self::WriteExisting => write,
             Self::Device => write | Fs::IoctlDev,
             Self::Full => !make_bitflags!(Fs::{MakeChar | MakeBlock | IoctlDev | ResolveUnix}),
+            Self::List => Fs::ReadDir.into(),
             Self::Socket => make_bitflags!(Fs::{ReadFile | WriteFile | ResolveUnix}),
         };
         let possible = if is_dir { Fs::from_all(abi) } else { Fs::from_file(abi) };
@@ -128,33 +133,76 @@ pub fn missing_below(abi: u32) -> Vec<&'static str> {
 /// [`ConfineError::LandlockRule`] with the path of the rule that failed;
 /// [`ConfineError::LandlockEnforce`], [`ConfineError::LandlockIncomplete`].
 pub fn restrict(abi: u32, rules: &[Rule<'_>]) -> Result<(), ConfineError> {
-    let level = i32::try_from(abi).map_or(ABI::V9, ABI::from);
-    let created = || {
-        let mut ruleset = Ruleset::default()
-            .set_compatibility(CompatLevel::HardRequirement)
-            .handle_access(AccessFs::from_all(level))?;
-        let scopes = Scope::from_all(level);
-        if !scopes.is_empty() {
-            ruleset = ruleset.scope(scopes)?;
-        }
-        ruleset.create()
-    };
-    let mut ruleset = created()
-        .map_err(|source| ConfineError::LandlockRuleset { abi, source: Box::new(source) })?;
+    let mut ruleset = Unfinished::new(abi)?;
     for rule in rules {
+        ruleset = ruleset.with(rule)?;
+    }
+    ruleset.enforce()
+}
+
+/// As [`restrict`], and each path is opened only when it is granted, so that there may be
+/// more than a process may have open. One that is gone or a symlink is left out.
+///
+/// # Errors
+/// As [`restrict`].
+pub fn restrict_paths(abi: u32, rules: &[(PathBuf, Access)]) -> Result<(), ConfineError> {
+    let mut ruleset = Unfinished::new(abi)?;
+    for (path, access) in rules {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(fd) = rustix::fs::open(path, flags, Mode::empty()) else { continue };
+        let stat = rustix::fs::fstat(&fd);
+        let is_link = stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_symlink());
+        if !is_link {
+            ruleset = ruleset.with(&Rule { path, at: fd.as_fd(), access: *access })?;
+        }
+    }
+    ruleset.enforce()
+}
+
+/// A ruleset to which rules are added.
+struct Unfinished {
+    ruleset: RulesetCreated,
+    level: ABI,
+}
+
+impl Unfinished {
+    fn new(abi: u32) -> Result<Self, ConfineError> {
+        let level = i32::try_from(abi).map_or(ABI::V9, ABI::from);
+        let created = || {
+            let mut ruleset = Ruleset::default()
+                .set_compatibility(CompatLevel::HardRequirement)
+                .handle_access(AccessFs::from_all(level))?;
+            let scopes = Scope::from_all(level);
+            if !scopes.is_empty() {
+                ruleset = ruleset.scope(scopes)?;
+            }
+            ruleset.create()
+        };
+        let ruleset = created()
+            .map_err(|source| ConfineError::LandlockRuleset { abi, source: Box::new(source) })?;
+        Ok(Self { ruleset, level })
+    }
+
+    fn with(self, rule: &Rule<'_>) -> Result<Self, ConfineError> {
+        let Self { ruleset, level } = self;
         let failed = |source| ConfineError::LandlockRule { path: rule.path.to_owned(), source };
         let is_dir = is_dir(rule.at).map_err(|errno| failed(errno.into()))?;
         let rights = rule.access.rights(level, is_dir);
-        ruleset = ruleset
+        let ruleset = ruleset
             .add_rule(PathBeneath::new(rule.at, rights))
             .map_err(|source| failed(source.into()))?;
+        Ok(Self { ruleset, level })
     }
-    let status = ruleset
-        .restrict_self()
-        .map_err(|source| ConfineError::LandlockEnforce(Box::new(source)))?;
-    match (status.ruleset, status.no_new_privs) {
-        (RulesetStatus::FullyEnforced, true) => Ok(()),
-        _ => Err(ConfineError::LandlockIncomplete),
+
+    fn enforce(self) -> Result<(), ConfineError> {
+        let status = self
+            .ruleset
+            .restrict_self()
+            .map_err(|source| ConfineError::LandlockEnforce(Box::new(source)))?;
+        match (status.ruleset, status.no_new_privs) {
+            (RulesetStatus::FullyEnforced, true) => Ok(()),
+            _ => Err(ConfineError::LandlockIncomplete),
+        }
     }
 }
 

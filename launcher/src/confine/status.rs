@@ -25,6 +25,17 @@ pub fn verify(filters_before: Option<u64>) -> Result<(), ConfineError> {
     read(STATUS)?.confined(filters_before)
 }
 
+/// The same where the bounding set could not be emptied: without new privileges no program
+/// gains what is in it.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_but_bounding(filters_before: u64) -> Result<(), ConfineError> {
+    let mut status = read(STATUS)?;
+    status.0[Field::CapBnd as usize] = Some(0);
+    status.confined(filters_before)
+}
+
 /// How many seccomp filters the calling process has: 0 in most places, more in a
 /// container. Kernels before 5.9 do not tell; there it is 0.
 ///

@@ -145,6 +145,7 @@ pub(crate) fn host(files: FakeFiles) -> Host {
         cwd: Some("/home/u/p".into()),
         environment: vec![("PATH".into(), "/bin".into()), ("HOME".into(), "/home/u".into())],
         landlock: Ok(7),
+        may_mount: true,
         seccomp: Ok(()),
         directory_on_stdio: None,
         terminal: None,

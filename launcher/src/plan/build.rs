@@ -55,6 +55,7 @@ impl Plan {
             policy: spec.policy,
             sockets: spec.sockets,
             held: spec.held,
+            reducible: spec.reducible,
             warnings: spec.warnings,
         }
     }

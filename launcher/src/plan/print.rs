@@ -73,7 +73,8 @@ impl LandlockPlan {
     /// Rules add up: one that grants writing decides, else the nearest.
     fn grant(&self, path: &Path) -> Grant {
         let on = self.rules.iter().filter(|(beneath, _)| path.starts_with(beneath));
-        let writes = |access: Access| !matches!(access, Access::ReadExecute | Access::Socket);
+        let writes =
+            |access: Access| !matches!(access, Access::ReadExecute | Access::List | Access::Socket);
         let best = on.max_by_key(|(beneath, access)| (writes(*access), beneath.as_os_str().len()));
         best.map_or(Grant { beneath: String::new(), write: false }, |(beneath, access)| Grant {
             beneath: Escaped::path(beneath).to_string(),

@@ -325,6 +325,7 @@ impl Merge {
         set(&mut mine.user_namespace, sandbox.user_namespace, source);
         set(&mut mine.read_only, sandbox.read_only, source);
         set(&mut mine.proc, sandbox.proc, source);
+        set(&mut mine.namespaces, sandbox.namespaces, source);
         set_some(&mut mine.hostname, sandbox.hostname, source);
         set(&mut mine.on_busy, sandbox.on_busy, source);
         set_some(&mut mine.max_lease, sandbox.max_lease, source);

@@ -67,6 +67,7 @@ impl Profile {
                 user_namespace: Located::default(UserNamespace::default()),
                 read_only: Located::default(false),
                 proc: Located::default(Proc::default()),
+                namespaces: Located::default(Need::default()),
                 on_busy: Located::default(Busy(OnBusy::Fail)),
                 max_lease: None,
                 confirm_command: Located::default(Vec::new()),
@@ -121,6 +122,8 @@ pub struct Sandbox {
     pub read_only: Located<bool>,
     /// Which processes are seen.
     pub proc: Located<Proc>,
+    /// Whether a host that permits no namespaces will do, if nothing is writable.
+    pub namespaces: Located<Need>,
     /// What a request does that finds its target busy and does not say.
     pub on_busy: Located<Busy>,
     /// The longest that a target stays writable, where a target does not say.

@@ -53,6 +53,7 @@ pub(super) struct Sandbox {
     pub user_namespace: Option<Spanned<UserNamespace>>,
     pub read_only: Option<Spanned<bool>>,
     pub proc: Option<Spanned<Proc>>,
+    pub namespaces: Option<Spanned<Need>>,
     pub on_busy: Option<Spanned<Busy>>,
     pub max_lease: Option<Spanned<Span>>,
     pub confirm_command: Option<Spanned<Vec<String>>>,

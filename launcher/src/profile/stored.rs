@@ -102,7 +102,7 @@ structs! {
     }
     Sandbox {
         network, hostname, authority, landlock, seccomp, new_session, user_namespace, read_only,
-        proc, on_busy, max_lease, confirm_command, confirm_timeout
+        proc, namespaces, on_busy, max_lease, confirm_command, confirm_timeout
     }
     Workspace { path, name, mode, authority, git, max_lease }
     Bind { path, dest, mode, devices, follow, chmod, missing, toggle }

@@ -72,7 +72,7 @@ impl Taken {
             return Err(SpecError::ReadOnlyGiven);
         }
         variables.workspace = workspace(&profile, &variables, host)?;
-        let layers = layers(&profile, host)?;
+        let layers = layers(&args, &profile, host)?;
         let layout = Layout::taken(&args, &profile, host, &variables, places, writable)?;
         let (entries, _, placeholders) = layout.into_parts();
         let mut covers: Vec<_> = entries.iter().filter_map(cover).collect();

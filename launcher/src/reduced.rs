@@ -1,0 +1,188 @@
+//! A read-only sandbox where the host permits no namespaces, and so no mounts: in most
+//! containers. Landlock grants reading and one directory to write in, the filter refuses what
+//! Landlock does not know, capabilities are gone. What is missing is said.
+
+mod enforce;
+
+use crate::confine::landlock::Access;
+use crate::front::say;
+use crate::host::Files;
+use crate::mount::devices::DEVICES;
+use crate::outside;
+use crate::paths::is_in;
+use crate::plan::{OpKind, Plan};
+use crate::report::Failure;
+use remount_broker::escape::Escaped;
+use remount_broker::filter::{REDUCED, agent_filter_with};
+use std::ffi::OsString;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+/// What truncating takes: without it a file can be emptied that is only open for reading.
+const ABI_NEEDED: u32 = 3;
+
+/// What keeps signals from processes outside.
+const ABI_OF_SIGNALS: u32 = 6;
+
+/// Where the command may write; removed with this.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    /// A directory of its own in the host's `/tmp`; none if that cannot be written to.
+    fn new() -> Option<Self> {
+        let path = Path::new("/tmp").join(format!("remount-{}", outside::new_id()));
+        std::fs::DirBuilder::new().mode(0o700).create(&path).ok()?;
+        Some(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            say(&format!("remount-run: warning: remove {}: {error}", Escaped::path(&self.0)));
+        }
+    }
+}
+
+/// Runs the command of a plan whose sandbox the host did not permit, for the reason `why`.
+///
+/// # Errors
+/// What the plan asks for cannot be had without mounts, or Landlock cannot do enough.
+pub fn run(plan: &Plan, files: &dyn Files, why: &Failure) -> Result<u8, Failure> {
+    let refuse = |what: &str| Failure {
+        code: 125,
+        message: format!("{what} without namespaces: {}", why.message),
+        hint: why.hint.clone(),
+    };
+    if let Some(asked) = needs_mounts(plan) {
+        return Err(refuse(&asked));
+    }
+    let abi = plan.landlock.as_ref().map_or(0, |landlock| landlock.abi);
+    if abi < ABI_NEEDED || plan.filter.is_none() {
+        return Err(refuse("keep files from being changed by Landlock and seccomp alone"));
+    }
+    let scratch = Scratch::new();
+    for lost in losses(plan, abi, scratch.as_ref(), why) {
+        say(&format!("remount-run: warning: {lost}"));
+    }
+    let mut exec = plan.exec.clone();
+    if let Some(Scratch(path)) = &scratch {
+        exec.environment.push(("TMPDIR".into(), OsString::from(path)));
+    }
+    let reduced = enforce::Reduced {
+        abi,
+        rules: rules(plan, files, scratch.as_ref()),
+        filter: agent_filter_with(REDUCED).compile(),
+        exec,
+    };
+    reduced.run()
+}
+
+/// Something that was asked for and cannot be had, in words.
+fn needs_mounts(plan: &Plan) -> Option<String> {
+    if plan.namespaces.unshare_network {
+        return Some("give it a network of its own".to_owned());
+    }
+    if plan.namespaces.hostname.is_some() {
+        return Some("give it a host name of its own".to_owned());
+    }
+    plan.mounts.ops.iter().find_map(|op| {
+        let is_there = match &op.kind {
+            OpKind::Bind { source, .. } => source.path == op.dest && !op.kind.is_writable(),
+            OpKind::Tmpfs { .. } => ["/tmp", "/run"].iter().any(|own| op.dest == Path::new(own)),
+            OpKind::Overlay { .. } | OpKind::Proc(_) => false,
+            OpKind::SelfBind { .. }
+            | OpKind::Sealed(_)
+            | OpKind::Mask(_)
+            | OpKind::Dev { .. }
+            | OpKind::HostProc
+            | OpKind::Control { .. } => true,
+        };
+        (!is_there).then(|| format!("mount {} ({})", Escaped::path(&op.dest), op.origin))
+    })
+}
+
+/// What a person should know, a line for each layer.
+fn losses(plan: &Plan, abi: u32, scratch: Option<&Scratch>, why: &Failure) -> Vec<String> {
+    let mut lost = vec![
+        format!("no mount namespace ({}): Landlock and the system call filter alone keep files \
+                 from being changed; unix sockets and changes of permissions and times are refused \
+                 everywhere", why.message),
+        "no PID namespace: if this process is killed, what the command left in the background lives on"
+            .to_owned(),
+        "no IPC namespace: shared memory, semaphores and queues of System V and POSIX are refused"
+            .to_owned(),
+        match scratch {
+            Some(Scratch(path)) => format!(
+                "no private /tmp: the only place to write to is {}, whose size is not limited",
+                Escaped::path(path)
+            ),
+            None => "no private /tmp, and none can be made in the host's: there is no place to write to"
+                .to_owned(),
+        },
+    ];
+    if !hidden(plan).is_empty() {
+        lost.push(
+            "no masks: what is hidden cannot be read, but names in it are seen, and what is \
+                   made beside it from now on cannot be read either"
+                .to_owned(),
+        );
+    }
+    if !plan.mounts.targets.is_empty() {
+        lost.push("no broker: no target can be made writable".to_owned());
+    }
+    if abi < ABI_OF_SIGNALS {
+        lost.push(
+            "no scope for signals (Landlock before Linux 6.12): other processes of this user \
+                   can be signalled"
+                .to_owned(),
+        );
+    }
+    lost
+}
+
+/// What of the host is not to be read; the devices are granted one by one.
+fn hidden(plan: &Plan) -> Vec<&Path> {
+    let masks = plan.mounts.ops.iter().filter(|op| matches!(op.kind, OpKind::Mask(_)));
+    let paths = masks.map(|op| op.dest.as_path());
+    paths.filter(|path| !path.starts_with("/proc")).collect()
+}
+
+fn rules(plan: &Plan, files: &dyn Files, scratch: Option<&Scratch>) -> Vec<(PathBuf, Access)> {
+    let mut hidden = hidden(plan);
+    hidden.push(Path::new("/dev"));
+    let mut readable = Vec::new();
+    readable_in(Path::new("/"), &hidden, files, &mut readable);
+    let mut rules = vec![(PathBuf::from("/"), Access::List)];
+    rules.extend(readable.into_iter().map(|path| (path, Access::ReadExecute)));
+    let devices = DEVICES.iter().map(|(name, _)| *name).chain(["ptmx", "pts/ptmx"]);
+    rules.extend(devices.map(|name| (Path::new("/dev").join(name), Access::Device)));
+    let terminal = plan.mounts.ops.iter().find_map(|op| match &op.kind {
+        OpKind::Dev { terminal } => terminal.clone(),
+        _ => None,
+    });
+    rules.extend(terminal.map(|path| (path, Access::Device)));
+    rules.extend(scratch.map(|Scratch(path)| (path.clone(), Access::Full)));
+    rules
+}
+
+/// The files and directories in `dir` in which nothing is hidden. Rules can only grant: what
+/// holds something hidden is granted name by name.
+fn readable_in(dir: &Path, hidden: &[&Path], files: &dyn Files, found: &mut Vec<PathBuf>) {
+    let mut names = Vec::new();
+    let listed = files.names(dir, usize::MAX, &mut |name| names.push(name.to_owned()));
+    if listed.is_err() {
+        // What cannot be listed now is not granted.
+        return;
+    }
+    for path in names.into_iter().map(|name| dir.join(name)) {
+        if hidden.contains(&path.as_path()) {
+            continue;
+        }
+        if hidden.iter().any(|hidden| is_in(hidden, &path)) {
+            readable_in(&path, hidden, files, found);
+        } else {
+            found.push(path);
+        }
+    }
+}
