@@ -35,7 +35,7 @@ pub fn run(args: Vec<OsString>) -> Result<u8, Failure> {
         message: format!("close inherited descriptors: {:#}", Reason::from(errno)),
         hint: None,
     })?;
-    let args = match Args::parse_from_os(args) {
+    let mut args = match Args::parse_from_os(args) {
         Ok(args) => args,
         Err(error) => return usage(&error),
     };
@@ -73,7 +73,12 @@ pub fn run(args: Vec<OsString>) -> Result<u8, Failure> {
     let result = supervise::run(&plan, &mut outside).inspect_err(|_| outside.unmake());
     match result {
         Err(failure) if failure.code == UNPERMITTED && plan.reducible => {
-            reduced::run(&plan, host.files.as_ref(), &failure)
+            // Shims are mounts.
+            let had_shims = !std::mem::replace(&mut args.no_shims, true);
+            let spec =
+                Spec::resolve(&args, &host, &loader, &outside.hidden).map_err(self::failure)?;
+            let plan = ManuallyDrop::new(Plan::build(spec, &host.mounts));
+            reduced::run(&plan, host.files.as_ref(), had_shims, &failure)
         }
         Err(failure) if failure.code == UNPERMITTED => Err(Failure { code: 125, ..failure }),
         result => result,

@@ -44,11 +44,17 @@ impl Drop for Scratch {
     }
 }
 
-/// Runs the command of a plan whose sandbox the host did not permit, for the reason `why`.
+/// Runs the command of a plan whose sandbox the host did not permit, for the reason `why`;
+/// `had_shims`: whether that sandbox would have had shims, which are mounts.
 ///
 /// # Errors
 /// What the plan asks for cannot be had without mounts, or Landlock cannot do enough.
-pub fn run(plan: &Plan, files: &dyn Files, why: &Failure) -> Result<u8, Failure> {
+pub fn run(
+    plan: &Plan,
+    files: &dyn Files,
+    had_shims: bool,
+    why: &Failure,
+) -> Result<u8, Failure> {
     let refuse = |what: &str| Failure {
         code: 125,
         message: format!("{what} without namespaces: {}", why.message),
@@ -64,6 +70,9 @@ pub fn run(plan: &Plan, files: &dyn Files, why: &Failure) -> Result<u8, Failure>
     let scratch = Scratch::new();
     for lost in losses(plan, abi, scratch.as_ref(), why) {
         say(&format!("remount-run: warning: {lost}"));
+    }
+    if had_shims {
+        say("remount-run: warning: no shims: what tools change elsewhere is up to their logins");
     }
     let mut exec = plan.exec.clone();
     if let Some(Scratch(path)) = &scratch {
@@ -90,8 +99,9 @@ fn needs_mounts(plan: &Plan) -> Option<String> {
         let is_there = match &op.kind {
             OpKind::Bind { source, .. } => source.path == op.dest && !op.kind.is_writable(),
             OpKind::Tmpfs { .. } => ["/tmp", "/run"].iter().any(|own| op.dest == Path::new(own)),
-            OpKind::Overlay { .. } | OpKind::Proc(_) => false,
+            OpKind::Overlay { .. } | OpKind::Proc(_) | OpKind::Socket(_) => false,
             OpKind::SelfBind { .. }
+            | OpKind::Shim
             | OpKind::Sealed(_)
             | OpKind::Mask(_)
             | OpKind::Dev { .. }
