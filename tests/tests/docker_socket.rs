@@ -123,7 +123,12 @@ fn commands_that_read_work() {
 fn in_a_read_only_machine_the_filter_is_all_there_is() {
     let world = World::new();
     let text = std::fs::read_to_string(world.sandbox.root().join(LOOK)).unwrap();
-    world.sandbox.file(LOOK, text.replace("default", "readonly"));
+    let text = text.replace("default", "readonly");
+    world.sandbox.file(LOOK, &text);
+    // The shim answers first, for who calls the tool.
+    let shim = "remount: docker rm is blocked (read-only sandbox)";
+    world.docker("rm web").run().exits(126).says(shim);
+    world.sandbox.file(LOOK, text + "[remove]\nshims = ['docker']\n");
     let outcome = world.docker("ps").run();
     assert!(outcome.success().stdout().contains("web"), "{outcome}");
     world.docker("rm web").run().says("remount: DELETE /containers/web is blocked");
