@@ -49,12 +49,7 @@ impl Drop for Scratch {
 ///
 /// # Errors
 /// What the plan asks for cannot be had without mounts, or Landlock cannot do enough.
-pub fn run(
-    plan: &Plan,
-    files: &dyn Files,
-    had_shims: bool,
-    why: &Failure,
-) -> Result<u8, Failure> {
+pub fn run(plan: &Plan, files: &dyn Files, had_shims: bool, why: &Failure) -> Result<u8, Failure> {
     let refuse = |what: &str| Failure {
         code: 125,
         message: format!("{what} without namespaces: {}", why.message),

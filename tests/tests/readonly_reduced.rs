@@ -74,10 +74,14 @@ fn what_is_missing_is_said_and_the_rest_enforced() {
         let lines: Vec<&str> = printed.lines().collect();
         assert_eq!((lines[0], lines[1], lines[3]), ("here", "y", "data"), "{said}");
         assert!(!std::path::Path::new(lines[2]).exists(), "{said}");
-        for lost in ["mount namespace", "PID namespace", "IPC namespace", "private /tmp", "broker"]
+        for lost in
+            ["mount namespace", "PID namespace", "IPC namespace", "private /tmp", "broker", "shims"]
         {
             said.says(&format!("remount-run: warning: no {lost}"));
         }
+        // A tool that would have had a shim.
+        let tool = sandbox.remount().options(["--profile", "readonly"]);
+        on(&host, tool.command(["git", "--version"])).run().success();
         // The same acts on that host, outside of any sandbox.
         for (act, errno) in [
             (&["open-write", path][..], "EACCES"),
