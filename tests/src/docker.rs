@@ -79,6 +79,11 @@ fn serve(stream: &UnixStream, shared: &Shared) -> std::io::Result<()> {
         let (method, target) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
         let closes = head.to_ascii_lowercase().contains("connection: close");
         respond(stream, shared, method, target, closes)?;
+        if method == "POST" && head.to_ascii_lowercase().contains("\ntransfer-encoding: chunked") {
+            // What is built: it still comes when the answer is there, and nothing follows it.
+            std::io::copy(&mut reader, &mut std::io::sink())?;
+            return Ok(());
+        }
         let length = head.lines().find_map(|line| {
             let (name, value) = line.split_once(':')?;
             name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?

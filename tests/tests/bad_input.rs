@@ -43,7 +43,6 @@ fn options_that_are_none() {
             "the argument '--chdir <DIR>' cannot be used multiple times",
             lists,
         ),
-        (&["--size", "5"], "--size 5: no --tmpfs follows it", "--size 64M --tmpfs"),
         (&["--tmpfs", "/tmp", "--size", "5"], "--size 5: no --tmpfs follows it", "--tmpfs"),
         (
             &["--size", "5x", "--tmpfs", "/tmp"],

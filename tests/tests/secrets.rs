@@ -58,8 +58,8 @@ fn no_profile_shows_a_secret_but_an_agents_own_login() {
     let names = names.lines().filter_map(|line| line.split_whitespace().next());
     // One needs an agent for keys, and is tested below.
     let names: Vec<_> = names.filter(|name| !name.contains('/') && *name != "ssh-agent").collect();
-    // And `default`, `generic-agent`, `readonly`.
-    assert_eq!(names.len(), LOGINS.len() + 3, "{names:?}");
+    // And `default`, `generic-agent`, `readonly`, `shims`.
+    assert_eq!(names.len(), LOGINS.len() + 4, "{names:?}");
     for name in names {
         let inside = search(sandbox.remount().options(["--profile", name]).sh(SEARCH));
         let own = LOGINS.iter().find(|(agent, _)| *agent == name);
