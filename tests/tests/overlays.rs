@@ -40,7 +40,7 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         // Overlayfs leaves a directory that its owner may not look into.
-        let work = self.0.root().join("changes/work/work");
+        let work = self.0.root().join("changes/work").join("work");
         if work.exists() {
             let open = std::fs::Permissions::from_mode(0o700);
             std::fs::set_permissions(work, open).expect("open a directory");
