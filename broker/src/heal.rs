@@ -61,6 +61,8 @@ pub struct Kept {
     pub kind: Kind,
     /// On what. From the plan: by the first look the host may have put something else there.
     pub shape: Shape,
+    /// What is made there if the host removes it.
+    pub stand_in: Option<StandIn>,
 }
 
 /// What a mount lies on.
@@ -77,8 +79,8 @@ pub enum Shape {
 /// What is mounted somewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
-    /// What is there itself, read-only; with what stands in for it if it does not exist.
-    Protected(Option<StandIn>),
+    /// What is there itself, read-only.
+    Protected,
     /// What is there itself, in the mode of a target, by its place in the registry.
     Member(Index),
     /// What is there itself, writable.
@@ -325,7 +327,7 @@ impl Healer {
             (false, false, _) => LOOK_EVERY,
         };
         let stand_in = lost
-            .filter(|(slot, _)| matches!(slot.kept.kind, Kind::Protected(Some(_))))
+            .filter(|(slot, _)| slot.kept.stand_in.is_some())
             .filter_map(|(_, since)| (since + GRACE).checked_duration_since(now));
         stand_in.chain([every]).min().unwrap_or(every)
     }

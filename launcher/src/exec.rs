@@ -6,7 +6,7 @@ use crate::enter::{EnterError, Step};
 use crate::plan::{Exec, LandlockPlan, Plan};
 use crate::report::Link;
 use nix::sys::signal::{SigSet, SigmaskHow};
-use remount_broker::sys::{mount, process, seccomp};
+use remount_broker::sys::{mount, process, seccomp, start};
 use rustix::io::{Errno, FdFlags};
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
@@ -57,7 +57,7 @@ pub(crate) fn execute(plan: &Plan, inherited: &Inherited<'_>) -> Result<Infallib
     if let Some(rules) = rules {
         rules.enforce()?;
     }
-    restore_signals(&signal_mask)?;
+    restore_given(&signal_mask)?;
     match &plan.filter {
         None => confine::verify(None)?,
         Some(filter) => {
@@ -130,10 +130,11 @@ pub(crate) fn keep(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     Ok(fd)
 }
 
-/// The agent starts with the signal mask that the launcher was started with, and
-/// dies of a broken pipe like any program (the Rust runtime had that ignored).
-pub(crate) fn restore_signals(mask: &SigSet) -> Result<(), EnterError> {
+/// The agent starts with the signal mask and the umask that the launcher was started with,
+/// and dies of a broken pipe like any program (the Rust runtime had that ignored).
+pub(crate) fn restore_given(mask: &SigSet) -> Result<(), EnterError> {
     process::default_sigpipe().step("restore SIGPIPE")?;
+    start::give_umask_back();
     nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(mask), None)
         .step("restore the signal mask")
 }

@@ -13,7 +13,7 @@ use crate::spec::{Spec, SpecError};
 use crate::supervise;
 use remount_broker::escape::Escaped;
 use remount_broker::reason::{IoReason, Reason};
-use remount_broker::sys::process;
+use remount_broker::sys::{process, start};
 use rustix::io::Errno;
 use std::ffi::OsString;
 use std::io::Write;
@@ -30,6 +30,7 @@ pub fn is_called(args: &[OsString], name: &str) -> bool {
 /// # Errors
 /// Everything that keeps the command from running.
 pub fn run(args: Vec<OsString>) -> Result<u8, Failure> {
+    start::open_to_owner();
     process::close_inherited().map_err(|errno| Failure {
         code: 125,
         message: format!("close inherited descriptors: {:#}", Reason::from(errno)),

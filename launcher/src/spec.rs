@@ -136,6 +136,9 @@ pub(crate) enum What {
     Open(Found),
     /// The same, where nothing is: a placeholder will stand there.
     Guard(StandIn),
+    /// A directory, with the mode of the target around, that cannot be moved away or replaced;
+    /// where there is none, a placeholder is made.
+    Pin(StandIn),
     /// A socket of the filter, of this name.
     Socket(String),
 }

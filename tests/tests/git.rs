@@ -1,7 +1,7 @@
 //! What git executes cannot be changed, wherever a repository keeps it.
 
-use remount_tests::{Answer, Cmd, Inside, Sandbox, bin, require};
-use std::os::unix::fs::symlink;
+use remount_tests::{Answer, Cmd, Inside, LIMIT, Sandbox, bin, require, wait_until};
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 fn text(path: &Path) -> &str {
@@ -118,6 +118,13 @@ fn executed_is_held(inside: &mut Inside, sandbox: &Sandbox, cwd: &Path) {
     }
     let hooks = git_path(sandbox, cwd, "hooks");
     inside.act(["create", text(&hooks.join("post-commit"))]).errno("EROFS");
+    for name in ["remotes/origin", "branches/origin"] {
+        let path = git_path(sandbox, cwd, name);
+        // Where all is read-only, nothing stands in for the directory.
+        inside.act(["mkdir", text(path.parent().unwrap())]);
+        let answer = inside.act(["create", text(&path)]);
+        assert!([Answer::Errno("EROFS".into()), Answer::Errno("ENOENT".into())].contains(&answer));
+    }
     let renamed = format!("{:?}", inside.act(["rename", text(&hooks), text(&cwd.join("x"))]));
     assert!(["EBUSY", "EXDEV", "EROFS"].iter().any(|errno| renamed.contains(errno)), "{renamed}");
 }
@@ -140,6 +147,52 @@ fn commits_work_and_hooks_cannot_be_changed() {
         assert_eq!(subject == "inside\n", is_open, "{subject}");
         assert_eq!(git(&sandbox, &cwd, &["status", "--short", "-uno"]), "");
     }
+}
+
+/// `git worktree add` outside makes a git directory in `.git/worktrees`, and enters it: were
+/// that a link to another repository, what its configuration names would be executed.
+#[test]
+fn the_place_of_worktrees_stays_what_it_is() {
+    for has_one in [false, true] {
+        let sandbox = Sandbox::git();
+        let project = sandbox.project();
+        let worktrees = project.join(".git/worktrees");
+        if has_one {
+            let tree = sandbox.outside().join("tree");
+            git(&sandbox, &project, &["worktree", "add", "-q", text(&tree)]);
+        }
+        let mut inside = sandbox.remount().serve();
+        inside.act(["mkdir", ".git/build"]).ok();
+        inside.act(["rename", ".git/worktrees", ".git/x"]).errno("EBUSY");
+        inside.act(["rename", ".git/build", ".git/worktrees"]).errno("EBUSY");
+        inside.act(["symlink", "../build", ".git/worktrees"]).errno("EEXIST");
+        inside.act(["symlink", "../build", ".git/other"]).ok();
+        // Another name that programs of the host look for.
+        inside.act(["write", ".git/lazygit.yml", "x"]).errno("EROFS");
+        inside.end().success();
+        assert_eq!(worktrees.exists(), has_one);
+    }
+}
+
+/// The host removes the directory with the last worktree; what is made inside stays.
+#[test]
+fn worktrees_can_be_added_on_both_sides() {
+    let sandbox = Sandbox::git();
+    let project = sandbox.project();
+    let worktrees = project.join(".git/worktrees");
+    let mut inside = sandbox.remount().serve();
+    let outer = sandbox.outside().join("outer");
+    git(&sandbox, &project, &["worktree", "add", "-q", text(&outer)]);
+    git(&sandbox, &project, &["worktree", "remove", text(&outer)]);
+    wait_until("it is back", LIMIT, || worktrees.exists());
+    wait_until("it can be used", LIMIT, || {
+        inside.run(["git", "worktree", "add", "-q", "inner"]).0 == 0
+    });
+    inside.act(["rename", ".git/worktrees", ".git/x"]).errno("EBUSY");
+    inside.end().success();
+    let list = git(&sandbox, &project, &["worktree", "list"]);
+    assert_eq!(list.lines().count(), 2, "{list}");
+    assert_eq!(std::fs::metadata(&worktrees).unwrap().mode() & 0o7000, 0);
 }
 
 /// `git fetch` outside enters the git directories of submodules that a commit names: a new

@@ -97,6 +97,8 @@ fn what_is_missing_is_said_and_the_rest_enforced() {
             (&["setxattr", path], "EPERM"),
             (&["set-flags", path], "ENOTTY"),
             (&["socket", "unix"], "EAFNOSUPPORT"),
+            (&["socketpair", "unix", "dgram"], "EAFNOSUPPORT"),
+            (&["socketpair", "unix", "raw"], "EAFNOSUPPORT"),
             (&["unlink", path], "EACCES"),
         ] {
             let outside = on(&host, sandbox.host_probe()).probe(act);

@@ -271,3 +271,33 @@ fn a_runtime_directory_that_is_not_there_does_not_matter() {
         assert_eq!(outcome.success().stdout(), "ran\n", "{}", value.display());
     }
 }
+
+/// A caller may have given what no program of ours could work with.
+#[test]
+fn signals_that_are_ignored_and_a_closed_umask_do_no_harm() {
+    let sandbox = Sandbox::git();
+    let commondir = sandbox.project().join(".git/commondir");
+    let stood = format!("test -e {} && umask && exit 3", commondir.display());
+    for (first, umask) in [("trap '' CHLD; umask 022", "0022\n"), ("umask 777", "0777\n")] {
+        let outcome = after(&sandbox, first).sh(&stood).run();
+        outcome.exits(3);
+        assert_eq!((outcome.stdout(), outcome.stderr()), (umask.into(), String::new()), "{first}");
+        assert!(!commondir.exists(), "{first}");
+    }
+}
+
+/// A process group reaches out of a PID namespace.
+#[test]
+fn the_priority_of_the_callers_process_group_stays() {
+    let sandbox = Sandbox::new();
+    let run = |words: &str| {
+        let script = format!("nice; {words} renice -n 19 -g 0 2>&1 >&-; nice");
+        let outcome = sandbox.host(require("setsid")).options(["-w", "sh", "-c", &script]).run();
+        outcome.success().stdout()
+    };
+    assert!(run("").ends_with("\n19\n"));
+    let said = run(&format!("{} --", bin("remount-run").display()));
+    let lines: Vec<_> = said.lines().collect();
+    assert!(said.contains("Operation not permitted"), "{said}");
+    assert_eq!(lines.first(), lines.last(), "{said}");
+}

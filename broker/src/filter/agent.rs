@@ -224,15 +224,35 @@ pub const GROUPS: &[Group] = &[
         }],
         Action::NOT_PERMITTED,
     ),
-    // Both put text into the terminal's input, and so into the shell outside
-    // (CVE-2017-5226, CVE-2023-28100). The kernel takes the command as 32 bits; filters
+    // A process group may reach out of the PID namespace: the command begins in its caller's.
+    Group {
+        name: "priority-of-groups",
+        rule: Rule::If {
+            all: &[Condition::LowIn { arg: Arg::A0, values: &[libc::PRIO_PGRP] }],
+            then: Action::NOT_PERMITTED,
+            otherwise: Action::Allow,
+        },
+        calls: &[libc::SYS_setpriority],
+    },
+    Group {
+        name: "io-priority-of-groups",
+        rule: Rule::If {
+            // IOPRIO_WHO_PGRP, include/uapi/linux/ioprio.h
+            all: &[Condition::LowIn { arg: Arg::A0, values: &[2] }],
+            then: Action::NOT_PERMITTED,
+            otherwise: Action::Allow,
+        },
+        calls: &[libc::SYS_ioprio_set],
+    },
+    // The first two put text into the terminal's input, and so into the shell outside
+    // (CVE-2017-5226, CVE-2023-28100); the third loads line disciplines, seldom reviewed. The kernel takes the command as 32 bits; filters
     // that compared 64 were passed by a bit set above (CVE-2019-10063).
     Group {
         name: "terminal-input",
         rule: Rule::If {
             all: &[Condition::LowIn {
                 arg: Arg::A1,
-                values: &[libc::TIOCSTI as u32, libc::TIOCLINUX as u32],
+                values: &[libc::TIOCSTI as u32, libc::TIOCLINUX as u32, libc::TIOCSETD as u32],
             }],
             then: Action::NOT_PERMITTED,
             otherwise: Action::Allow,

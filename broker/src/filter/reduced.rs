@@ -7,6 +7,20 @@ use super::{Action, Arg, Condition, Group};
 const REMOVEXATTRAT: libc::c_long = 466;
 const FILE_SETATTR: libc::c_long = 469;
 
+/// The types of sockets that stay connected to one another, with all flags that there are.
+const CONNECTED_PAIRS: &[u32] = &{
+    const FLAGS: [i32; 4] =
+        [0, libc::SOCK_CLOEXEC, libc::SOCK_NONBLOCK, libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK];
+    let mut all = [0; 8];
+    let mut at = 0;
+    while at < FLAGS.len() {
+        all[at] = (libc::SOCK_STREAM | FLAGS[at]) as u32;
+        all[at + FLAGS.len()] = (libc::SOCK_SEQPACKET | FLAGS[at]) as u32;
+        at += 1;
+    }
+    all
+};
+
 /// In place of mounts, for what Landlock does not know: attributes of files; and in place of
 /// PID and IPC namespaces, for what it does not keep apart: other processes of the same user.
 /// A filter cannot tell one file or process from another, so all are refused, and the
@@ -52,6 +66,13 @@ pub const REDUCED: &[Group] = &[
             arg: Arg::A0,
             values: &[libc::AF_INET as u32, libc::AF_INET6 as u32, libc::AF_NETLINK as u32],
         }],
+        Action::Errno(libc::EAFNOSUPPORT as u16),
+    ),
+    // One end of a pair of datagram sockets can be connected to any socket that has a path.
+    only_if(
+        "socket-pairs",
+        &[libc::SYS_socketpair],
+        &[Condition::LowIn { arg: Arg::A1, values: CONNECTED_PAIRS }],
         Action::Errno(libc::EAFNOSUPPORT as u16),
     ),
     // Of another process of the user one could end it, by a limit of processor time. The

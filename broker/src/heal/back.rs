@@ -72,7 +72,7 @@ impl Healer {
         let slot = &self.slots[index];
         match slot.kept.kind {
             // Another one that was moved here may be writable.
-            Kind::Protected(_) if !mount::is_read_only(&at)? => {
+            Kind::Protected if !mount::is_read_only(&at)? => {
                 mount::set_attributes(at.as_fd(), Attributes::READ_ONLY, Reach::This)?;
             }
             Kind::Writable if slot.mount.is_none() => {
@@ -133,7 +133,7 @@ impl Healer {
                 self.detached(at, registry.wanted(*target))?
             }
             Kind::Writable if slot.was_writable => self.detached(at, Mode::Rw)?,
-            Kind::Protected(_) | Kind::Member(_) | Kind::Writable => self.detached(at, Mode::Ro)?,
+            Kind::Protected | Kind::Member(_) | Kind::Writable => self.detached(at, Mode::Ro)?,
             Kind::Masked { file, directory } => {
                 let directory = directory.as_ref().filter(|_| stat.is_dir());
                 let over = mount::open_exact(CWD, directory.unwrap_or(file))?;
@@ -176,8 +176,9 @@ impl Healer {
     /// Makes a placeholder where one has been removed, through a mount that nobody else
     /// sees: the one that is there is read-only, and stays so.
     fn stand_in(&self, index: usize) -> Result<(), Errno> {
-        let Kept { path, kind, .. } = &self.slots[index].kept;
-        let Kind::Protected(Some(kind)) = kind else { return Err(Errno::NOENT) };
+        let Kept { path, stand_in: Some(kind), .. } = &self.slots[index].kept else {
+            return Err(Errno::NOENT);
+        };
         let parent = mount::open_exact(CWD, path.parent().unwrap_or(Path::new("/")))?;
         let parent = self.detached(parent.as_fd(), Mode::Rw)?;
         match placeholder::make_one(parent.as_fd(), path.file_name().unwrap_or_default(), kind) {

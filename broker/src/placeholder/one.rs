@@ -126,7 +126,16 @@ pub(super) fn remove(
 /// Whether the file has nothing but these bytes, or the first of them.
 fn holds_only(parent: BorrowedFd<'_>, name: &OsStr, bytes: &[u8]) -> Result<bool, Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+    let open = || rustix::fs::openat(parent, name, flags, Mode::empty());
+    let file = match open() {
+        // Made under a umask that took its owner's rights.
+        Err(Errno::ACCESS) => {
+            let mode = Mode::from_raw_mode(FILE_MODE.into());
+            rustix::fs::chmodat(parent, name, mode, AtFlags::empty())?;
+            open()?
+        }
+        result => result?,
+    };
     let mut found = vec![0; bytes.len() + 1];
     let length = rustix::io::read(file, &mut found)?;
     Ok(bytes.starts_with(&found[..length]))

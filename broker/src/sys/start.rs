@@ -1,11 +1,14 @@
 //! What this process was given by its caller, before the Rust runtime changed it: it opens
 //! `/dev/null` in the place of a standard descriptor that is closed, and ignores SIGPIPE.
+//! What no program of ours could work with is put right: SIGCHLD that is ignored.
 //! Who executes another program in the caller's name gives it what the caller gave.
 
 use super::mount::last_errno;
+use rustix::fs::Mode;
 use rustix::io::Result;
+use rustix::process::umask;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 /// A bit for each standard descriptor that was closed, and [`SIGPIPE_IGNORED`].
 static GIVEN: AtomicU8 = AtomicU8::new(0);
@@ -28,6 +31,13 @@ extern "C" fn look() {
         given |= SIGPIPE_IGNORED;
     }
     GIVEN.store(given, Ordering::Relaxed);
+    // SAFETY: as above.
+    let result = unsafe { libc::sigaction(libc::SIGCHLD, std::ptr::null(), &raw mut action) };
+    if result == 0 && action.sa_sigaction == libc::SIG_IGN {
+        // Nobody could wait for a child: the kernel would throw away how it ended (wait(2)).
+        // SAFETY: SIG_DFL is no handler: no code of ours can run because of it.
+        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    }
 }
 
 // SAFETY: the section is an array of pointers to functions that the C library calls
@@ -40,6 +50,26 @@ static LOOK: extern "C" fn() = look;
 /// Whether a standard descriptor was closed when this process started.
 pub fn was_closed(number: RawFd) -> bool {
     (0..3).contains(&number) && GIVEN.load(Ordering::Relaxed) & (1 << number) != 0
+}
+
+/// The umask that was given, once it is another one.
+static UMASK: AtomicU32 = AtomicU32::new(NO_UMASK);
+const NO_UMASK: u32 = u32::MAX;
+
+/// Whatever this process makes from now on, its own user can use: the umask that it was given
+/// says only what others may not.
+pub fn open_to_owner() {
+    let given = umask(Mode::from_raw_mode(0o077));
+    UMASK.store(given.as_raw_mode(), Ordering::Relaxed);
+    umask(given & Mode::from_raw_mode(0o077));
+}
+
+/// Gives the umask back that was given, for the program that this process executes next.
+pub fn give_umask_back() {
+    let given = UMASK.load(Ordering::Relaxed);
+    if given != NO_UMASK {
+        umask(Mode::from_raw_mode(given));
+    }
 }
 
 /// Undoes what the runtime did, for the program that this process executes next.

@@ -30,11 +30,14 @@ pub(super) fn lay(mount: Mount<'_>, covers: &[Cover], empty: &mut Empty<'_>) -> 
     for Cover { path, kind } in covers {
         let text = || match kind {
             Covering::Mask => bytes!("Can't mask ", path),
-            Covering::ReadOnly | Covering::Open => bytes!("Can't protect ", path),
+            Covering::ReadOnly | Covering::Open | Covering::Pinned => {
+                bytes!("Can't protect ", path)
+            }
         };
         let laid = match path.strip_prefix(&real) {
             // All of what is shown, or part of it.
             _ if real.starts_with(path) => laying.whole(*kind),
+            Ok(below) if *kind == Covering::Pinned => laying.pin(below),
             Ok(below) => laying.part(below, *kind),
             Err(_) => continue,
         };
@@ -64,7 +67,7 @@ impl Laying<'_, '_> {
 
     fn whole(&mut self, kind: Covering) -> std::result::Result<(), Errno> {
         match (self.now(Path::new("")), kind) {
-            (Covering::Mask, _) => return Ok(()),
+            (Covering::Mask, _) | (_, Covering::Pinned) => return Ok(()),
             (_, Covering::Mask) => {
                 let place = rustix::io::fcntl_dupfd_cloexec(self.mount.tree, 3)?;
                 self.mask(&place)?;
@@ -102,7 +105,7 @@ impl Laying<'_, '_> {
                 mount::attach(cover.as_fd(), place.as_fd())?;
             }
             // As the host has it, so that what is read-only there stays so.
-            Covering::Open => {
+            Covering::Open | Covering::Pinned => {
                 let from = mount::open_exact(self.mount.source, at)?;
                 let open = mount::clone_tree(from.as_fd())?;
                 let mut flags = libc::MOUNT_ATTR_NOSUID;
@@ -116,6 +119,13 @@ impl Laying<'_, '_> {
         }
         self.made.push((at.to_owned(), kind));
         Ok(())
+    }
+
+    fn pin(&mut self, at: &Path) -> std::result::Result<(), Errno> {
+        match self.mount.access {
+            Access::ReadOnly => Ok(()),
+            Access::Write | Access::Devices => self.pin_above(&at.join("name")),
+        }
     }
 
     /// Makes each directory above a place a mount of its own: `rename(2)` refuses a mountpoint,

@@ -76,14 +76,14 @@ impl MountPlan {
             ops.insert(dest.clone(), MountOp { dest, kind, member_of, origin });
         }
         for entry in &spec.entries {
-            if matches!(entry.what, What::Open(_)) {
+            if matches!(entry.what, What::Open(_) | What::Pin(_)) {
                 open_part(&mut ops, &targets, &entry.dest);
             }
         }
         protect_kernel_files(&mut ops, host_mounts);
         pin_ancestors(&mut ops, host_mounts);
         assign_submounts(&mut ops, host_mounts);
-        let is_guard = |entry: &&Entry| matches!(entry.what, What::Guard(_));
+        let is_guard = |entry: &&Entry| matches!(entry.what, What::Guard(_) | What::Pin(_));
         let guards = spec.entries.iter().filter(is_guard).map(|entry| entry.dest.as_path());
         let (ops, independent) = in_order(guards, ops);
         Self { ops, independent, targets }
@@ -194,8 +194,9 @@ fn target_of(entry: &Entry, targets: &mut Vec<TargetPlan>) -> Option<usize> {
 fn open_part(ops: &mut BTreeMap<PathBuf, MountOp>, targets: &[TargetPlan], dest: &Path) {
     let mut around = dest.ancestors().skip(1).filter_map(|parent| ops.get(parent)?.member_of);
     let Some(target) = around.next() else { return };
-    if let Some(MountOp { kind: OpKind::Bind { mode, .. }, member_of, .. }) = ops.get_mut(dest) {
-        (*mode, *member_of) = (targets[target].mode, Some(target));
+    let Some(op) = ops.get_mut(dest) else { return };
+    if let OpKind::Bind { mode, .. } | OpKind::SelfBind { mode, .. } = &mut op.kind {
+        (*mode, op.member_of) = (targets[target].mode, Some(target));
     }
 }
 
@@ -236,6 +237,9 @@ fn kind_of(entry: &Entry) -> OpKind {
         // Made by the start: whatever is there by then is protected, unless it is a link.
         What::Guard(stand_in) => {
             self_bind(None, heal::Shape::File, Mode::Ro, Some(stand_in.clone()))
+        }
+        What::Pin(stand_in) => {
+            self_bind(None, heal::Shape::Directory, Mode::Ro, Some(stand_in.clone()))
         }
     }
 }

@@ -32,7 +32,11 @@ fn kept(op: &MountOp) -> Option<Kept> {
     let itself = |mode: Mode| match (op.member_of, mode) {
         (Some(target), _) => Kind::Member(target),
         (None, Mode::Rw) => Kind::Writable,
-        (None, Mode::Ro) => Kind::Protected(None),
+        (None, Mode::Ro) => Kind::Protected,
+    };
+    let stand_in = match &op.kind {
+        OpKind::SelfBind { stand_in, .. } => stand_in.clone(),
+        _ => None,
     };
     let shape = match &op.kind {
         OpKind::SelfBind { shape, .. } => *shape,
@@ -42,9 +46,6 @@ fn kept(op: &MountOp) -> Option<Kept> {
         _ => heal::Shape::File,
     };
     let kind = match &op.kind {
-        OpKind::SelfBind { mode: Mode::Ro, stand_in, .. } if op.member_of.is_none() => {
-            Kind::Protected(stand_in.clone())
-        }
         OpKind::SelfBind { mode, .. } => itself(*mode),
         OpKind::Bind { follow: true, .. } => Kind::Followed(op.member_of),
         OpKind::Bind { source, mode, devices: false, .. } if source.path == op.dest => {
@@ -61,7 +62,7 @@ fn kept(op: &MountOp) -> Option<Kept> {
         OpKind::Socket(name) => covered(&Path::new(SOCKETS).join(name)),
         _ => return None,
     };
-    Some(Kept { path: op.dest.clone(), kind, shape })
+    Some(Kept { path: op.dest.clone(), kind, shape, stand_in })
 }
 
 /// A file of the sandbox's own over another.

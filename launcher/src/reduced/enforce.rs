@@ -69,7 +69,7 @@ impl Reduced {
         confine::limits()?;
         confine::reduce_capabilities(CapabilitySet::empty())?;
         landlock::restrict_paths(self.abi, &self.rules)?;
-        exec::restore_signals(mask)?;
+        exec::restore_given(mask)?;
         let filters = confine::filters_in_force()?;
         seccomp::load(&self.filter).step("load the system call filter")?;
         confine::verify_but_bounding(filters)?;

@@ -26,6 +26,8 @@ pub(super) enum RuleKind {
     Executed(Option<Kind>),
     /// A git directory in one of those: it is written to like the one around.
     Open,
+    /// A directory in which git makes such: a link must not take its place.
+    Pinned,
 }
 
 /// The files of that kind in a git directory, each with its stand-in
@@ -37,6 +39,11 @@ const EXECUTED: &[(&str, StandIn)] = &[
     ("hooks", StandIn::Directory),
     ("info/attributes", StandIn::Text("")),
     ("commondir", StandIn::Text(".\n")),
+    // Remotes as they were written before git had them in its configuration: whoever pushes
+    // to one in the project executes its hooks.
+    ("remotes", StandIn::Directory),
+    ("branches", StandIn::Directory),
+    ("lazygit.yml", StandIn::Text("")),
 ];
 
 /// Of those below `worktrees`: without the other two it is none.
@@ -124,6 +131,7 @@ impl Rules<'_> {
         self.add(dir, EXECUTED);
         self.modules(dir);
         let worktrees = dir.join("worktrees");
+        self.found.push(Rule { path: worktrees.clone(), what: RuleKind::Pinned });
         for name in self.names(&worktrees) {
             let worktree = worktrees.join(name);
             self.add(&worktree, EXECUTED_OF_WORKTREE);

@@ -49,6 +49,8 @@ pub(crate) enum Covering {
     ReadOnly,
     /// In the midst of that, it can.
     Open,
+    /// What is below it can, but nothing else can take its place.
+    Pinned,
 }
 
 impl Taken {
@@ -95,6 +97,7 @@ fn cover(entry: &Entry) -> Option<Cover> {
         What::Mask(_) => Covering::Mask,
         What::Protect(_) | What::Guard(_) => Covering::ReadOnly,
         What::Open(_) => Covering::Open,
+        What::Pin(_) => Covering::Pinned,
         What::Bind { .. }
         | What::Tmpfs { .. }
         | What::Overlay { .. }

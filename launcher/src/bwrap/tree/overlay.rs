@@ -52,7 +52,7 @@ impl Tree<'_> {
         let path = real_path(upper.as_fd()).or_die(|| "Can't make overlay mount")?;
         let touches = |cover: &&Cover| {
             let is_part = cover.path.starts_with(&path) || path.starts_with(&cover.path);
-            is_part && cover.kind != Covering::Open
+            is_part && !matches!(cover.kind, Covering::Open | Covering::Pinned)
         };
         if let Some(cover) = self.around.covers.iter().find(touches) {
             let of = &cover.path;

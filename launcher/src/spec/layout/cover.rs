@@ -71,7 +71,9 @@ impl Layout<'_> {
         match (self.existing(&place), missing) {
             (Some(found), _) => self.protect_found(&place, found, origin),
             (None, IfMissing::Skip) => Ok(()),
-            (None, IfMissing::Guard(kind)) => self.guard(place, kind.clone(), origin),
+            (None, IfMissing::Guard(kind)) => {
+                self.guard(place, What::Guard(kind.clone()), kind, origin)
+            }
             (None, IfMissing::Error) => {
                 refuse_reserved(&place.path, origin)?;
                 Err(find_error(path, origin, Errno::NOENT))
@@ -90,7 +92,9 @@ impl Layout<'_> {
         for place in self.elsewhere(&on_host.path) {
             match (self.existing(&place), missing) {
                 (Some(found), _) => self.protect_found(&place, found, origin)?,
-                (None, IfMissing::Guard(kind)) => self.guard(place, kind.clone(), origin)?,
+                (None, IfMissing::Guard(kind)) => {
+                    self.guard(place, What::Guard(kind.clone()), kind, origin)?;
+                }
                 (None, IfMissing::Skip | IfMissing::Error) => {}
             }
         }
@@ -168,8 +172,14 @@ impl Layout<'_> {
     }
 
     /// Keeps what does not exist from being created: a placeholder stands there, and, where
-    /// the directories on the way are missing too, in their places.
-    fn guard(&mut self, place: Rc<Place>, kind: Kind, origin: &Asker) -> Result<(), SpecError> {
+    /// the directories on the way are missing too, in their places. On it is mounted `what`.
+    pub(super) fn guard(
+        &mut self,
+        place: Rc<Place>,
+        what: What,
+        kind: &Kind,
+        origin: &Asker,
+    ) -> Result<(), SpecError> {
         if self.read_only {
             // Not even that is made on the host.
             return Ok(());
@@ -202,7 +212,8 @@ impl Layout<'_> {
             wanted.push(Wanted { path: path.into_owned(), kind: Kind::Directory });
             inside = parent;
         }
-        let area = Area::Host { source: path.clone(), writable: false };
+        let writable = matches!(what, What::Pin(_));
+        let area = Area::Host { source: path.clone(), writable };
         for wanted in wanted.into_iter().rev() {
             if !self.placeholders.iter().any(|other| other.path == wanted.path) {
                 self.placeholders.push(wanted);
@@ -210,8 +221,10 @@ impl Layout<'_> {
         }
         let dest = place.path.clone();
         self.view.cover(&dest, area);
-        self.put(Entry { dest, what: What::Guard(kind.clone()), origin: origin.clone() });
-        self.protect_aliases(&path, Some(&kind), origin);
+        self.put(Entry { dest, what, origin: origin.clone() });
+        if !writable {
+            self.protect_aliases(&path, Some(kind), origin);
+        }
         Ok(())
     }
 

@@ -34,6 +34,7 @@ impl Layout<'_> {
                             self.protect(&rule.path, &Asker::Git, &missing)?;
                         }
                         RuleKind::Open => self.open_part(&rule.path)?,
+                        RuleKind::Pinned => self.pin(&rule.path)?,
                     }
                 }
             }
@@ -50,6 +51,24 @@ impl Layout<'_> {
         match self.existing(&place) {
             Some(found) if found.stat.is_file() => self.protect_found(&place, found, &Asker::Git),
             _ => Ok(()),
+        }
+    }
+
+    /// Keeps a directory in its place, or the place for one: what is in it can be changed.
+    fn pin(&mut self, path: &Path) -> Result<(), SpecError> {
+        let (place, links) = self.locate_way(path, &Asker::Git)?;
+        self.protect_links(links, &Asker::Git);
+        let what = What::Pin(Kind::Directory);
+        match self.existing(&place) {
+            Some(found) if found.stat.is_dir() => {
+                let is_taken = self.entries.iter().any(|entry| entry.dest == place.path);
+                if place.is_writable() && !is_taken {
+                    self.put(Entry { dest: place.path.clone(), what, origin: Asker::Git });
+                }
+                Ok(())
+            }
+            Some(found) => self.protect_found(&place, found, &Asker::Git),
+            None => self.guard(place, what, &Kind::Directory, &Asker::Git),
         }
     }
 
