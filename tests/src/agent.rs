@@ -23,6 +23,7 @@ impl World {
         match agent {
             // As after the questions of a first start.
             "codex" => {
+                text.push_str(ASKED_BY_CODEX);
                 text.push_str(&format!("[projects.{project:?}]\ntrust_level = \"trusted\"\n"))
             }
             "claude" => drop(
@@ -132,6 +133,11 @@ impl World {
         assert!(found, "{}'s own record lacks {text:?}", self.agent);
     }
 }
+
+/// What Codex writes to its settings at its first start on a screen.
+const ASKED_BY_CODEX: &str = "[tui]\nscreen_reader_detection_done = true\n\
+    [tui.model_availability_nux]\n\"gpt-6.1-sol\" = 4\n\
+    [notice.model_migrations]\n\"gpt-5.5\" = \"gpt-6-sol\"\n";
 
 /// As after opencode's first start with a plugin, for which it fetches packages and waits.
 fn packages_of_opencode(sandbox: &Sandbox) {

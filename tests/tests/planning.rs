@@ -2,7 +2,7 @@
 
 use remount_tests::agent::{CHILD, COMMIT, Driven, Taken, Tools, World, tries};
 use remount_tests::model::{Model, call, say};
-use remount_tests::{Snapshot, require};
+use remount_tests::{Snapshot, Tmux, require};
 use serde_json::json;
 
 /// An agent, and a script of three turns for it: work, planning, work.
@@ -56,7 +56,9 @@ impl Plan {
         assert_eq!(read("after"), "two\n");
         assert_eq!(read("by-tool-after").trim(), "text");
         let log = self.world.sandbox.host(require("git")).command(["log", "--format=%s"]).run();
-        assert_eq!(log.success().stdout(), "later\nfirst\n", "{shown}");
+        // Codex's profile leaves all of git's to the person outside.
+        let commits = if tools.agent == "codex" { "first\n" } else { "later\nfirst\n" };
+        assert_eq!(log.success().stdout(), commits, "{shown}");
         let differences = self.before.get().differences(&self.after.get());
         assert!(differences.is_empty(), "{differences:#?}\n{shown}");
         for ((_, words), result) in tries(&tools).iter().zip(&results[3..]) {
@@ -101,6 +103,30 @@ fn heavy_claude_cannot_write_while_it_plans() {
 #[test]
 fn heavy_qwen_cannot_write_while_it_plans() {
     an_editor_lets_it_plan("qwen", "yolo");
+}
+
+/// Codex has no other way to plan than its key. Its hooks hear of the mode by the record of the
+/// session that they are shown.
+#[test]
+fn heavy_codex_cannot_write_while_it_plans() {
+    let plan = Plan::new("codex");
+    let run = plan.world.start(&plan.model).arg("--dangerously-bypass-hook-trust");
+    let screen = Tmux::start(&plan.world.sandbox, run);
+    let plans = |shown: &str| shown.contains("Plan mode (shift+tab");
+    screen.expect("GPT-5.5");
+    screen.enter("SCRIPT:main go");
+    screen.expect("worked");
+    screen.press_until("BTab", "planning", plans);
+    screen.enter("plan something");
+    screen.expect("planned");
+    // Its last line is another as long as it works.
+    screen.wait("the end of the turn", plans);
+    screen.press_until("BTab", "not planning", |shown| !plans(shown));
+    screen.enter("go on");
+    screen.expect("the very last word");
+    drop(screen);
+    plan.held();
+    plan.model_was_told();
 }
 
 /// opencode runs once for each turn, in one sandbox; its plugin tells which agent it is.
