@@ -7,6 +7,7 @@
 pub mod mount;
 pub mod namespace;
 pub mod net;
+pub mod notify;
 pub mod patience;
 pub mod process;
 pub mod seccomp;
