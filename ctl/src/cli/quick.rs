@@ -15,6 +15,10 @@ pub(super) fn parse(words: &[OsString]) -> Option<Typed> {
     let mut rest = rest.iter().map(|word| word.to_str());
     while let Some(word) = rest.next() {
         let word = word?;
+        // An option of a command stands behind it.
+        if line.words.is_empty() && matches!(word, "--all" | "--json" | "--mode" | "--format") {
+            return None;
+        }
         let flag = match word {
             "-q" | "--quiet" => &mut line.quiet,
             "--all" => &mut line.all,
