@@ -19,22 +19,32 @@ fn size(pid: i32) -> (i64, usize) {
     (line.trim().split(' ').next().unwrap().parse().unwrap(), descriptors)
 }
 
-/// As [`size`], with no client connected: the daemon's only socket is its listener.
+fn helpers(pid: i32) -> usize {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    std::fs::read_to_string(path).unwrap().split_whitespace().count()
+}
+
+/// As [`size`], with no client connected: the daemon's sockets are its listener and, once it has
+/// been asked for something, that of the helper that waits, which also has a pidfd. Those two do
+/// not count.
 fn alone(pid: i32) -> (i64, usize) {
     let is_socket = |entry: std::io::Result<std::fs::DirEntry>| {
         let target = std::fs::read_link(entry.unwrap().path()).unwrap_or_default();
         target.to_string_lossy().starts_with("socket:")
     };
     let sockets = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(is_socket);
-    wait_until("no client is connected", LIMIT, || sockets().filter(|is| *is).count() == 1);
-    size(pid)
+    let mut waiting = 0;
+    wait_until("no client is connected", LIMIT, || {
+        waiting = helpers(pid);
+        waiting <= 1 && sockets().filter(|is| *is).count() == 1 + waiting
+    });
+    let (memory, descriptors) = size(pid);
+    (memory, descriptors - 2 * waiting)
 }
 
-/// Whether the daemon has no more than it had with `before` descriptors, before it had been
-/// asked for anything: besides a helper that waits, which has a socket and a pidfd.
+/// Whether the daemon has no more than `before` descriptors, as [`alone`] counts them.
 fn is_at_rest(pid: i32, before: usize) -> bool {
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    children.split_whitespace().count() <= 1 && size(pid).1 <= before + 2
+    helpers(pid) <= 1 && size(pid).1 <= before + 2
 }
 
 /// A sandbox whose process does what the probe can do.

@@ -8,6 +8,7 @@ use super::place::{NsId, Place, refusal};
 use super::visit::{Filters, visit};
 use crate::proto::{ErrorCode, Refusal, Reply};
 use crate::reason::Reason;
+use crate::sys::memory::Heap;
 use crate::sys::process::{Fork, fork};
 use rustix::io::{Errno, Result as KernelResult};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -73,6 +74,7 @@ pub(super) struct Helpers {
     /// The host's `/proc`.
     proc: OwnedFd,
     filters: Filters,
+    heap: Option<Heap>,
 }
 
 /// What became of a job.
@@ -80,7 +82,8 @@ pub(super) type Outcome = (u64, Result<Reply, Refusal>);
 
 impl Helpers {
     pub fn new(proc: OwnedFd) -> Self {
-        Self { running: Vec::new(), ready: None, chores: None, proc, filters: Filters::new() }
+        let (filters, heap) = (Filters::new(), Heap::find());
+        Self { running: Vec::new(), ready: None, chores: None, proc, filters, heap }
     }
 
     /// Whether another one may be sent for this user.
@@ -142,9 +145,11 @@ impl Helpers {
         // It reads as soon as it runs, and only an errand of very many targets has to wait.
         set_socket_timeout(&socket, Timeout::Send, Some(DEADLINE))?;
         let pid = match fork()? {
-            Fork::Child => visit(self.proc.as_fd(), &self.filters, &theirs),
+            Fork::Child => visit(self.proc.as_fd(), &self.filters, self.heap, &theirs),
             Fork::Parent(pid) => pid,
         };
+        // Only time is lost without.
+        self.heap.map_or(Ok(()), Heap::own).unwrap_or(());
         // Our own child, which nobody else waits for: the number is its own.
         let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
         Ok(Ready { pid, pidfd, socket })

@@ -17,6 +17,7 @@ use crate::proto::{
 };
 use crate::reason::Reason;
 use crate::sandbox::{Registry, Standing};
+use crate::sys::memory::{Heap, map_program};
 use crate::sys::mount::{self, FileId};
 use crate::sys::{namespace, process, seccomp};
 use crate::target::{Member, Target};
@@ -36,8 +37,15 @@ use std::time::Instant;
 /// A helper's whole life, which begins before there is a request: it gives up what it does not
 /// need, waits at `socket` for its one errand, answers each step of it there with a line, and
 /// ends when the daemon closes the other end, so that its end is in nobody's way.
-pub(super) fn visit(proc: BorrowedFd<'_>, filters: &Filters, socket: &OwnedFd) -> ! {
+pub(super) fn visit(
+    proc: BorrowedFd<'_>,
+    filters: &Filters,
+    heap: Option<Heap>,
+    socket: &OwnedFd,
+) -> ! {
     let ready = prepare(proc, filters, socket);
+    // Page faults that the request would wait for; only time is lost without.
+    map_program().and(heap.map_or(Ok(()), Heap::own)).unwrap_or(());
     let Ok(Some((errand, namespaces))) = Errand::receive(socket.as_fd()) else { process::exit(1) };
     let visitor = ready.and_then(|()| Visitor::enter(&errand, namespaces, proc, &filters.entered));
     for step in &errand.steps {
