@@ -59,6 +59,19 @@ pub struct Kept {
     pub path: PathBuf,
     /// What.
     pub kind: Kind,
+    /// On what. From the plan: by the first look the host may have put something else there.
+    pub shape: Shape,
+}
+
+/// What a mount lies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// A directory.
+    Directory,
+    /// A symbolic link, itself.
+    Link,
+    /// Anything else.
+    File,
 }
 
 /// What is mounted somewhere.
@@ -70,8 +83,14 @@ pub enum Kind {
     Member(Index),
     /// What is there itself, writable.
     Writable,
-    /// An empty, read-only file or directory: this one.
-    Masked(PathBuf),
+    /// Something read-only of the sandbox's own: this file on whatever is no directory, a link
+    /// too; on a directory this other one, or nothing.
+    Masked {
+        /// Over a file or a link.
+        file: PathBuf,
+        /// Over a directory.
+        directory: Option<PathBuf>,
+    },
     /// A file of the host as it is at its own path, also after it was replaced there; a
     /// target's or not. Needs a [`FileSource`].
     Followed(Option<Index>),
@@ -159,11 +178,9 @@ struct Slot {
     source: Option<FileSource>,
     /// The mount that was last seen there.
     mount: Option<u64>,
-    /// It was read-only when it was first seen, though its kind can be changed: the host's
-    /// is. It never becomes writable.
-    is_read_only: bool,
-    /// Whether it was a symbolic link when it was first seen.
-    was_link: Option<bool>,
+    /// It was writable when it was first seen. What was not is read-only on the host, and
+    /// never becomes writable.
+    was_writable: bool,
     lost_since: Option<Instant>,
 }
 
@@ -196,8 +213,7 @@ impl Healer {
             let holder = nearest.filter(|(_, is_changeable)| *is_changeable).map(|(i, _)| i);
             let source = sources.iter().position(|source| source.path == kept.path);
             let source = source.map(|place| sources.swap_remove(place));
-            let (mount, was_link, lost_since, is_read_only, below) =
-                (None, None, None, false, Vec::new());
+            let (mount, lost_since, was_writable, below) = (None, None, false, Vec::new());
             slots.push(Slot {
                 kept,
                 below,
@@ -205,8 +221,7 @@ impl Healer {
                 is_nested,
                 source,
                 mount,
-                is_read_only,
-                was_link,
+                was_writable,
                 lost_since,
             });
         }
@@ -318,7 +333,7 @@ impl Healer {
 
 impl Kind {
     fn is_mask(&self) -> bool {
-        matches!(self, Self::Masked(_))
+        matches!(self, Self::Masked { .. })
     }
 
     fn is_changeable(&self) -> bool {

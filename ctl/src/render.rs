@@ -56,8 +56,14 @@ pub(crate) fn status(status: &Status) -> String {
             .map(|[name, mode, state, authority, _, path]| [name, mode, state, authority, path]);
         columns(["NAME", "MODE", "STATE", "AUTHORITY", "PATH"], short.collect())
     };
-    if status.targets.iter().any(|target| target.state == State::Stale) {
+    let is_any = |state| status.targets.iter().any(|target| target.state == state);
+    if is_any(State::Stale) {
         text.push_str("stale: moved or replaced outside, can no longer be made writable\n");
+    }
+    if is_any(State::Unmounted) {
+        text.push_str(
+            "unmounted: no mount of its own here: start the sandbox with --bind DIR DIR\n",
+        );
     }
     if status.targets.iter().any(|it| it.lease.as_ref().is_some_and(|lease| lease.closing)) {
         text.push_str("closing: becomes read-only as soon as no file is open for writing\n");
@@ -392,6 +398,8 @@ mod tests {
         assert!(!show(&stale).contains("stale"));
         stale.state = State::Stale;
         assert!(show(&stale).ends_with("can no longer be made writable\n"));
+        stale.state = State::Unmounted;
+        assert!(show(&stale).ends_with("start the sandbox with --bind DIR DIR\n"));
     }
 
     #[test]

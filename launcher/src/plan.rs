@@ -12,6 +12,7 @@ pub use crate::hold::Since;
 use crate::paths::is_in;
 use crate::profile::Profile;
 use crate::spec::Asker;
+use remount_broker::heal;
 use remount_broker::name::{Authority, Mode, TargetName};
 use remount_broker::placeholder::{Kind as StandIn, Wanted};
 use remount_broker::proto::OnBusy;
@@ -189,6 +190,8 @@ pub enum OpKind {
     SelfBind {
         /// Which file it must be; `None` where the kernel makes it (`/proc`).
         id: Option<FileId>,
+        /// What kind of file: also one that takes its place.
+        shape: heal::Shape,
         /// Whether files can be changed through it.
         mode: Mode,
         /// What stands in for it if it does not exist.

@@ -27,7 +27,7 @@ use remount_broker::placeholder::{self, Kind as StandIn, Wanted};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A project's own profile, which can only narrow.
@@ -275,8 +275,17 @@ fn layers(args: &Args, profile: &Profile, host: &Host) -> Result<Layers, SpecErr
 /// What stands for the variables of profiles, before the workspace is known.
 fn variables(cwd: PathBuf, host: &Host) -> Variables {
     let git_root = git::work_tree(&cwd, host.files.as_ref());
-    let environment = |name: &str| host.variable(name).map(OsStr::to_owned);
+    let environment = |name: &str| match host.variable(name) {
+        // Many logins set it, and nobody makes it.
+        Some(dir) if name == "XDG_RUNTIME_DIR" && !has_place(Path::new(dir), host) => None,
+        value => value.map(OsStr::to_owned),
+    };
     Variables::new(cwd, host.home.clone(), git_root, host.uid, environment)
+}
+
+/// Whether something can be mounted there: it is a directory, or below what is new inside.
+fn has_place(dir: &Path, host: &Host) -> bool {
+    dir.starts_with("/run") || host.files.find(dir).is_ok_and(|found| found.stat.is_dir())
 }
 
 /// The profiles that were named, else the one for the command; and the files of shims.

@@ -128,7 +128,13 @@ impl Cmd {
     /// Starts the probe as the command, to be asked one act after another.
     #[track_caller]
     pub fn serve(self) -> Inside {
-        Inside::new(self.arg(bin("probe")).arg("serve").start_with(Stdio::piped()))
+        Inside::new(self.start_serving())
+    }
+
+    /// The same without waiting until it serves: for [`Inside::new`].
+    #[track_caller]
+    pub fn start_serving(self) -> Running {
+        self.arg(bin("probe")).arg("serve").start_with(Stdio::piped())
     }
 
     /// Starts, with an empty stdin if none was given; the caller reads lines, sends

@@ -45,7 +45,7 @@ pub use answer::Answer;
 pub use cmd::Cmd;
 pub use pty::Pty;
 pub use refusal::LEAVES_A_MARK;
-pub use running::{Inside, Outcome, Running};
+pub use running::{Inside, Outcome, Running, children};
 pub use sandbox::Sandbox;
 pub use snapshot::Snapshot;
 pub use tmux::Tmux;

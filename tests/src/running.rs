@@ -146,6 +146,20 @@ impl Running {
         i32::try_from(self.child.id()).expect("a process id")
     }
 
+    /// Of a launcher's children, as far as they are there: init, which is in a PID namespace of
+    /// its own, and the broker.
+    pub fn init_and_broker(&self) -> (Option<i32>, Option<i32>) {
+        let depth = |pid: i32| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+            ids.map_or(0, |ids| ids.split_whitespace().count())
+        };
+        let own = depth(self.pid());
+        let (inner, outer): (Vec<_>, Vec<_>) =
+            children(self.pid()).into_iter().partition(|pid| depth(*pid) > own);
+        (inner.first().copied(), outer.first().copied())
+    }
+
     /// The next line of stdout, without its newline. Panics at the end of output.
     #[track_caller]
     pub fn line(&mut self) -> String {
@@ -278,13 +292,20 @@ impl Drop for Running {
     }
 }
 
+/// The processes that the main thread of a process has made and that are there.
+pub fn children(pid: i32) -> Vec<i32> {
+    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    list.unwrap_or_default().split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
 /// A probe that serves: one process, asked one act after another.
 #[derive(Debug)]
 pub struct Inside(Running);
 
 impl Inside {
+    /// Waits until it serves.
     #[track_caller]
-    pub(crate) fn new(running: Running) -> Inside {
+    pub fn new(running: Running) -> Inside {
         let mut inside = Inside(running);
         inside.act(["hello"]).ok();
         inside

@@ -1,6 +1,7 @@
 //! Protections that a program outside takes away, and that come back.
 
-use remount_tests::{Answer, Inside, LIMIT, Sandbox, require, wait_until};
+use remount_tests::{Answer, Inside, LIMIT, Sandbox, children, require, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -177,6 +178,61 @@ fn what_is_of_another_kind_is_not_taken_for_it() {
     inside.end().success();
 }
 
+/// Starts, and acts on the host when all is mounted and the broker has looked at nothing yet.
+fn before_the_first_look(sandbox: &Sandbox, act: impl FnOnce()) -> Inside {
+    // What the launcher has to do outside waits for this, and init for that.
+    let store = sandbox.dir(sandbox.state().join("remount/placeholders"));
+    let lock = std::fs::File::open(store).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let running = sandbox.remount().start_serving();
+    let parts = || running.init_and_broker();
+    wait_until("both are there", LIMIT, || matches!(parts(), (Some(_), Some(_))));
+    let (Some(init), Some(broker)) = parts() else { unreachable!("they wait") };
+    let signal = |signal| kill_process(Pid::from_raw(broker).unwrap(), signal).unwrap();
+    signal(Signal::STOP);
+    drop(lock);
+    // Its process waits for the broker's word.
+    wait_until("all is mounted", LIMIT, || !children(init).is_empty());
+    act();
+    signal(Signal::CONT);
+    Inside::new(running)
+}
+
+/// What belongs there is known from the plan, and not from a first look.
+#[test]
+fn what_is_of_another_kind_is_known_before_the_first_look() {
+    let (sandbox, project) = world();
+    sandbox.dir("project/evil");
+    std::os::unix::fs::symlink("evil", project.join("link")).unwrap();
+    sandbox.file("project/pointer", "gitdir: evil\n");
+    for (name, other) in [(".vscode", "link"), (".envrc", "link"), (".git", "pointer")] {
+        let exchange = || {
+            sandbox.host_probe().probe(["rename-exchange", name, other]).ok();
+        };
+        let mut inside = before_the_first_look(&sandbox, exchange);
+        wait_until("the project is closed", LIMIT, || inside.act(["utime", "."]) == rofs());
+        inside.act(["create", "evil/tasks.json"]).errno("EROFS");
+        assert!(inside.ctl("status", 0).contains("stale"), "{name}");
+        exchange();
+        wait_until("the project is open", LIMIT, || inside.act(["utime", "."]) == done());
+        settled(&mut inside);
+        held(&mut inside, name);
+        inside.end().success();
+    }
+    // What is of the same kind is protected; a link that was one may be another.
+    std::os::unix::fs::symlink("vscode", project.join(".idea")).unwrap();
+    let mut inside = before_the_first_look(&sandbox, || {
+        replace(&project.join(".envrc"), "new");
+        std::fs::remove_file(project.join(".idea")).unwrap();
+        std::os::unix::fs::symlink("evil", project.join(".idea")).unwrap();
+    });
+    protected(&mut inside, ".envrc");
+    held(&mut inside, ".idea");
+    settled(&mut inside);
+    assert_eq!(inside.act(["read", ".envrc"]).ok(), "new");
+    inside.end().success();
+}
+
 /// A placeholder that is cleaned away, as by `git clean -fd`, comes back after a moment,
 /// and is gone at the end.
 #[test]
@@ -257,20 +313,43 @@ fn masks_come_back_too() {
     inside.end().success();
 }
 
+/// A dotfile manager moves what is hidden elsewhere and leaves links.
+#[test]
+fn masks_cover_links_too() {
+    let sandbox = Sandbox::new();
+    let dir = sandbox.dir("home/.ssh");
+    let file = sandbox.file("home/.netrc", "secret");
+    let mut inside = sandbox.remount().serve();
+    for path in [&dir, &file] {
+        let other = sandbox.outside().join(path.file_name().unwrap());
+        std::fs::rename(path, &other).unwrap();
+        std::os::unix::fs::symlink(&other, path).unwrap();
+        wait_until("it is hidden", LIMIT, || {
+            inside.act(["readlink", text(path)]) == Answer::Errno("EINVAL".into())
+        });
+        assert_eq!(inside.act(["read", text(path)]).ok(), "");
+        // And a directory is one again.
+        std::fs::remove_file(path).unwrap();
+        std::fs::create_dir(path).unwrap();
+        std::fs::write(path.join("key"), "secret").unwrap();
+        wait_until("the directory is hidden", LIMIT, || {
+            inside.act(["list", text(path)]) == Answer::Ok(String::new())
+        });
+    }
+    settled(&mut inside);
+    inside.end().success();
+}
+
 /// Whether all processes of the sandbox that a launcher made stand still, init too.
 fn stands_still(launcher: i32) -> bool {
-    let children = |pid: &str| {
-        let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-        list.unwrap_or_default().split_whitespace().map(str::to_owned).collect::<Vec<_>>()
-    };
-    let state = |pid: &str| {
+    let state = |pid: i32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
     };
     // Init has a child, the agent; the broker has none.
-    let all = children(&launcher.to_string());
-    let inits: Vec<_> = all.iter().filter(|pid| !children(pid).is_empty()).collect();
-    inits.len() == 1 && state(inits[0]) && children(inits[0]).iter().all(|pid| state(pid))
+    let all = children(launcher).into_iter();
+    let inits: Vec<_> = all.filter(|pid| !children(*pid).is_empty()).collect();
+    inits.len() == 1 && state(inits[0]) && children(inits[0]).into_iter().all(state)
 }
 
 /// A file of the project is open for writing, so that it cannot be made read-only.
@@ -309,17 +388,61 @@ fn where_what_holds_the_lost_is_busy_the_sandbox_stands_still() {
     assert!(!project.join(".idea").exists());
 }
 
+/// What the host moves away and back, with names and contents: of the placeholder nothing, of
+/// the git directory what is protected in it.
+fn moved(project: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let dirs = [".vscode", ".idea", ".git/hooks"].map(|name| project.join(name));
+    let files = dirs.iter().flat_map(|dir| std::fs::read_dir(dir).unwrap());
+    let mut files: Vec<_> = files.map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files.into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+}
+
+/// Prints what an attack came to; answers how many changes there were of each of the originals
+/// that were there all the time: the numbers of other files may be used again.
+fn attacked(paths: &[&str], lasting: &[&str], report: &str) -> Vec<u64> {
+    let (mut all, mut of_originals) = (Vec::new(), Vec::new());
+    for (path, line) in paths.iter().zip(report.split(';')) {
+        let mut fields = line.split(' ');
+        let mut number = || fields.next().unwrap().parse::<u64>().unwrap();
+        let (tries, changes, of_original) = (number(), number(), number());
+        let times = fields.next().unwrap_or("").split(',');
+        let mut times: Vec<u64> = times.filter_map(|time| time.parse().ok()).collect();
+        times.sort_unstable();
+        let median = times.get(times.len() / 2).copied().unwrap_or(0);
+        let longest = times.last().copied().unwrap_or(0);
+        println!(
+            "{path}: {tries} tries, {changes} changes in {} moments, median {median} us, longest {longest} us",
+            times.len()
+        );
+        all.extend(times);
+        if lasting.contains(path) {
+            println!("{path}: of these, {of_original} of what was moved away and back");
+            of_originals.push(of_original);
+        }
+    }
+    all.sort_unstable();
+    if let Some(median) = all.get(all.len() / 2) {
+        println!("median of all {median} us");
+    }
+    of_originals
+}
+
 /// For `$REMOUNT_ATTACK_SECONDS` (60 is the full test), else for a few, somebody inside
 /// tries to change what is protected while programs outside replace, move and remove it.
-/// What gets through is counted and printed; at the end everything is protected.
+/// What gets through is counted and printed; at the end everything is protected. In what is
+/// moved away and back nothing ever changes: its mount goes along, and what is changed under its
+/// name meanwhile is something else.
 #[test]
 fn an_attacker_gets_moments_and_nothing_lasts() {
     let seconds: u64 = std::env::var("REMOUNT_ATTACK_SECONDS")
         .map_or(3, |text| text.parse().expect("a number of seconds"));
     let (sandbox, project) = world();
-    let names = [".git/config", ".envrc", ".vscode", ".git", ".idea", ".husky"];
-    // Of the git directory only the name is at stake, in which files may be created.
-    let paths: Vec<&str> = names.iter().copied().filter(|name| *name != ".git").collect();
+    sandbox.file("project/.git/hooks/marker", "one");
+    // In the git directory itself files may be created.
+    let replaced = [".git/config", ".envrc", ".husky"];
+    let moved_and_back = [".vscode", ".vscode/tasks.json", ".idea", ".git/hooks"];
+    let paths = [replaced.as_slice(), &moved_and_back].concat();
     let words = ["attack".to_owned(), seconds.to_string()];
     let mut inside = sandbox.remount().timeout(Duration::from_secs(seconds) + 2 * LIMIT).serve();
     let mut attacker = sandbox
@@ -329,6 +452,7 @@ fn an_attacker_gets_moments_and_nothing_lasts() {
         .command(words.iter().map(String::as_str).chain(paths.iter().copied()))
         .start();
     assert_eq!(attacker.line(), "attacking");
+    let before = moved(&project);
     let end = std::time::Instant::now() + Duration::from_secs(seconds);
     let mut rounds = 0;
     while std::time::Instant::now() < end {
@@ -339,44 +463,30 @@ fn an_attacker_gets_moments_and_nothing_lasts() {
         for name in [".vscode", ".idea", ".git"] {
             let away = sandbox.outside().join("away");
             std::fs::rename(project.join(name), &away).unwrap();
+            // Now and then long enough for somebody inside to notice.
+            std::thread::sleep(Duration::from_millis(rounds % 2));
             // Somebody inside may have made one meanwhile, and put something in it.
             while std::fs::rename(&away, project.join(name)).is_err() {
                 let _ = std::fs::remove_dir_all(project.join(name));
             }
         }
+        assert_eq!(moved(&project), before, "round {rounds}");
         let _ = std::fs::remove_dir_all(project.join(".husky"));
         let _ = std::fs::create_dir(project.join(".husky"));
         std::thread::sleep(Duration::from_millis(3));
     }
+    println!("{rounds} rounds outside, each of them all acts");
     let outcome = attacker.wait();
     let stdout = outcome.success().stdout();
-    let report = stdout.trim().rsplit_once("ok ").expect("an answer").1;
-    let mut all: Vec<u64> = Vec::new();
-    println!("{rounds} rounds outside, each of them all acts");
-    for (path, line) in paths.iter().zip(report.split(';')) {
-        let mut fields = line.split(' ');
-        let (tries, changes) = (fields.next().unwrap(), fields.next().unwrap());
-        let mut times: Vec<u64> =
-            fields.next().unwrap_or("").split(',').filter_map(|time| time.parse().ok()).collect();
-        times.sort_unstable();
-        let median = times.get(times.len() / 2).copied().unwrap_or(0);
-        let longest = times.last().copied().unwrap_or(0);
-        println!(
-            "{path}: {tries} tries, {changes} changes in {} moments, median {median} us, longest {longest} us",
-            times.len()
-        );
-        all.extend(times);
-    }
-    all.sort_unstable();
-    if let Some(median) = all.get(all.len() / 2) {
-        println!("median of all {median} us");
-    }
+    let of_originals =
+        attacked(&paths, &moved_and_back, stdout.trim().rsplit_once("ok ").expect("an answer").1);
+    assert_eq!(of_originals, [0; 4]);
     for path in [".git/config", ".envrc"] {
         protected(&mut inside, path);
     }
-    for path in [".vscode", ".idea", ".husky"] {
+    for path in [".vscode", ".idea", ".husky", ".git/hooks"] {
         wait_until(path, LIMIT, || inside.act(["utime", path]) == rofs());
-        held(&mut inside, path);
+        busy(&mut inside, ["rename", path, &format!("{path}.elsewhere")]);
         inside.act(["create", &format!("{path}/x")]).errno("EROFS");
     }
     held(&mut inside, ".git");

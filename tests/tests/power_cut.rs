@@ -1,7 +1,7 @@
 //! Whoever is killed, and whenever: after the next start and clean end the project is what it
 //! was, with what the agent wrote.
 
-use remount_tests::{Running, Sandbox, Snapshot};
+use remount_tests::{Running, Sandbox, Snapshot, children};
 use rustix::process::{Pid, Signal, kill_process};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -45,32 +45,12 @@ impl Chance {
     }
 }
 
-fn children(pid: i32) -> Vec<i32> {
-    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
-    list.unwrap_or_default().split(' ').filter_map(|pid| pid.trim().parse().ok()).collect()
-}
-
-/// Of the launcher's children, the one that is in a PID namespace of its own, and the other.
-fn init_and_broker(launcher: i32) -> (Option<i32>, Option<i32>) {
-    let depth = |pid: &i32| {
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:").map(str::to_owned));
-        ids.map_or(0, |ids| ids.split_whitespace().count())
-    };
-    let own = std::fs::read_to_string("/proc/self/status").unwrap();
-    let own = own.lines().find_map(|line| line.strip_prefix("NSpid:")).unwrap();
-    let own = own.split_whitespace().count();
-    let (inner, outer): (Vec<_>, Vec<_>) =
-        children(launcher).into_iter().partition(|pid| depth(pid) > own);
-    (inner.first().copied(), outer.first().copied())
-}
-
 /// Kills those who are there by now, all in one go. A number is not used again before its
 /// parent has been told, and this process is nobody's here.
 fn kill(sandboxes: &[Running], victim: Victim) {
     let mut pids = Vec::new();
     for running in sandboxes {
-        let (init, broker) = init_and_broker(running.pid());
+        let (init, broker) = running.init_and_broker();
         let agent = init.and_then(|init| children(init).first().copied());
         match victim {
             Victim::Launcher => pids.push(running.pid()),

@@ -47,6 +47,12 @@ fn only_the_directory_that_is_meant_is_switched() {
         assert_eq!(outcome.stdout(), "code 6\n", "{outcome}");
         outcome.says(reason);
     }
+    // Before anybody tries, who looks is told.
+    let status = "\"$CTL\" --socket \"$S\" status";
+    let without = daemon.bwrap(words(&[&"--dev", &"/dev"])).sh(status).run();
+    assert!(without.success().stdout().contains("\nunmounted: no mount of its own"), "{without}");
+    let with = daemon.bwrap(words(&[&"--bind", &target, &target])).sh(status).run();
+    assert!(!with.success().stdout().contains("unmounted"), "{with}");
     assert_eq!(mounts(), host);
     assert!(!target.join("mark").exists() && !other.join("mark").exists());
 }

@@ -269,6 +269,33 @@ fn a_tool_that_the_host_replaces_is_covered_again() {
     inside.end().success();
 }
 
+/// It is a link, as package managers make them, and the link is replaced.
+#[test]
+fn a_link_to_a_tool_that_the_host_replaces_is_covered_again() {
+    let sandbox = Sandbox::new();
+    program(&sandbox, "outside/lib/wrapper", TOOL);
+    program(&sandbox, "outside/lib/other", TOOL.replace("ran", "new"));
+    let link = sandbox.dir("outside/bin").join("tool");
+    symlink("../lib/wrapper", &link).unwrap();
+    let mut inside = shimmed(&sandbox, TABLE).serve();
+    let blocked = inside.run([text(&link), "rm"]);
+    assert!(blocked.0 == 126 && blocked.1.starts_with(BLOCKED), "{blocked:?}");
+    for round in 0..3 {
+        let new = link.with_extension("new");
+        symlink("../lib/other", &new).unwrap();
+        std::fs::rename(&new, &link).unwrap();
+        wait_until("the cover", LIMIT, || inside.run([text(&link), "rm"]) == blocked);
+        assert_eq!(inside.run([text(&link), "ls"]).1, "new tool ls\n", "{round}");
+        // In two steps.
+        std::fs::remove_file(&link).unwrap();
+        symlink("../lib/wrapper", &link).unwrap();
+        wait_until("the cover", LIMIT, || inside.run([text(&link), "rm"]) == blocked);
+        assert_eq!(inside.run([text(&link), "ls"]).1, "ran tool ls\n", "{round}");
+    }
+    assert!(!inside.ctl("status", 0).contains("stale"));
+    inside.end().success();
+}
+
 /// The directory that is shown a second time shows no more than before.
 #[test]
 fn what_is_hidden_beside_a_tool_is_hidden_twice() {

@@ -259,3 +259,15 @@ fn a_new_session_is_one_and_else_it_is_the_callers() {
     let own = sandbox.remount().option("--new-session").probe(["pids"]).ok();
     assert!(!own.ends_with(" 0"), "{own}");
 }
+
+/// Logins without a session manager set it to what nobody has made.
+#[test]
+fn a_runtime_directory_that_is_not_there_does_not_matter() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.home().join("file");
+    std::fs::write(&file, "").unwrap();
+    for value in [sandbox.home().join("missing"), file] {
+        let outcome = sandbox.remount().env("XDG_RUNTIME_DIR", &value).sh("echo ran").run();
+        assert_eq!(outcome.success().stdout(), "ran\n", "{}", value.display());
+    }
+}

@@ -237,7 +237,7 @@ impl<'a> Visitor<'a> {
             let mut found = registry.report(registry.all());
             for report in &mut found {
                 let here = is_mount || self.is_host;
-                report.state = if here { State::Ok } else { State::Stale };
+                report.state = if here { State::Ok } else { State::Unmounted };
             }
             reports.append(&mut found);
         }

@@ -1,6 +1,6 @@
 //! Mounts that are not in their places: each is put back.
 
-use super::{GRACE, Healer, Kept, Kind, Slot, TRIES, pause};
+use super::{GRACE, Healer, Kept, Kind, Shape, Slot, TRIES, pause};
 use crate::name::Mode;
 use crate::placeholder;
 use crate::sandbox::Registry;
@@ -8,7 +8,7 @@ use crate::sys::mount::{self, Attributes, FileStat, Reach};
 use rustix::fs::CWD;
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 impl Healer {
@@ -48,7 +48,7 @@ impl Healer {
                 return Err(Errno::STALE);
             }
             self.retire(index, registry)?;
-            match self.mount(index, at.as_fd(), registry) {
+            match self.mount(index, at.as_fd(), &stat, registry) {
                 Ok(()) => {}
                 // The rename is not complete yet; or the one slot that there is was taken.
                 Err(errno @ (Errno::NOENT | Errno::NOSPC)) => {
@@ -75,13 +75,11 @@ impl Healer {
             Kind::Protected(_) if !mount::is_read_only(&at)? => {
                 mount::set_attributes(at.as_fd(), Attributes::READ_ONLY, Reach::This)?;
             }
-            // The first look: what the host has read-only was never a member.
-            Kind::Member(_) | Kind::Writable
-                if slot.mount.is_none() && mount::is_read_only(&at)? =>
-            {
-                self.slots[index].is_read_only = !self.is_member_now(index, registry);
+            Kind::Writable if slot.mount.is_none() => {
+                self.slots[index].was_writable = !mount::is_read_only(&at)?;
             }
-            Kind::Member(target) if !slot.is_read_only => {
+            // What the host has read-only was never a member.
+            Kind::Member(target) if self.is_member_now(index, registry) => {
                 let own = registry.member(target, &slot.kept.path).map(mount::mount_id);
                 if own != Some(Ok(stat.mount_id)) {
                     self.retire(index, registry)?;
@@ -95,22 +93,20 @@ impl Healer {
             }
             _ => {}
         }
-        let slot = &mut self.slots[index];
-        slot.mount = Some(stat.mount_id);
-        slot.was_link = slot.was_link.or(Some(stat.is_symlink()));
+        self.slots[index].mount = Some(stat.mount_id);
         Ok(())
     }
 
     /// Whether the mount of a slot is one that its target's mode applies to.
     pub(super) fn is_member_now(&self, index: usize, registry: &Registry) -> bool {
-        let Kept { path, kind } = &self.slots[index].kept;
+        let Kept { path, kind, .. } = &self.slots[index].kept;
         kind.target().is_some_and(|target| registry.member(target, path).is_some())
     }
 
     /// Closes a target's mount that is not at its path any more, for good: another one
     /// takes its place, and what was opened through it must not stay writable.
     pub(super) fn retire(&self, index: usize, registry: &Registry) -> Result<(), Errno> {
-        let Kept { path, kind: Kind::Member(target) | Kind::Followed(Some(target)) } =
+        let Kept { path, kind: Kind::Member(target) | Kind::Followed(Some(target)), .. } =
             &self.slots[index].kept
         else {
             return Ok(());
@@ -123,16 +119,25 @@ impl Healer {
         }
     }
 
-    /// Mounts what belongs there. It has its flags before anybody can see it.
-    fn mount(&self, index: usize, at: BorrowedFd<'_>, registry: &Registry) -> Result<(), Errno> {
+    /// Mounts what belongs on `at`. It has its flags before anybody can see it.
+    fn mount(
+        &self,
+        index: usize,
+        at: BorrowedFd<'_>,
+        stat: &FileStat,
+        registry: &Registry,
+    ) -> Result<(), Errno> {
         let slot = &self.slots[index];
         let tree = match &slot.kept.kind {
-            Kind::Member(_) | Kind::Writable if slot.is_read_only => self.detached(at, Mode::Ro)?,
-            Kind::Protected(_) => self.detached(at, Mode::Ro)?,
-            Kind::Member(target) => self.detached(at, registry.wanted(*target))?,
-            Kind::Writable => self.detached(at, Mode::Rw)?,
-            Kind::Masked(empty) => {
-                self.detached(mount::open_exact(CWD, empty)?.as_fd(), Mode::Ro)?
+            Kind::Member(target) if self.is_member_now(index, registry) => {
+                self.detached(at, registry.wanted(*target))?
+            }
+            Kind::Writable if slot.was_writable => self.detached(at, Mode::Rw)?,
+            Kind::Protected(_) | Kind::Member(_) | Kind::Writable => self.detached(at, Mode::Ro)?,
+            Kind::Masked { file, directory } => {
+                let directory = directory.as_ref().filter(|_| stat.is_dir());
+                let over = mount::open_exact(CWD, directory.unwrap_or(file))?;
+                self.detached(over.as_fd(), Mode::Ro)?
             }
             Kind::Followed(_) | Kind::Other(_) => return Err(Errno::OPNOTSUPP),
         };
@@ -171,7 +176,7 @@ impl Healer {
     /// Makes a placeholder where one has been removed, through a mount that nobody else
     /// sees: the one that is there is read-only, and stays so.
     fn stand_in(&self, index: usize) -> Result<(), Errno> {
-        let Kept { path, kind } = &self.slots[index].kept;
+        let Kept { path, kind, .. } = &self.slots[index].kept;
         let Kind::Protected(Some(kind)) = kind else { return Err(Errno::NOENT) };
         let parent = mount::open_exact(CWD, path.parent().unwrap_or(Path::new("/")))?;
         let parent = self.detached(parent.as_fd(), Mode::Rw)?;
@@ -185,23 +190,20 @@ impl Healer {
 impl Slot {
     /// Whether what is at the path must not be taken for what belongs there. A link that has
     /// taken the place of something else leads to where nothing is protected, and so does a file
-    /// in the place of a git directory. Somebody inside may have been there first.
+    /// in the place of a git directory. Somebody inside may have been there first. What covers
+    /// the path itself covers anything.
     fn is_another_kind_of_file(&self, stat: &FileStat) -> bool {
-        let is_new_link = stat.is_symlink() && self.was_link == Some(false);
-        is_new_link || self.is_directory() && !stat.is_dir()
-    }
-
-    /// Whether only a directory belongs there: others are below it.
-    fn is_directory(&self) -> bool {
-        self.kept.kind.is_changeable() && !self.below.is_empty()
+        let Kept { kind, shape, .. } = &self.kept;
+        let is_new_link = stat.is_symlink() && *shape != Shape::Link;
+        let is_new_file = *shape == Shape::Directory && kind.is_changeable() && !stat.is_dir();
+        !kind.is_mask() && (is_new_link || is_new_file)
     }
 
     /// Whether a mount is of this slot's kind, and not one that was moved here.
     fn is_its_own(&self, stat: &FileStat) -> bool {
+        let is = |path: &PathBuf| mount::lstat_at(CWD, path).is_ok_and(|it| it.id == stat.id);
         match &self.kept.kind {
-            Kind::Masked(empty) => {
-                mount::lstat_at(CWD, empty).is_ok_and(|empty| empty.id == stat.id)
-            }
+            Kind::Masked { file, directory } => is(file) || directory.as_ref().is_some_and(is),
             _ => true,
         }
     }

@@ -14,6 +14,8 @@ pub enum State {
     Ok,
     /// They are not; it cannot become writable any more.
     Stale,
+    /// remountd only: at its path this sandbox has no mount that could be switched.
+    Unmounted,
 }
 
 impl fmt::Display for State {
@@ -21,6 +23,7 @@ impl fmt::Display for State {
         f.write_str(match self {
             Self::Ok => "ok",
             Self::Stale => "stale",
+            Self::Unmounted => "unmounted",
         })
     }
 }

@@ -4,29 +4,28 @@
 //! `sys::mount`); what differs is bubblewrap's: a path may pass through symlinks, what is
 //! missing is made, one option may mount on what another one made.
 
+mod data;
+mod kernel;
+mod overlay;
+
 use super::cover::{self, Mount};
 use super::error::{Die, OrDie, Result, bytes};
-use super::fds::{Named, link, write_all};
 use super::hold;
 use super::members::{self, Members};
 use super::place::{Base, Place, below_new_root};
-use super::request::{Access, Kind, Op, Source, Store};
-use super::source::{HostFile, OldRoot, Sources, host_path, open_source, real_path};
+use super::request::{Access, Kind, Op, Source};
+use super::source::{HostFile, OldRoot, Sources, host_path, real_path};
 use super::toggle::Targets;
 use crate::hold::{Hold, Shown};
-use crate::mount::{MemberHandle, devices, files};
-use crate::spec::{Cover, Covering};
+use crate::mount::{MemberHandle, files};
+use crate::spec::Cover;
 use remount_broker::sys::mount::{self, Attributes, Reach};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::Mode;
 use rustix::io::Errno;
-use rustix::mount::MountAttrFlags;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-
-/// What of a fresh `/proc` is read-only.
-const PROC_READ_ONLY: [&str; 4] = ["sys", "sysrq-trigger", "irq", "bus"];
 
 /// What the tree depends on besides its steps.
 #[derive(Debug)]
@@ -364,264 +363,6 @@ impl Tree<'_> {
         mounted.or_die_mounting(|| bytes!("Can't mount tmpfs on ", OsStr::from_bytes(&at.full())))
     }
 
-    fn mqueue(&self, at: At<'_>) -> Result<()> {
-        let place = self.directory(at, 0o755)?;
-        let none = MountAttrFlags::empty();
-        let mounted = files::filesystem("mqueue", &[("source", "mqueue")], &[], none)
-            .and_then(|tree| attach(tree.as_fd(), &place));
-        mounted.or_die_mounting(|| bytes!("Can't mount mqueue on ", OsStr::from_bytes(&at.full())))
-    }
-
-    fn proc(&self, at: At<'_>) -> Result<()> {
-        let place = self.directory(at, 0o755)?;
-        let proc = if self.around.own_pids {
-            let attributes = files::NO_SUID_DEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-            let mounted = files::filesystem("proc", &[("source", "proc")], &[], attributes)
-                .and_then(|tree| attach(tree.as_fd(), &place).map(|()| tree));
-            let text = || bytes!("Can't mount proc on ", OsStr::from_bytes(&at.full()));
-            mounted.or_die_mounting(text)?
-        } else {
-            // The PID namespace is the caller's, and so is what can be seen of it.
-            let text = || bind_text("oldroot/proc".as_ref(), at.path);
-            let source = mount::open_exact(self.old.root.as_fd(), "proc").or_die(text)?;
-            self.mount_bind(source.as_fd(), &place, at.path, Access::Write)?
-        };
-        for name in PROC_READ_ONLY {
-            self.cover(at, proc.as_fd(), name)?;
-        }
-        Ok(())
-    }
-
-    /// Makes a file of `/proc` read-only, if it is not for this user anyway.
-    fn cover(&self, at: At<'_>, proc: BorrowedFd<'_>, name: &str) -> Result<()> {
-        match rustix::fs::accessat(proc, name, rustix::fs::Access::WRITE_OK, AtFlags::empty()) {
-            Ok(()) => {}
-            Err(Errno::ACCESS | Errno::NOENT | Errno::ROFS) => return Ok(()),
-            Err(errno) => {
-                let path = [b"/", &*at.child(name)].concat();
-                return Err(Die::errno(bytes!("Can't access ", OsStr::from_bytes(&path)), errno));
-            }
-        }
-        let path = at.child(name);
-        let open = || mount::open_exact(proc, name).or_die(|| bind_text(OsStr::new(name), &path));
-        let (source, place) = (open()?, open()?);
-        self.mount_bind(source.as_fd(), &Ok(place), &path, Access::ReadOnly).map(drop)
-    }
-
-    fn dev(&self, at: At<'_>) -> Result<()> {
-        let place = self.directory(at, 0o755)?;
-        let text = || bytes!("Can't mount tmpfs on ", OsStr::from_bytes(&at.full()));
-        let dev = tmpfs(None, Some(0o755), self.around).or_die_mounting(text)?;
-        attach(dev.as_fd(), &place).or_die_mounting(text)?;
-        for (name, _) in devices::DEVICES {
-            self.device(at, dev.as_fd(), Path::new(&format!("/dev/{name}")), name)?;
-        }
-        for (name, to) in devices::LINKS.iter().chain(&[("core", "/proc/kcore")]) {
-            rustix::fs::symlinkat(*to, &dev, *name)
-                .or_die(|| bytes!("Can't create symlink ", at.dest, "/", *name))?;
-        }
-        let mode = Mode::from_raw_mode(0o755);
-        rustix::fs::mkdirat(&dev, c"shm", mode)
-            .or_die(|| bytes!("Can't create ", at.dest, "/shm"))?;
-        self.terminals(at, dev.as_fd())?;
-        match self.around.terminal {
-            Some(terminal) => self.device(at, dev.as_fd(), terminal, "console"),
-            None => Ok(()),
-        }
-    }
-
-    /// Terminals of the sandbox's own, in a `/dev` that is being made.
-    fn terminals(&self, at: At<'_>, dev: BorrowedFd<'_>) -> Result<()> {
-        let mode = Mode::from_raw_mode(0o755);
-        let place = rustix::fs::mkdirat(dev, c"pts", mode)
-            .and_then(|()| mount::open_exact(dev, c"pts"))
-            .or_die(|| bytes!("Can't create ", at.dest, "/devpts"))?;
-        let options = [("source", "devpts"), ("ptmxmode", "0666"), ("mode", "620")];
-        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-        let mounted = files::filesystem("devpts", &options, &[], attributes)
-            .and_then(|tree| mount::attach(tree.as_fd(), place.as_fd()));
-        mounted.or_die_mounting(|| {
-            bytes!("Can't mount devpts on ", OsStr::from_bytes(&at.full()), "/pts")
-        })
-    }
-
-    /// The host's device, in a `/dev` that is being made.
-    fn device(&self, at: At<'_>, dev: BorrowedFd<'_>, source: &Path, name: &str) -> Result<()> {
-        let path = at.child(name);
-        let source: PathBuf = source.into();
-        files::empty_file(dev, name, 0o444)
-            .or_die(|| bytes!("Can't create file ", at.dest, "/", name))?;
-        let text = || bind_text(&bytes_path(&source), &path);
-        let from = open_source(source.as_os_str()).or_die(text)?;
-        let place = mount::open_exact(dev, name);
-        self.mount_bind(from.as_fd(), &place, &path, Access::Devices).map(drop)
-    }
-
-    fn file(&self, at: At<'_>, from: &Named, permissions: u32) -> Result<()> {
-        let file = self
-            .base
-            .create(at.path, permissions)
-            .or_die(|| bytes!("Can't create file ", at.dest))?;
-        copy(from, file.as_fd()).or_die(|| bytes!("Can't write data to file ", at.dest))?;
-        from.close();
-        Ok(())
-    }
-
-    fn bind_data(
-        &mut self,
-        at: At<'_>,
-        from: &Named,
-        permissions: u32,
-        access: Access,
-    ) -> Result<()> {
-        let name = self.unique("bindfile");
-        let spare = self.spare().or_die(|| bytes!("Can't create tmpfile for ", at.dest))?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&spare, &*name, flags, Mode::from_raw_mode(permissions))
-            .or_die(|| bytes!("Can't create tmpfile for ", at.dest))?;
-        copy(from, file.as_fd()).or_die(|| bytes!("Can't write data to file ", at.dest))?;
-        from.close();
-        let place =
-            self.base.file(at.path, 0o444).or_die(|| bytes!("Can't create file at ", at.dest))?;
-        self.mount_bind(file.as_fd(), &place, at.path, access)?;
-        // Nobody will find it but through the mount.
-        rustix::fs::unlinkat(&spare, &*name, AtFlags::empty())
-            .or_die(|| bytes!("Can't remove tmpfile for ", at.dest))
-    }
-
-    fn symlink(&self, at: At<'_>, target: &OsStr) -> Result<()> {
-        let text = || bytes!("Can't make symlink at ", at.dest);
-        let made = self
-            .base
-            .parent(at.path)
-            .and_then(|(parent, name)| rustix::fs::symlinkat(target, parent, name));
-        match made {
-            Err(Errno::EXIST) => {}
-            result => return result.or_die(text),
-        }
-        let existing = self
-            .base
-            .parent(at.path)
-            .or(Err(Errno::INVAL))
-            .and_then(|(parent, name)| rustix::fs::readlinkat(parent, name, Vec::new()));
-        match existing {
-            Ok(existing) if existing.as_bytes() == target.as_bytes() => Ok(()),
-            Ok(existing) => {
-                let existing = OsStr::from_bytes(existing.as_bytes());
-                Err(Die::new(bytes!(
-                    "Can't make symlink at ",
-                    at.dest,
-                    ": existing destination is ",
-                    existing
-                )))
-            }
-            Err(Errno::INVAL) => Err(Die::new(bytes!(
-                "Can't make symlink at ",
-                at.dest,
-                ": destination exists and is not a symlink"
-            ))),
-            Err(errno) => Err(Die::errno(
-                bytes!(
-                    "Can't make symlink at ",
-                    at.dest,
-                    ": destination exists, and cannot read symlink target"
-                ),
-                errno,
-            )),
-        }
-    }
-
-    fn chmod(&self, at: At<'_>, permissions: u32) -> Result<()> {
-        let changed = self.base.find(at.path).and_then(|place| {
-            let mode = Mode::from_raw_mode(permissions);
-            rustix::fs::chmodat(CWD, link(place.as_fd()), mode, AtFlags::empty())
-        });
-        changed.or_die(|| {
-            let octal = if permissions == 0 { "0".to_owned() } else { format!("0{permissions:o}") };
-            bytes!("Can't chmod ", &octal, " ", at.dest)
-        })
-    }
-
-    fn overlay(&mut self, at: At<'_>, store: &Store, found: &[OwnedFd]) -> Result<()> {
-        let place = self.directory(at, 0o755)?;
-        let memory;
-        let (store, layers) = match (store, found) {
-            (Store::Host { .. }, [upper, work, layers @ ..]) => {
-                self.refuse_held(upper)?;
-                (Some((upper, work)), layers)
-            }
-            (Store::Memory, layers) => {
-                memory = self.memory_store()?;
-                (Some((&memory.0, &memory.1)), layers)
-            }
-            (_, layers) => (None, layers),
-        };
-        let lower: Vec<_> = layers.iter().map(AsFd::as_fd).collect();
-        let fds = store.map(|(upper, work)| (upper.as_fd(), work.as_fd()));
-        let source = [("source", "overlay")];
-        let mounted = files::overlay_of(&lower, fds, &source, MountAttrFlags::empty())
-            .and_then(|tree| attach(tree.as_fd(), &place).map(|()| tree));
-        let tree = mounted.map_err(|errno| {
-            let text = overlay_text(at, layers, store);
-            if errno == Errno::LOOP {
-                let text = OsStr::from_bytes(&text);
-                return Die::new(bytes!(text, ": Overlay directories may not overlap"));
-            }
-            Die::mount(text, errno)
-        })?;
-        // What is written does not reach the layers.
-        found.iter().try_for_each(|layer| self.narrow(&tree, layer, Access::ReadOnly))
-    }
-
-    /// An overlay writes below its mount, where no flag holds it back.
-    fn refuse_held(&self, upper: &OwnedFd) -> Result<()> {
-        let path = real_path(upper.as_fd()).or_die(|| "Can't make overlay mount")?;
-        let touches = |cover: &&Cover| {
-            let is_part = cover.path.starts_with(&path) || path.starts_with(&cover.path);
-            is_part && cover.kind != Covering::Open
-        };
-        if let Some(cover) = self.around.covers.iter().find(touches) {
-            let of = &cover.path;
-            return Err(Die::new(bytes!("Can't write to ", &path, ": the profile protects ", of)));
-        }
-        match self.around.hold.map_or(Shown::Writable, |hold| hold.shown(&path)) {
-            Shown::Writable => Ok(()),
-            _ => Err(Die::new(bytes!("Can't write to ", &path, ": it is held read-only"))),
-        }
-    }
-
-    /// A name for something new outside of the new root.
-    fn unique(&mut self, kind: &str) -> String {
-        self.made += 1;
-        format!("{kind}{}", self.made)
-    }
-
-    /// A place in memory outside of the new root, from which files can be mounted.
-    fn spare(&mut self) -> std::result::Result<OwnedFd, Errno> {
-        if self.spare.is_none() {
-            let spare = tmpfs(None, None, self.around)?;
-            rustix::fs::mkdirat(&self.base.0, c"spare", Mode::RWXU)?;
-            let place = mount::open_exact(self.base.0.as_fd(), c"spare")?;
-            mount::attach(spare.as_fd(), place.as_fd())?;
-            self.spare = Some(spare);
-        }
-        let spare = self.spare.as_ref().ok_or(Errno::NOENT)?;
-        rustix::io::fcntl_dupfd_cloexec(spare, 3)
-    }
-
-    /// Where an overlay keeps what is written and will be thrown away.
-    fn memory_store(&mut self) -> Result<(OwnedFd, OwnedFd)> {
-        let mut make = |kind: &str| {
-            let name = self.unique(kind);
-            let made = self.spare().and_then(|spare| {
-                rustix::fs::mkdirat(&spare, &*name, Mode::from_raw_mode(0o755))?;
-                mount::open_exact(spare.as_fd(), &*name)
-            });
-            made.or_die(|| format!("Creating --tmp-overlay {kind}dir failed"))
-        };
-        Ok((make("upper")?, make("work")?))
-    }
-
     /// Makes the new tree the root and lets go of the old one, and of the base.
     fn enter(self) -> Result<()> {
         let root = self.base.find(b"newroot").or_die(|| "chdir /newroot")?;
@@ -634,30 +375,7 @@ impl Tree<'_> {
     }
 }
 
-/// A path of the host, as messages name it.
-fn bytes_path(path: &Path) -> OsString {
-    OsString::from_vec([b"/oldroot", path.as_os_str().as_bytes()].concat())
-}
-
-fn overlay_text(at: At<'_>, layers: &[OwnedFd], store: Option<(&OwnedFd, &OwnedFd)>) -> Vec<u8> {
-    let full = at.full();
-    let mut options = Vec::new();
-    if let Some((upper, work)) = store {
-        let (upper, work) = (host_path(upper.as_fd()), host_path(work.as_fd()));
-        options.extend(bytes!("upperdir=", &upper, ",workdir=", &work, ","));
-    }
-    let layers: Vec<_> = layers.iter().map(|layer| host_path(layer.as_fd())).collect();
-    options.extend(bytes!("lowerdir=", &layers.join(OsStr::new(":")), ",userxattr"));
-    let (full, options) = (OsStr::from_bytes(&full), OsStr::from_bytes(&options));
-    bytes!("Can't make overlay mount on ", full, " with options ", options)
-}
-
 /// Mounts a tree at a place, if that was found.
 fn attach(tree: BorrowedFd<'_>, place: &Place) -> std::result::Result<(), Errno> {
     mount::attach(tree, place.as_ref().map_err(|errno| *errno)?.as_fd())
-}
-
-/// All that can be read, into a file.
-fn copy(from: &Named, to: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
-    write_all(to, &from.read_to_end()?)
 }

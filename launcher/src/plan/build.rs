@@ -12,6 +12,7 @@ use crate::paths::is_in;
 use crate::profile::Proc;
 use crate::spec::{Asker, Entry, Spec, What};
 use remount_broker::filter::{PERMISSIONS, PROFILING, agent_filter_with};
+use remount_broker::heal;
 use remount_broker::name::Mode;
 use remount_broker::placeholder::Kind as StandIn;
 use remount_broker::sys::mount::FileId;
@@ -170,7 +171,7 @@ fn own_ops(spec: &Spec, is_root: bool) -> Vec<MountOp> {
     ];
     let masked = if is_root { PROC_MASKED } else { &[] };
     for name in read_only {
-        let kind = self_bind(None, Mode::Ro, None);
+        let kind = self_bind(None, heal::Shape::Directory, Mode::Ro, None);
         ops.push(op(&format!("/proc/{name}"), kind));
     }
     ops.extend(masked.iter().map(|name| op(&format!("/proc/{name}"), OpKind::Mask(Shape::File))));
@@ -224,14 +225,28 @@ fn kind_of(entry: &Entry) -> OpKind {
             follow: false,
             submounts: Vec::new(),
         },
-        What::Protect(found) => self_bind(Some(found.stat.id), Mode::Ro, None),
-        // Made by the start: whatever is there by then is protected.
-        What::Guard(stand_in) => self_bind(None, Mode::Ro, Some(stand_in.clone())),
+        What::Protect(found) => {
+            let shape = match shape(found) {
+                Shape::Directory => heal::Shape::Directory,
+                Shape::File if found.stat.is_symlink() => heal::Shape::Link,
+                Shape::File => heal::Shape::File,
+            };
+            self_bind(Some(found.stat.id), shape, Mode::Ro, None)
+        }
+        // Made by the start: whatever is there by then is protected, unless it is a link.
+        What::Guard(stand_in) => {
+            self_bind(None, heal::Shape::File, Mode::Ro, Some(stand_in.clone()))
+        }
     }
 }
 
-fn self_bind(id: Option<FileId>, mode: Mode, stand_in: Option<StandIn>) -> OpKind {
-    OpKind::SelfBind { id, mode, stand_in, submounts: Vec::new() }
+fn self_bind(
+    id: Option<FileId>,
+    shape: heal::Shape,
+    mode: Mode,
+    stand_in: Option<StandIn>,
+) -> OpKind {
+    OpKind::SelfBind { id, shape, mode, stand_in, submounts: Vec::new() }
 }
 
 fn source_of(found: Option<&Found>, path: &Path) -> Source {
@@ -275,7 +290,7 @@ fn protect_kernel_files(ops: &mut BTreeMap<PathBuf, MountOp>, host_mounts: &Moun
         }
     }
     for dest in found {
-        let kind = self_bind(None, Mode::Ro, None);
+        let kind = self_bind(None, heal::Shape::Directory, Mode::Ro, None);
         let op = MountOp { dest: dest.clone(), kind, member_of: None, origin: Asker::Sandbox };
         ops.entry(dest).or_insert(op);
     }
@@ -300,7 +315,7 @@ fn pin_ancestors(ops: &mut BTreeMap<PathBuf, MountOp>, host_mounts: &MountTable)
         for parent in between {
             pins.push(MountOp {
                 dest: parent.to_owned(),
-                kind: self_bind(None, mode, None),
+                kind: self_bind(None, heal::Shape::Directory, mode, None),
                 member_of: holder.member_of,
                 origin: Asker::Pin(dest.clone()),
             });

@@ -1,7 +1,7 @@
 //! Which mounts the host can take away, and what belongs there.
 
-use super::{CONTROL_DIR, MountOp, MountPlan, OpKind, SOCKETS, Shape};
-use remount_broker::heal::{Kept, Kind};
+use super::{CONTROL_DIR, MountOp, MountPlan, OpKind, SOCKETS, Shape, Source};
+use remount_broker::heal::{self, Kept, Kind};
 use remount_broker::name::Mode;
 use std::path::Path;
 
@@ -34,6 +34,13 @@ fn kept(op: &MountOp) -> Option<Kept> {
         (None, Mode::Rw) => Kind::Writable,
         (None, Mode::Ro) => Kind::Protected(None),
     };
+    let shape = match &op.kind {
+        OpKind::SelfBind { shape, .. } => *shape,
+        OpKind::Bind { source: Source { shape: Shape::Directory, .. }, .. } => {
+            heal::Shape::Directory
+        }
+        _ => heal::Shape::File,
+    };
     let kind = match &op.kind {
         OpKind::SelfBind { mode: Mode::Ro, stand_in, .. } if op.member_of.is_none() => {
             Kind::Protected(stand_in.clone())
@@ -46,13 +53,18 @@ fn kept(op: &MountOp) -> Option<Kept> {
         OpKind::Bind { mode, .. } if op.member_of.is_some() || *mode == Mode::Rw => {
             Kind::Other(op.member_of)
         }
-        OpKind::Mask(shape) => {
-            let name = if *shape == Shape::Directory { "empty" } else { "nothing" };
-            Kind::Masked(Path::new(CONTROL_DIR).join(name))
+        OpKind::Mask(_) => {
+            let own = |name| Path::new(CONTROL_DIR).join(name);
+            Kind::Masked { file: own("nothing"), directory: Some(own("empty")) }
         }
-        OpKind::Shim => Kind::Masked(Path::new(CONTROL_DIR).join("bin/remountctl")),
-        OpKind::Socket(name) => Kind::Masked(Path::new(CONTROL_DIR).join(SOCKETS).join(name)),
+        OpKind::Shim => covered(Path::new("bin/remountctl")),
+        OpKind::Socket(name) => covered(&Path::new(SOCKETS).join(name)),
         _ => return None,
     };
-    Some(Kept { path: op.dest.clone(), kind })
+    Some(Kept { path: op.dest.clone(), kind, shape })
+}
+
+/// A file of the sandbox's own over another.
+fn covered(file: &Path) -> Kind {
+    Kind::Masked { file: Path::new(CONTROL_DIR).join(file), directory: None }
 }

@@ -187,6 +187,9 @@ impl ProfileError {
                 let question = near.map(|near| format!("did you mean `{near}`? "));
                 Some(format!("{}profiles are {}", question.unwrap_or_default(), known.join(", ")))
             }
+            Self::Read { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                Some("make it readable, or set HOME or XDG_CONFIG_HOME to your own".to_owned())
+            }
             Self::BadName { .. } => Some(
                 "a name is letters, digits, '.', '_' and '-', with '/' between parts; \
                  a path begins with '/', './' or '../', or ends in .toml"

@@ -4,97 +4,25 @@
 //! An entry replaces an earlier one for the same path, where paths are the same if they
 //! are written the same but for `~`, doubled slashes and the like.
 
+mod checked;
+mod entries;
+mod narrow;
+
 use super::error::ProfileError;
 use super::expand::PathText;
 use super::model::{
-    Bind, Cache, Environment, Overlay, Profile, Protect, Sandbox, Socket, Tmpfs, Toggle, Workspace,
+    Bind, Cache, Environment, Overlay, Profile, Protect, Sandbox, Socket, Tmpfs, Workspace,
 };
-use super::schema::{self, File, ProtectPath};
+use super::schema::{self, File};
 use super::shims::{Shim, ShimName};
-use super::source::{Excerpt, Located, Origin, Source};
-use super::types::{HookWord, MissingProtect, Network, SocketAccess};
+use super::source::{Located, Origin, Source};
+use super::types::HookWord;
+use checked::{checked_bind, checked_shim, protect, socket};
+use entries::{Keyed, Merging};
 use remount_broker::name::{Mode, TargetName};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use toml::Spanned;
-
-/// A place that entries are told apart by.
-trait Keyed {
-    fn key(&self) -> String;
-}
-
-impl Keyed for PathText {
-    fn key(&self) -> String {
-        Self::key(self)
-    }
-}
-
-impl Keyed for Bind {
-    fn key(&self) -> String {
-        self.destination().key()
-    }
-}
-
-impl Keyed for Tmpfs {
-    fn key(&self) -> String {
-        self.path.key()
-    }
-}
-
-impl Keyed for Cache {
-    fn key(&self) -> String {
-        self.path.key()
-    }
-}
-
-impl Keyed for Overlay {
-    fn key(&self) -> String {
-        self.destination().key()
-    }
-}
-
-impl Keyed for Protect {
-    fn key(&self) -> String {
-        self.path.key()
-    }
-}
-
-/// A list in which an entry takes the place of an earlier one with the same key.
-struct Merging<T> {
-    entries: Vec<Option<Located<T>>>,
-    places: HashMap<String, usize>,
-}
-
-impl<T: Keyed> Merging<T> {
-    fn new(entries: Vec<Located<T>>) -> Self {
-        let mut merging = Self { entries: Vec::new(), places: HashMap::new() };
-        for entry in entries {
-            merging.add(entry);
-        }
-        merging
-    }
-
-    /// Adds an entry at the end.
-    fn add(&mut self, entry: Located<T>) {
-        let key = entry.value.key();
-        if let Some(place) = self.places.insert(key, self.entries.len()) {
-            self.entries[place] = None;
-        }
-        self.entries.push(Some(entry));
-    }
-
-    fn remove(&mut self, key: &str) -> Option<Located<T>> {
-        self.places.remove(key).and_then(|place| self.entries[place].take())
-    }
-
-    fn get_mut(&mut self, key: &str) -> Option<&mut Located<T>> {
-        self.places.get(key).and_then(|place| self.entries[*place].as_mut())
-    }
-
-    fn finish(self) -> Vec<Located<T>> {
-        self.entries.into_iter().flatten().collect()
-    }
-}
 
 /// A profile in the making.
 pub(super) struct Merge {
@@ -293,8 +221,8 @@ impl Merge {
 
     /// Takes the binds out whose source or destination has this key.
     fn take_binds(&mut self, key: &str) -> Vec<Located<Bind>> {
-        let entries = self.binds.entries.iter().flatten();
-        let matching = entries.filter(|bind| bind.value.path.key() == key).map(|b| b.value.key());
+        let matching =
+            self.binds.iter().filter(|bind| bind.value.path.key() == key).map(|b| b.value.key());
         let keys: Vec<String> = matching.chain([key.to_owned()]).collect();
         keys.iter().filter_map(|key| self.binds.remove(key)).collect()
     }
@@ -366,95 +294,6 @@ impl Merge {
         Ok(())
     }
 
-    /// Merges a project's file, of which only the narrowing keys are looked at.
-    ///
-    /// Nothing that it takes away uncovers what lay beneath: a bind or a cache that it
-    /// removes stays mounted, without its rights. Were it unmounted, a read-only bind or
-    /// a throw-away cache inside a writable one would become writable for good.
-    pub(super) fn narrow(&mut self, file: File, source: &Arc<Source>) -> Result<(), ProfileError> {
-        self.sources.push(source.name.to_string());
-        for path in file.remove.bind {
-            let path = path.take(source)?;
-            let taken = self.take_binds(&path.value.key());
-            self.note_unless(!taken.is_empty(), "bind", path.value.as_str(), path.origin.clone());
-            for bind in taken {
-                self.disarm(bind.value, path.origin.clone());
-            }
-        }
-        for path in file.remove.cache {
-            let path = path.take(source)?;
-            let taken = self.caches.remove(&path.value.key());
-            self.note_unless(taken.is_some(), "cache", path.value.as_str(), path.origin.clone());
-            if let Some(cache) = taken {
-                self.binds.add(Located::new(Bind::read_only(cache.value.path), path.origin));
-            }
-        }
-        if let Some(mode) = file.workspace.mode.filter(|mode| *mode.get_ref() == Mode::Ro) {
-            set(&mut self.workspace.mode, Some(mode), source);
-        }
-        if let Some(none) = file.sandbox.network.filter(|it| *it.get_ref() == Network::None) {
-            set(&mut self.sandbox.network, Some(none), source);
-        }
-        for path in file.mask {
-            let path = path.take(source)?;
-            if self.masks.get_mut(&path.value.key()).is_none() {
-                self.masks.add(path);
-            }
-        }
-        for entry in file.protect {
-            let entry = protect(entry, source)?;
-            match self.protects.get_mut(&entry.value.key()) {
-                // An inherited entry may become stricter, never laxer.
-                Some(known) if known.value.missing == MissingProtect::Skip => {
-                    known.value.missing = entry.value.missing;
-                }
-                Some(_) => {}
-                None => self.protects.add(entry),
-            }
-        }
-        self.narrow_shims(file.shims, source)
-    }
-
-    /// Another tool has a shim, or one that has allows less.
-    fn narrow_shims(
-        &mut self,
-        shims: BTreeMap<ShimName, Spanned<schema::Shim>>,
-        source: &Arc<Source>,
-    ) -> Result<(), ProfileError> {
-        for (name, shim) in shims {
-            let span = shim.span();
-            let shim = checked_shim(shim.into_inner(), source)?;
-            let Some(known) = self.shims.get_mut(&name) else {
-                self.shims.insert(name, Located::new(shim, Origin::at(source, &span)));
-                continue;
-            };
-            let only = Shim {
-                deny: shim.deny.clone(),
-                deny_flags: shim.deny_flags.clone(),
-                ..Shim::default()
-            };
-            if shim != only {
-                let excerpt = Box::new(Excerpt::new(source, &span));
-                let key = format!("shims.{}", name.as_str());
-                let why =
-                    "of a tool that has a shim this file may only say `deny` and `deny-flags`";
-                return Err(ProfileError::Widens { excerpt, key, why });
-            }
-            known.value.narrow(shim.deny, shim.deny_flags);
-        }
-        Ok(())
-    }
-
-    /// Takes a bind's rights away: a writable one becomes read-only, a read-only one hidden.
-    fn disarm(&mut self, bind: Bind, origin: Origin) {
-        let grants = bind.mode == Mode::Rw || bind.devices || bind.toggle.is_some();
-        if !grants {
-            self.masks.add(Located::new(bind.destination().clone(), origin.clone()));
-        }
-        let bind = Bind { mode: Mode::Ro, devices: false, toggle: None, ..bind };
-        self.binds.add(Located::new(bind, origin));
-    }
-
     /// The finished profile, in which no two targets have one name.
     pub(super) fn finish(self) -> Result<Profile, ProfileError> {
         let profile = Profile {
@@ -489,105 +328,6 @@ impl Merge {
         }
         Ok(profile)
     }
-}
-
-fn checked_bind(bind: schema::Bind, source: &Arc<Source>) -> Result<Located<Bind>, ProfileError> {
-    let origin = Origin::at(source, &bind.path.span());
-    let authority = match (&bind.toggle, bind.authority) {
-        (None, Some(authority)) => {
-            let hint = "add `toggle = \"name\"`, or leave `authority` out".to_owned();
-            let reason = "`authority` without `toggle`: only a target can be opened";
-            return Err(ProfileError::invalid(source, &authority.span(), reason, Some(hint)));
-        }
-        (_, authority) => authority.map(Spanned::into_inner),
-    };
-    let max_lease = match (&bind.toggle, bind.max_lease) {
-        (None, Some(lease)) => {
-            let hint = "add `toggle = \"name\"`, or leave `max-lease` out".to_owned();
-            let reason = "`max-lease` without `toggle`: only a target can be opened";
-            return Err(ProfileError::invalid(source, &lease.span(), reason, Some(hint)));
-        }
-        (_, lease) => lease.map(Spanned::into_inner),
-    };
-    let chmod = match (&bind.toggle, bind.chmod) {
-        (None, Some(chmod)) => {
-            let hint = "add `toggle = \"name\"`, or leave `chmod` out".to_owned();
-            let reason = "`chmod` without `toggle`: it is said of a target";
-            return Err(ProfileError::invalid(source, &chmod.span(), reason, Some(hint)));
-        }
-        (_, chmod) => chmod.is_none_or(Spanned::into_inner),
-    };
-    let bind = Bind {
-        path: bind.path.into_inner(),
-        dest: bind.dest,
-        mode: bind.mode.unwrap_or(Mode::Ro),
-        devices: bind.devices,
-        follow: bind.follow.unwrap_or(true),
-        chmod,
-        missing: bind.missing,
-        toggle: bind.toggle.map(|name| Toggle { name, authority, max_lease }),
-    };
-    Ok(Located::new(bind, origin))
-}
-
-fn protect(
-    entry: Spanned<schema::Protect>,
-    source: &Arc<Source>,
-) -> Result<Located<Protect>, ProfileError> {
-    let span = entry.span();
-    let entry = entry.into_inner();
-    let path = match entry.path {
-        ProtectPath::Key(word) => word.take(source)?.map(|path| path.0),
-        ProtectPath::Whole(text) => match PathText::any(text) {
-            Ok(path) => Located::new(path, Origin::at(source, &span)),
-            Err(error) => {
-                return Err(ProfileError::invalid(source, &span, error.to_string(), None));
-            }
-        },
-    };
-    Ok(path.map(|path| Protect { path, missing: entry.missing }))
-}
-
-fn checked_shim(shim: schema::Shim, source: &Arc<Source>) -> Result<Shim, ProfileError> {
-    Ok(Shim {
-        allow: taken(shim.allow, source)?,
-        deny: taken(shim.deny, source)?,
-        flags: taken(shim.flags, source)?,
-        flags_with_value: taken(shim.flags_with_value, source)?,
-        flags_anywhere: shim.flags_anywhere,
-        deny_flags: taken(shim.deny_flags, source)?,
-        when: shim.when,
-    })
-}
-
-fn taken<T>(words: Vec<schema::Word<T>>, source: &Arc<Source>) -> Result<Vec<T>, ProfileError> {
-    words.into_iter().map(|word| Ok(word.take(source)?.value)).collect()
-}
-
-fn socket(
-    name: &HookWord,
-    entry: schema::Socket,
-    source: &Arc<Source>,
-) -> Result<Located<Socket>, ProfileError> {
-    let span = entry.access.span();
-    let access = entry.access.into_inner();
-    let invalid =
-        |reason: &str, hint: Option<String>| ProfileError::invalid(source, &span, reason, hint);
-    if name.as_str() == "containerd" && access == SocketAccess::Read {
-        let reason = "containerd does not speak Docker's API, of which `read` lets a part through";
-        return Err(invalid(reason, Some("write access = \"none\"".to_owned())));
-    }
-    let mut paths = Vec::with_capacity(entry.path.len());
-    for path in entry.path {
-        paths.push(path.take(source)?.value);
-    }
-    if paths.is_empty() {
-        let hint = || Some("add `path = [\"/run/name.sock\"]`".to_owned());
-        let reason = "where this socket is is only known of docker, podman and containerd";
-        paths = Socket::places(name.as_str()).ok_or_else(|| invalid(reason, hint()))?;
-    }
-    let socket = Socket { access, paths, upstream: entry.upstream };
-    Ok(Located::new(socket, Origin::at(source, &span)))
 }
 
 fn located<T>(spanned: Spanned<T>, source: &Arc<Source>) -> Located<T> {

@@ -285,42 +285,78 @@ fn hammer(dir: &OsStr, name: &OsStr, counter: &OsStr) -> Answer {
     Ok(String::new())
 }
 
+/// What came of an attack on one path.
+#[derive(Default)]
+struct Attacked {
+    /// What was there at the beginning.
+    original: Option<(u64, u64)>,
+    changes: u64,
+    /// Of these, such of what was there at the beginning.
+    of_original: u64,
+    since: Option<Instant>,
+    times: Vec<String>,
+}
+
 /// Tries to change each of the paths, round after round, for so long: writes to what is a
 /// file, creates a file in what is a directory, makes what does not exist. Prints `attacking`
-/// when it begins. Answers for each path, with `;` between them: rounds, changes that succeeded, and how
-/// long each time lasted in which they did, in microseconds.
+/// when it begins. Answers for each path, with `;` between them: rounds, changes that succeeded,
+/// how many of these changed what was there at the beginning, and how long each time lasted in
+/// which they did, in microseconds.
 fn attack(seconds: i64, paths: &[std::ffi::OsString]) -> String {
-    let change = |path: &std::path::Path| match std::fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => {
-            let new = path.join("planted");
-            let made = OpenOptions::new().write(true).create_new(true).open(&new).is_ok();
-            made && std::fs::remove_file(new).is_ok()
-        }
-        Ok(_) => OpenOptions::new()
-            .append(true)
-            .open(path)
-            .is_ok_and(|mut it| it.write_all(b"#").is_ok()),
-        Err(_) => std::fs::create_dir(path).is_ok(),
+    let start = |path: &std::ffi::OsString| Attacked {
+        original: std::fs::metadata(path).map(|it| (it.dev(), it.ino())).ok(),
+        ..Default::default()
     };
-    let mut seen = vec![(0u64, None::<Instant>, Vec::new()); paths.len()];
+    let mut all: Vec<_> = paths.iter().map(start).collect();
     let (end, mut rounds) = (deadline(Some(seconds)), 0u64);
     crate::say("attacking");
     while Instant::now() < end {
         rounds += 1;
-        for (path, (changes, since, times)) in paths.iter().zip(&mut seen) {
-            if change(std::path::Path::new(path)) {
-                *changes += 1;
-                since.get_or_insert_with(Instant::now);
-            } else if let Some(since) = since.take() {
-                times.push(since.elapsed().as_micros().to_string());
+        for (path, it) in paths.iter().zip(&mut all) {
+            if let Some(changed) = change(std::path::Path::new(path)) {
+                it.changes += 1;
+                it.of_original += u64::from(it.original == Some(changed));
+                it.since.get_or_insert_with(Instant::now);
+            } else if let Some(since) = it.since.take() {
+                it.times.push(since.elapsed().as_micros().to_string());
             }
         }
     }
-    let lines = seen.iter().map(|(changes, open, times)| {
-        let last = if open.is_some() { " open" } else { "" };
-        format!("{rounds} {changes} {}{last}", times.join(","))
+    let lines = all.iter().map(|Attacked { changes, of_original, since, times, .. }| {
+        let last = if since.is_some() { " open" } else { "" };
+        format!("{rounds} {changes} {of_original} {}{last}", times.join(","))
     });
     lines.collect::<Vec<_>>().join(";")
+}
+
+/// Changes what is at a path, whatever it is. Answers which file or directory was changed.
+fn change(path: &std::path::Path) -> Option<(u64, u64)> {
+    let id = |file: &std::fs::File| file.metadata().map(|it| (it.dev(), it.ino())).ok();
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => {
+            // The one that it is created in, whatever is at the path by then.
+            let dir = std::fs::File::open(path).ok()?;
+            let new = std::path::Path::new("/proc/self/fd")
+                .join(dir.as_raw_fd().to_string())
+                .join("planted");
+            OpenOptions::new().write(true).create_new(true).open(&new).ok()?;
+            // Somebody outside may have done that.
+            let _ = std::fs::remove_file(new);
+            id(&dir)
+        }
+        Ok(_) => {
+            let mut file = OpenOptions::new().append(true).open(path).ok()?;
+            file.write_all(b"#").ok()?;
+            id(&file)
+        }
+        Err(_) => {
+            // Its parent may be one of the paths, and be there already.
+            let _ = path.parent().map(std::fs::create_dir);
+            std::fs::create_dir(path).ok()?;
+            // It is new, whatever has taken its place by now.
+            Some((0, 0))
+        }
+    }
 }
 
 /// Makes and removes directories as fast as it can, answering how many rounds.
