@@ -18,7 +18,7 @@ mod reduced;
 mod tests;
 
 pub use agent::{GROUPS as AGENT_GROUPS, PERMISSIONS, PROFILING, agent_filter, agent_filter_with};
-pub use own::{broker_filter, entered_filter, relay_filter, visitor_filter};
+pub use own::{broker_filter, entered_filter, relay_filter, visitor_filter, watcher_filter};
 pub use reduced::REDUCED;
 
 use crate::sys::seccomp::Instruction;
@@ -34,6 +34,8 @@ pub enum Action {
     Allow,
     /// It does not run and fails with this error number (at most 4095).
     Errno(u16),
+    /// It waits until another process lets it run ([`crate::sys::notify`]).
+    Ask,
     /// The process dies by `SIGSYS`, all its threads with it.
     KillProcess,
 }
@@ -140,5 +142,14 @@ impl Filter {
             .flat_map(|group| group.calls.iter().map(|&nr| (nr as u32, group.rule)))
             .collect();
         Self { default, rules, foreign, x32: foreign }
+    }
+
+    /// The same, but each execution of a program waits until it is allowed.
+    #[must_use]
+    pub fn asking_for_execution(mut self) -> Self {
+        for call in [libc::SYS_execve, libc::SYS_execveat] {
+            self.rules.insert(call as u32, Rule::Always(Action::Ask));
+        }
+        self
     }
 }

@@ -123,6 +123,10 @@ pub struct Args {
     #[arg(long, conflicts_with = "command")]
     pub list_profiles: bool,
 
+    /// Write each command that is executed to FILE, as lines of JSON
+    #[arg(long, value_name = "FILE")]
+    pub audit: Option<PathBuf>,
+
     /// Say on standard error what is enforced
     #[arg(long, short)]
     pub verbose: bool,

@@ -91,6 +91,9 @@ pub enum EnterError {
     /// The broker ended: the sandbox cannot go on without it.
     #[error("the sandbox's broker ended")]
     NoBroker,
+    /// Another process looks at the system calls of this one already.
+    #[error("write down what is executed: another process is told of it already (EBUSY)")]
+    Listener,
     /// Init ended before the sandbox was ready.
     #[error("the sandbox's init ended before the sandbox was ready")]
     NoInit,
@@ -148,6 +151,10 @@ impl EnterError {
                 "the host restricts user namespaces: see the sysctl kernel.apparmor_restrict_unprivileged_userns",
             ),
             Self::HeldChanged => Some("start it again"),
+            Self::Listener => Some(
+                "the kernel has one such process for each: leave --audit out here, as in a sandbox \
+                 that has it, or in a container that is watched in this way",
+            ),
             Self::Mount(error) if error.errno == Errno::STALE => {
                 Some("the file was replaced while the sandbox started: start it again")
             }

@@ -1,5 +1,6 @@
 //! The last stage: the agent's process confines itself and becomes the agent.
 
+use crate::audit;
 use crate::confine::landlock;
 use crate::confine::{self, EmptyBoundingSet};
 use crate::enter::{EnterError, Step};
@@ -26,6 +27,8 @@ pub(crate) const CHANNEL: &str = "REMOUNT_CHANNEL";
 pub(crate) struct Inherited<'a> {
     /// Where the broker says that it is ready.
     pub broker: &'a Link,
+    /// Where the announcements of what is executed go, if they are wanted.
+    pub audit: Option<&'a Link>,
     /// The agent's end of the connection that all processes inside inherit.
     pub shared: &'a Link,
     /// The signal mask that the agent is to have.
@@ -37,7 +40,7 @@ pub(crate) struct Inherited<'a> {
 /// Gives everything up, in the order that makes each step stick, and executes the
 /// agent. Returns only if that fails; nothing was executed then.
 pub(crate) fn execute(plan: &Plan, inherited: &Inherited<'_>) -> Result<Infallible, EnterError> {
-    let Inherited { broker, shared, signal_mask, bounding } = *inherited;
+    let Inherited { broker, audit: record, shared, signal_mask, bounding } = *inherited;
     let exec = &plan.exec;
     rustix::process::chdir(&exec.cwd)
         .map_err(|errno| EnterError::WorkingDirectory { path: exec.cwd.clone(), errno })?;
@@ -62,7 +65,10 @@ pub(crate) fn execute(plan: &Plan, inherited: &Inherited<'_>) -> Result<Infallib
         None => confine::verify(None)?,
         Some(filter) => {
             let filters = confine::filters_in_force()?;
-            seccomp::load(filter).step("load the system call filter")?;
+            match record {
+                None => seccomp::load(filter).step("load the system call filter")?,
+                Some(link) => audit::load(filter, link)?,
+            }
             confine::verify(Some(filters))?;
         }
     }

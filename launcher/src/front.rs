@@ -1,5 +1,6 @@
 //! From a command line to an exit code: the order of the stages.
 
+use crate::audit;
 use crate::cli::{Args, Format};
 use crate::confine::landlock;
 use crate::hold::Hold;
@@ -51,8 +52,14 @@ pub fn run(args: Vec<OsString>) -> Result<u8, Failure> {
     }
     let mut outside = Outside::find(&host);
     let mut spec = Spec::resolve(&args, &host, &loader, &outside.hidden).map_err(failure)?;
-    if args.dry_run.is_none() && outside.make() {
+    let is_dry = args.dry_run.is_some();
+    let made = !is_dry && outside.make();
+    if made {
         outside = outside.found_again(&host);
+    }
+    let record = spec.audit.as_deref().filter(|_| !is_dry).map(open_record).transpose()?;
+    // What was made by now has to be hidden.
+    if made || record.as_ref().is_some_and(|record| record.is_new) {
         spec = Spec::resolve(&args, &host, &loader, &outside.hidden).map_err(failure)?;
     }
     let held = Hold::read(outside.state());
@@ -70,19 +77,30 @@ pub fn run(args: Vec<OsString>) -> Result<u8, Failure> {
     if args.verbose {
         tell(&plan);
     }
-    let result = supervise::run(&plan, &mut outside).inspect_err(|_| outside.unmake());
+    let record = record.map(|record| record.file);
+    let result = supervise::run(&plan, &mut outside, record).inspect_err(|_| outside.unmake());
     match result {
         Err(failure) if failure.code == UNPERMITTED && plan.reducible => {
             // Shims are mounts.
             let had_shims = !std::mem::replace(&mut args.no_shims, true);
             let spec =
                 Spec::resolve(&args, &host, &loader, &outside.hidden).map_err(self::failure)?;
+            let record = spec.audit.as_deref().map(open_record).transpose()?;
             let plan = ManuallyDrop::new(Plan::build(spec, &host.mounts));
-            reduced::run(&plan, host.files.as_ref(), had_shims, &failure)
+            let lost = reduced::Lost { had_shims, why: &failure };
+            reduced::run(&plan, host.files.as_ref(), lost, record.map(|record| record.file))
         }
         Err(failure) if failure.code == UNPERMITTED => Err(Failure { code: 125, ..failure }),
         result => result,
     }
+}
+
+fn open_record(path: &Path) -> Result<audit::Record, Failure> {
+    audit::open(path).map_err(|why| Failure {
+        code: 125,
+        message: format!("--audit: open {}: {why}", Escaped::path(path)),
+        hint: Some("name an ordinary file of yours, or one that does not exist yet".to_owned()),
+    })
 }
 
 fn usage(error: &clap::Error) -> Result<u8, Failure> {

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod audit;
 mod bwrap;
 pub mod cli;
 pub mod confine;

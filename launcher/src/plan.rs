@@ -54,6 +54,8 @@ pub struct Plan {
     pub exec: Exec,
     /// What the broker and the launcher do about requests.
     pub policy: Policy,
+    /// The file in which each execution of a program is written down, without symlinks.
+    pub audit: Option<PathBuf>,
     /// What the filter of sockets serves; nothing, and there is none.
     pub sockets: Vec<SocketPlan>,
     /// What a person holds read-only in all sandboxes, as it was when the plan was made.

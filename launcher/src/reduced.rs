@@ -4,6 +4,7 @@
 
 mod enforce;
 
+use crate::audit;
 use crate::confine::landlock::Access;
 use crate::front::say;
 use crate::host::Files;
@@ -15,6 +16,7 @@ use crate::report::Failure;
 use remount_broker::escape::Escaped;
 use remount_broker::filter::{REDUCED, agent_filter_with};
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -44,12 +46,26 @@ impl Drop for Scratch {
     }
 }
 
-/// Runs the command of a plan whose sandbox the host did not permit, for the reason `why`;
-/// `had_shims`: whether that sandbox would have had shims, which are mounts.
+/// What of a sandbox there is not.
+pub struct Lost<'a> {
+    /// Whether it would have had shims, which are mounts.
+    pub had_shims: bool,
+    /// Why it was not permitted.
+    pub why: &'a Failure,
+}
+
+/// Runs the command of a plan whose sandbox the host did not permit. What is executed is
+/// written to `record`, if the plan says so.
 ///
 /// # Errors
 /// What the plan asks for cannot be had without mounts, or Landlock cannot do enough.
-pub fn run(plan: &Plan, files: &dyn Files, had_shims: bool, why: &Failure) -> Result<u8, Failure> {
+pub fn run(
+    plan: &Plan,
+    files: &dyn Files,
+    lost: Lost<'_>,
+    record: Option<OwnedFd>,
+) -> Result<u8, Failure> {
+    let Lost { had_shims, why } = lost;
     let refuse = |what: &str| Failure {
         code: 125,
         message: format!("{what} without namespaces: {}", why.message),
@@ -76,10 +92,13 @@ pub fn run(plan: &Plan, files: &dyn Files, had_shims: bool, why: &Failure) -> Re
     let reduced = enforce::Reduced {
         abi,
         rules: rules(plan, files, scratch.as_ref()),
-        filter: agent_filter_with(REDUCED).compile(),
+        filter: match record {
+            Some(_) => agent_filter_with(REDUCED).asking_for_execution().compile(),
+            None => agent_filter_with(REDUCED).compile(),
+        },
         exec,
     };
-    reduced.run()
+    reduced.run(record.map(|file| (audit::Subject::of(plan), file)))
 }
 
 /// Something that was asked for and cannot be had, in words.
@@ -150,7 +169,8 @@ fn losses(plan: &Plan, abi: u32, scratch: Option<&Scratch>, why: &Failure) -> Ve
 fn hidden(plan: &Plan) -> Vec<&Path> {
     let masks = plan.mounts.ops.iter().filter(|op| matches!(op.kind, OpKind::Mask(_)));
     let paths = masks.map(|op| op.dest.as_path());
-    paths.filter(|path| !path.starts_with("/proc")).collect()
+    let paths = paths.filter(|path| !path.starts_with("/proc"));
+    paths.chain(plan.audit.as_deref()).collect()
 }
 
 fn rules(plan: &Plan, files: &dyn Files, scratch: Option<&Scratch>) -> Vec<(PathBuf, Access)> {

@@ -60,6 +60,8 @@ pub struct Spec {
     pub(crate) hooks: String,
     pub(crate) shims: ShimPlan,
     pub(crate) sockets: Vec<SocketPlan>,
+    /// The file of `--audit`, without symlinks.
+    pub(crate) audit: Option<PathBuf>,
     pub(crate) policy: Policy,
     pub(crate) held: Option<Since>,
     pub(crate) warnings: Vec<String>,
@@ -178,6 +180,8 @@ impl Spec {
         let records = host.state_home().join(placeholder::STORE);
         let mut layout = layout::Layout::build(args, &profile, host, &variables, authority)?;
         layout.hide_outside(places)?;
+        let audit = args.audit.as_ref().map(|path| layout.hide_record(path, &variables.cwd));
+        let audit = audit.transpose()?;
         let max_lease = settings.max_lease.as_ref().map(|lease| lease.value.0);
         layout.limit_leases(max_lease);
         let policy = Policy::of(&profile, cwd);
@@ -202,6 +206,7 @@ impl Spec {
             hooks: hooks(&profile),
             shims,
             sockets,
+            audit,
             profiles: profile.sources,
             entries,
             host_directories,
@@ -268,6 +273,9 @@ fn layers(args: &Args, profile: &Profile, host: &Host) -> Result<Layers, SpecErr
     let chmod = profile.binds.iter().all(|bind| bind.value.chmod);
     if let (false, Err(errno)) = (chmod, host.seccomp) {
         return Err(SpecError::Chmod(errno));
+    }
+    if let (Some(_), Err(errno)) = (&args.audit, host.seccomp) {
+        return Err(SpecError::Seccomp(errno));
     }
     Ok(Layers { landlock, seccomp, chmod })
 }

@@ -1,6 +1,7 @@
 //! The launcher's own process while the sandbox lives: it waits, passes signals on,
 //! stops and resumes with the agent, and ends with the agent's exit code.
 
+use crate::audit;
 use crate::confirm::Confirm;
 use crate::enter::{self, Broker, Init, Serving};
 use crate::front::say;
@@ -22,14 +23,15 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, kill_process, pidfd_
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-/// Starts what the plan says and waits for its end.
+/// Starts what the plan says and waits for its end. What is executed is written to `record`,
+/// if the plan says so.
 ///
 /// # Errors
 /// If the sandbox could not be made, or ended without a word.
-pub fn run(plan: &Plan, outside: &mut Outside) -> Result<u8, Failure> {
+pub fn run(plan: &Plan, outside: &mut Outside, record: Option<OwnedFd>) -> Result<u8, Failure> {
     // From here on no signal ends this process before what it makes is removed.
     let signal_mask = block_signals().map_err(|errno| fault("prepare the sandbox", errno))?;
-    let result = run_blocked(plan, outside, signal_mask);
+    let result = run_blocked(plan, outside, signal_mask, record);
     if result.as_ref().is_err_and(|failure| failure.code == UNPERMITTED) {
         // As it was, for whoever goes on without the sandbox.
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&signal_mask), None)
@@ -38,9 +40,14 @@ pub fn run(plan: &Plan, outside: &mut Outside) -> Result<u8, Failure> {
     result
 }
 
-fn run_blocked(plan: &Plan, outside: &mut Outside, signal_mask: SigSet) -> Result<u8, Failure> {
+fn run_blocked(
+    plan: &Plan,
+    outside: &mut Outside,
+    signal_mask: SigSet,
+    record: Option<OwnedFd>,
+) -> Result<u8, Failure> {
     make_directories(plan)?;
-    let forked = Forked::new(plan, signal_mask)?;
+    let forked = Forked::new(plan, signal_mask, record)?;
     // From here on others build the sandbox, and there is time.
     let made = take_changes(plan).and_then(|taken| Ok((taken, make_placeholders(plan)?)));
     let (_taken, placeholders) = match made {
@@ -63,6 +70,26 @@ fn fork_filter(plan: &Plan, link: Link) -> Result<Process, Errno> {
         Fork::Parent(pid) => Process::new(pid),
         Fork::Child => proxy::run(plan, link),
     }
+}
+
+/// Starts what writes down each command.
+fn fork_audit(plan: &Plan, link: Link, file: &OwnedFd) -> Result<Process, Errno> {
+    match process::fork()? {
+        Fork::Parent(pid) => Process::new(pid),
+        Fork::Child => audit::run(plan, link, file),
+    }
+}
+
+/// Waits for the end of those that serve the sandbox. Who writes down waits itself for the last
+/// processes; a dead file system of the host may hold it.
+fn join_servers(filter: Option<&Process>, audit: Option<&Process>) -> Result<(), Errno> {
+    filter.map_or(Ok(()), Process::join)?;
+    let Some(audit) = audit else { return Ok(()) };
+    if !wait_for([Some(audit.fd.as_fd())], Some(&LAST))?[0] {
+        // It fails only if it has ended.
+        process::send_signal(audit.fd.as_fd(), libc::SIGKILL).unwrap_or(());
+    }
+    audit.join()
 }
 
 /// Takes the directories in which overlays keep what is written, for as long as the
@@ -155,6 +182,13 @@ impl Process {
         Ok(Self { pid, fd: pidfd_open(pid, PidfdFlags::empty())? })
     }
 
+    /// Waits for its end; whether that was without an error.
+    fn joined_well(&self) -> Result<bool, Failure> {
+        let ended = waitpid(Some(self.pid), WaitOptions::empty());
+        let ended = ended.map_err(|errno| fault("wait for a process of the sandbox", errno))?;
+        Ok(ended.is_some_and(|(_, status)| status.exit_status() == Some(0)))
+    }
+
     /// Waits for its end.
     fn join(&self) -> Result<(), Errno> {
         waitpid(Some(self.pid), WaitOptions::empty()).map(drop)
@@ -167,6 +201,8 @@ struct Sandbox<'a> {
     broker: Process,
     /// The filter of sockets, until it has ended.
     filter: Option<Process>,
+    /// Who writes down what is executed, until it has ended.
+    audit: Option<Process>,
     reports: Reports,
     /// The agent's pidfd, once it is there.
     agent: Option<OwnedFd>,
@@ -191,6 +227,7 @@ struct Forked {
     init: Process,
     broker: Process,
     filter: Option<Process>,
+    audit: Option<Process>,
     reports: Reports,
     /// When it is closed the broker ends.
     life: Link,
@@ -198,27 +235,39 @@ struct Forked {
 }
 
 impl Forked {
-    fn new(plan: &Plan, signal_mask: SigSet) -> Result<Self, Failure> {
+    fn new(plan: &Plan, signal_mask: SigSet, record: Option<OwnedFd>) -> Result<Self, Failure> {
         let prepare = || Ok((Link::pair()?, report::channel()?, Link::pair()?, Link::pair()?));
         let prepared = prepare().map_err(|errno| fault("prepare the sandbox", errno))?;
         let ((life, broker_life), (reporter, reports), to_init, shared) = prepared;
         let to_filter = (!plan.sockets.is_empty()).then(Link::pair).transpose();
         let to_filter = to_filter.map_err(|errno| fault("prepare the filter of sockets", errno))?;
         let (filter_link, to_filter) = to_filter.unzip();
+        let to_audit = record.is_some().then(Link::pair).transpose();
+        let to_audit = to_audit.map_err(|errno| fault("prepare the record of commands", errno))?;
+        let (audit_link, to_audit) = to_audit.unzip();
         let fork = enter::fork_into(&plan.namespaces).map_err(|error| error.failure())?;
         let Fork::Parent(pid) = fork else {
-            drop((life, broker_life, reports, to_init.0, shared.0, filter_link));
-            let (broker, shared, filter) = (to_init.1, shared.1, to_filter);
-            Init { plan, reporter, broker, shared, filter, signal_mask }.run()
+            drop((
+                life,
+                broker_life,
+                reports,
+                to_init.0,
+                shared.0,
+                filter_link,
+                audit_link,
+                record,
+            ));
+            let (broker, shared, filter, audit) = (to_init.1, shared.1, to_filter, to_audit);
+            Init { plan, reporter, broker, shared, filter, audit, signal_mask }.run()
         };
-        drop((to_init.1, shared.1, to_filter));
+        drop((to_init.1, shared.1, to_filter, to_audit));
         let fork_broker = || {
             let init = Process::new(pid)?;
             Ok((init, process::fork()?))
         };
         let (init, fork) = fork_broker().map_err(|errno| fault("fork the broker", errno))?;
         let Fork::Parent(broker) = fork else {
-            drop((life, reports, init, filter_link));
+            drop((life, reports, init, filter_link, audit_link, record));
             let (from_init, shared) = (to_init.0, shared.0);
             let serving = Serving::of(plan);
             let (life, init, end) = (broker_life, pid, None);
@@ -227,8 +276,10 @@ impl Forked {
         let broker = Process::new(broker).map_err(|errno| fault("watch the broker", errno))?;
         let filter = filter_link.map(|link| fork_filter(plan, link)).transpose();
         let filter = filter.map_err(|errno| fault("fork the filter of sockets", errno))?;
+        let audit = audit_link.zip(record).map(|(link, file)| fork_audit(plan, link, &file));
+        let audit = audit.transpose().map_err(|errno| fault("fork the record's writer", errno))?;
         let terminal = Terminal::controlled();
-        Ok(Self { init, broker, filter, reports, life, terminal })
+        Ok(Self { init, broker, filter, audit, reports, life, terminal })
     }
 
     /// Ends them. That they have ended already is the only way for it to fail.
@@ -236,12 +287,13 @@ impl Forked {
         process::send_signal(self.init.fd.as_fd(), libc::SIGKILL).unwrap_or(());
         drop(self.life);
         let joined = self.init.join().and_then(|()| self.broker.join());
-        joined.and_then(|()| self.filter.as_ref().map_or(Ok(()), Process::join)).unwrap_or(());
+        let joined = joined.and_then(|()| join_servers(self.filter.as_ref(), self.audit.as_ref()));
+        joined.unwrap_or(());
     }
 
     /// Lets init go on: the host has what it needs. Makes the sandbox known outside.
     fn appear<'a>(self, plan: &'a Plan, outside: &mut Outside) -> Sandbox<'a> {
-        let Self { init, broker, filter, reports, life, terminal } = self;
+        let Self { init, broker, filter, audit, reports, life, terminal } = self;
         if plan.waits_for_host() {
             // It fails only if both have ended, which they report.
             reports.allow().unwrap_or(());
@@ -255,7 +307,18 @@ impl Forked {
         handles.send(&life);
         let confirm = Confirm::new(life, &plan.policy, id);
         let (agent, waiting) = (None, Vec::new());
-        Sandbox { init, broker, filter, reports, agent, waiting, terminal, confirm, presence }
+        Sandbox {
+            init,
+            broker,
+            filter,
+            audit,
+            reports,
+            agent,
+            waiting,
+            terminal,
+            confirm,
+            presence,
+        }
     }
 }
 
@@ -274,6 +337,7 @@ impl Sandbox<'_> {
                 Some(self.init.fd.as_fd()),
                 self.confirm.interest(),
                 self.filter.as_ref().map(|filter| filter.fd.as_fd()),
+                self.audit.as_ref().map(|audit| audit.fd.as_fd()),
             ];
             let ready = wait_for(fds, quiet.as_ref())
                 .map_err(|errno| fault("wait for the sandbox", errno))?;
@@ -307,10 +371,13 @@ impl Sandbox<'_> {
             if ready[4] {
                 self.lose_filter()?;
             }
+            if ready[5] {
+                self.lose_audit(&mut fate)?;
+            }
         }
         self.confirm.close();
         let joined = self.init.join().and_then(|()| self.broker.join());
-        let joined = joined.and_then(|()| self.filter.as_ref().map_or(Ok(()), Process::join));
+        let joined = joined.and_then(|()| join_servers(self.filter.as_ref(), self.audit.as_ref()));
         joined.map_err(|errno| fault("wait for the sandbox's end", errno))?;
         if let Some(terminal) = &self.terminal {
             terminal.take_back();
@@ -330,10 +397,26 @@ impl Sandbox<'_> {
     /// sockets: nothing is open that was not before.
     fn lose_filter(&mut self) -> Result<(), Failure> {
         let Some(filter) = self.filter.take() else { return Ok(()) };
-        let ended = waitpid(Some(filter.pid), WaitOptions::empty());
-        let ended = ended.map_err(|errno| fault("wait for the filter of sockets", errno))?;
-        if ended.is_some_and(|(_, status)| status.exit_status() != Some(0)) {
+        if !filter.joined_well()? {
             say("remount-run: warning: the filter of sockets has ended: what it served is closed");
+        }
+        Ok(())
+    }
+
+    /// It ends with the sandbox, and then without an error. Without it no command can be
+    /// executed: the sandbox ends.
+    fn lose_audit(&mut self, fate: &mut Fate) -> Result<(), Failure> {
+        let Some(audit) = self.audit.take() else { return Ok(()) };
+        if !audit.joined_well()? && matches!(fate, Fate::Running) {
+            *fate = Fate::Failed(Failure {
+                code: 125,
+                message: "write down what is executed: who writes it has ended, and the sandbox \
+                          with it"
+                    .to_owned(),
+                hint: Some("check that there is room for the file of --audit".to_owned()),
+            });
+            // It fails only if init has ended.
+            process::send_signal(self.init.fd.as_fd(), libc::SIGKILL).unwrap_or(());
         }
         Ok(())
     }
@@ -426,6 +509,9 @@ fn is_stopped(pidfd: &OwnedFd) -> Option<bool> {
 /// A start is over after so long without any news: from then on launcher and init do little
 /// but wait.
 pub(crate) const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// So long after the sandbox's end who writes down may take, which is more than it waits for.
+const LAST: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
 
 /// Waits until one of the descriptors is readable or closed, or for so long; tells which.
 fn wait_for<const N: usize>(

@@ -123,6 +123,7 @@ impl Assembler {
         let k = match action {
             Action::Allow => libc::SECCOMP_RET_ALLOW,
             Action::Errno(errno) => libc::SECCOMP_RET_ERRNO | u32::from(errno),
+            Action::Ask => libc::SECCOMP_RET_USER_NOTIF,
             Action::KillProcess => libc::SECCOMP_RET_KILL_PROCESS,
         };
         match self.returns.iter().find(|(value, _)| *value == k) {

@@ -1,6 +1,7 @@
 //! The broker's own filter.
 
 use super::{Action, Arg, Condition, Filter, Group, Rule};
+use crate::sys::notify::{ANSWER, PIDFD_GET_INFO, RECEIVE, STILL_WAITS};
 use crate::sys::process::NS_GET_PARENT;
 
 /// What the broker may do once it is set up; everything else kills it.
@@ -77,39 +78,82 @@ const ENTER: &[Group] = &[
 /// another family than `AF_UNIX`.
 #[must_use]
 pub fn relay_filter() -> Filter {
+    beside(RELAY)
+}
+
+/// What the process may do that writes down what is executed; everything else kills it. It
+/// opens mere locations (`openat2`, whose flags a filter cannot see) and files to read.
+#[must_use]
+pub fn watcher_filter() -> Filter {
+    beside(WATCHER)
+}
+
+/// For a process outside that serves a sandbox.
+fn beside(own: &[Group]) -> Filter {
     let shared = ["descriptor-flags", "memory", "no-new-code", "runtime"];
     let shared = GROUPS.iter().filter(|group| shared.contains(&group.name)).copied();
-    let groups: Vec<Group> = shared.chain(RELAY.iter().copied()).collect();
+    let groups: Vec<Group> = shared.chain([SERVE]).chain(own.iter().copied()).collect();
     Filter::new(Action::KillProcess, Action::KillProcess, &groups)
 }
 
+const SERVE: Group = allow(
+    "serve",
+    &[
+        libc::SYS_read,
+        libc::SYS_write,
+        libc::SYS_close,
+        libc::SYS_ppoll,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_poll,
+        libc::SYS_clock_gettime,
+        libc::SYS_restart_syscall,
+        libc::SYS_sched_yield,
+        libc::SYS_getpid,
+        libc::SYS_gettid,
+        libc::SYS_tgkill,
+        libc::SYS_exit_group,
+    ],
+);
+
 const RELAY: &[Group] = &[
-    allow(
-        "relay",
-        &[
-            libc::SYS_read,
-            libc::SYS_write,
-            libc::SYS_sendto,
-            libc::SYS_accept4,
-            libc::SYS_connect,
-            libc::SYS_shutdown,
-            libc::SYS_close,
-            libc::SYS_ppoll,
-            #[cfg(target_arch = "x86_64")]
-            libc::SYS_poll,
-            libc::SYS_clock_gettime,
-            libc::SYS_restart_syscall,
-            libc::SYS_sched_yield,
-            libc::SYS_getpid,
-            libc::SYS_gettid,
-            libc::SYS_tgkill,
-            libc::SYS_exit_group,
-        ],
-    ),
+    allow("relay", &[libc::SYS_sendto, libc::SYS_accept4, libc::SYS_connect, libc::SYS_shutdown]),
     allow_if(
         "unix-sockets",
         &[libc::SYS_socket],
         &[Condition::LowIn { arg: Arg::A0, values: &[libc::AF_UNIX as u32] }],
+    ),
+];
+
+const WATCHER: &[Group] = &[
+    allow(
+        "watch-commands",
+        &[
+            libc::SYS_pread64,
+            libc::SYS_recvmsg,
+            libc::SYS_openat2,
+            libc::SYS_readlinkat,
+            libc::SYS_fstatfs,
+            libc::SYS_pidfd_open,
+            libc::SYS_epoll_create1,
+            libc::SYS_epoll_ctl,
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_epoll_wait,
+            libc::SYS_epoll_pwait,
+            libc::SYS_epoll_pwait2,
+        ],
+    ),
+    allow_if(
+        "read-files",
+        &[libc::SYS_openat],
+        &[no_bit(Arg::A2, (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC) as u32)],
+    ),
+    allow_if(
+        "answer-commands",
+        &[libc::SYS_ioctl],
+        &[Condition::LowIn {
+            arg: Arg::A1,
+            values: &[RECEIVE, ANSWER, STILL_WAITS, PIDFD_GET_INFO],
+        }],
     ),
 ];
 

@@ -82,6 +82,7 @@ fn encoded(action: Action) -> u32 {
     match action {
         Action::Allow => 0x7fff_0000,
         Action::Errno(errno) => 0x0005_0000 | u32::from(errno),
+        Action::Ask => 0x7fc0_0000,
         Action::KillProcess => 0x8000_0000,
     }
 }

@@ -8,6 +8,7 @@ pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod net;
+pub mod notify;
 pub mod patience;
 pub mod process;
 pub mod seccomp;

@@ -35,6 +35,8 @@ pub struct Init<'a> {
     pub shared: Link,
     /// The connection to the filter of sockets, if there is one; its end is the end of that.
     pub filter: Option<Link>,
+    /// The connection to who writes down what is executed; its end is the end of that.
+    pub audit: Option<Link>,
     /// The signal mask that the agent is to have.
     pub signal_mask: SigSet,
 }
@@ -42,10 +44,15 @@ pub struct Init<'a> {
 impl Init<'_> {
     /// Builds the sandbox and stays as its init until the agent has ended; does not return.
     pub fn run(self) -> ! {
-        let Self { plan, reporter, broker, shared, filter, signal_mask } = self;
+        let Self { plan, reporter, broker, shared, filter, audit, signal_mask } = self;
         let result = build(plan, &broker, &reporter, filter.as_ref()).and_then(|bounding| {
-            let inherited =
-                exec::Inherited { broker: &broker, shared: &shared, signal_mask, bounding };
+            let inherited = exec::Inherited {
+                broker: &broker,
+                audit: audit.as_ref(),
+                shared: &shared,
+                signal_mask,
+                bounding,
+            };
             let agent = start_agent(plan, &reporter, &inherited)?;
             drop(shared);
             confine::drop_capabilities(bounding)?;

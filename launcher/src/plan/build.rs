@@ -51,7 +51,11 @@ impl Plan {
             },
             mounts,
             landlock,
-            filter: spec.seccomp.then(|| agent_filter_with(&more).compile()),
+            filter: spec.seccomp.then(|| match spec.audit {
+                Some(_) => agent_filter_with(&more).asking_for_execution().compile(),
+                None => agent_filter_with(&more).compile(),
+            }),
+            audit: spec.audit,
             exec: spec.exec,
             policy: spec.policy,
             sockets: spec.sockets,

@@ -49,6 +49,9 @@ impl fmt::Display for Plan {
             None => writeln!(f, "\nseccomp: not available")?,
             Some(filter) => writeln!(f, "\nseccomp: {} instructions", filter.len())?,
         }
+        if let Some(file) = &self.audit {
+            writeln!(f, "audit: {}", path(file))?;
+        }
         writeln!(f, "capabilities: none, no_new_privs")?;
         writeln!(f, "\nenvironment:")?;
         for (name, value) in &self.exec.environment {
@@ -119,6 +122,7 @@ impl Plan {
             "new-session": self.exec.new_session,
             "namespaces": self.namespaces.names(),
             "hostname": self.namespaces.hostname,
+            "audit": self.audit.as_ref().map(|path| path.to_string_lossy()),
             "create": self.host_directories.iter().map(|dir| dir.to_string_lossy()).collect::<Vec<_>>(),
             "placeholders": self.placeholders.iter().map(|wanted| json!({
                 "path": wanted.path.to_string_lossy(),

@@ -19,7 +19,8 @@ enum Part {
 
 use Part::{Any, Is, Name};
 
-const ALLOWED: &[&[Part]] = &[
+/// Docker's, and below `libpod` Podman's.
+const ALLOWED_OF_BOTH: &[&[Part]] = &[
     &[Is("_ping")],
     &[Is("version")],
     &[Is("info")],
@@ -34,6 +35,10 @@ const ALLOWED: &[&[Part]] = &[
     &[Is("images"), Is("json")],
     &[Is("images"), Name, Is("json")],
     &[Is("images"), Name, Is("history")],
+];
+
+/// Docker's alone.
+const ALLOWED: &[&[Part]] = &[
     &[Is("networks")],
     &[Is("networks"), Any],
     &[Is("volumes")],
@@ -50,25 +55,11 @@ const ALLOWED: &[&[Part]] = &[
     &[Is("tasks"), Any, Is("logs")],
 ];
 
-/// The same below `libpod`, where Podman has its own.
+/// What is below `libpod` alone.
 const ALLOWED_LIBPOD: &[&[Part]] = &[
-    &[Is("_ping")],
-    &[Is("version")],
-    &[Is("info")],
-    &[Is("events")],
-    &[Is("system"), Is("df")],
-    &[Is("containers"), Is("json")],
     &[Is("containers"), Is("stats")],
-    &[Is("containers"), Any, Is("json")],
     &[Is("containers"), Any, Is("exists")],
-    &[Is("containers"), Any, Is("logs")],
-    &[Is("containers"), Any, Is("stats")],
-    &[Is("containers"), Any, Is("top")],
-    &[Is("containers"), Any, Is("changes")],
-    &[Is("images"), Is("json")],
-    &[Is("images"), Name, Is("json")],
     &[Is("images"), Name, Is("exists")],
-    &[Is("images"), Name, Is("history")],
     &[Is("images"), Name, Is("tree")],
     &[Is("networks"), Is("json")],
     &[Is("networks"), Any, Is("json")],
@@ -92,10 +83,11 @@ pub(super) fn is_allowed(path: &str) -> bool {
         [version, rest @ ..] if is_version(version) => rest,
         all => all,
     };
-    match rest {
-        ["libpod", rest @ ..] => ALLOWED_LIBPOD.iter().any(|allowed| fits(allowed, rest)),
-        rest => ALLOWED.iter().any(|allowed| fits(allowed, rest)),
-    }
+    let (own, rest) = match rest {
+        ["libpod", rest @ ..] => (ALLOWED_LIBPOD, rest),
+        rest => (ALLOWED, rest),
+    };
+    ALLOWED_OF_BOTH.iter().chain(own).any(|allowed| fits(allowed, rest))
 }
 
 /// The path without the version of the API, as people call it.

@@ -1,11 +1,12 @@
 //! The command's process confines itself; this one waits, and ends what is left of it.
 
+use crate::audit::{self, Subject};
 use crate::confine::landlock::Access;
 use crate::confine::{self, landlock};
 use crate::enter::{EnterError, Step};
 use crate::exec::{self, Command};
 use crate::plan::Exec;
-use crate::report::{self, Failure, Message, Reporter};
+use crate::report::{self, Failure, Link, Message, Reporter};
 use crate::supervise::{Terminal, block_signals, fault};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -19,7 +20,7 @@ use rustix::process::{
 };
 use rustix::thread::CapabilitySet;
 use std::convert::Infallible;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 /// All that is enforced.
@@ -31,8 +32,12 @@ pub(super) struct Reduced {
 }
 
 impl Reduced {
-    /// Runs the command to its end, and ends what it started.
-    pub fn run(self) -> Result<u8, Failure> {
+    /// Runs the command to its end, and ends what it started. With `record`, what is executed
+    /// is written down.
+    pub fn run(self, record: Option<(Subject, OwnedFd)>) -> Result<u8, Failure> {
+        let links = record.is_some().then(Link::pair).transpose();
+        let (to_command, link) =
+            links.map_err(|errno| fault("prepare the record of commands", errno))?.unzip();
         let prepare = || -> Result<_, Errno> {
             let mask = block_signals()?;
             // Orphans of the command come to this process, and to no other.
@@ -43,21 +48,31 @@ impl Reduced {
         let (mask, (reporter, reports), terminal, fork) =
             prepare().map_err(|errno| fault("prepare the command", errno))?;
         let Fork::Parent(command) = fork else {
-            drop(reports);
-            let Err(error) = self.confine(&mask);
+            drop((reports, link, record));
+            let Err(error) = self.confine(&mask, to_command.as_ref());
             failed(&reporter, &error)
         };
         drop(reporter);
-        let code = attend(command, terminal, self.exec.new_session)
-            .map_err(|errno| fault("wait for the command", errno));
-        end_all();
+        let attend = || {
+            let code = attend(command, terminal, self.exec.new_session);
+            end_all();
+            code.map_err(|errno| fault("wait for the command", errno))
+        };
+        let code = match link.zip(record) {
+            None => attend(),
+            Some((link, record)) => write_down(record, link, command, || {
+                let code = attend();
+                drop(to_command);
+                code
+            }),
+        };
         match reports.next() {
             Ok(Some(Message::Failed(failure))) => Err(failure),
             _ => code,
         }
     }
 
-    fn confine(&self, mask: &SigSet) -> Result<Infallible, EnterError> {
+    fn confine(&self, mask: &SigSet, record: Option<&Link>) -> Result<Infallible, EnterError> {
         set_parent_process_death_signal(Some(Signal::KILL)).step("bind to the launcher's life")?;
         rustix::process::chdir(&self.exec.cwd)
             .map_err(|errno| EnterError::WorkingDirectory { path: self.exec.cwd.clone(), errno })?;
@@ -71,9 +86,40 @@ impl Reduced {
         landlock::restrict_paths(self.abi, &self.rules)?;
         exec::restore_signals(mask)?;
         let filters = confine::filters_in_force()?;
-        seccomp::load(&self.filter).step("load the system call filter")?;
+        match record {
+            None => seccomp::load(&self.filter).step("load the system call filter")?,
+            Some(link) => audit::load(&self.filter, link)?,
+        }
         confine::verify_but_bounding(filters)?;
         command.execute()
+    }
+}
+
+/// Does `attend`, which waits for the command, and meanwhile writes down what is executed. If
+/// that cannot go on, the command ends.
+fn write_down(
+    (subject, file): (Subject, OwnedFd),
+    link: Link,
+    command: Pid,
+    attend: impl FnOnce() -> Result<u8, Failure>,
+) -> Result<u8, Failure> {
+    let pidfd = pidfd_open(command, PidfdFlags::empty())
+        .map_err(|errno| fault("watch the command", errno))?;
+    let (code, written) = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let written = audit::serve(subject, &link, &file);
+            if written.is_err() {
+                // It fails only if it has ended.
+                process::send_signal(pidfd.as_fd(), libc::SIGKILL).unwrap_or(());
+            }
+            written
+        });
+        (attend(), writer.join())
+    });
+    match written {
+        Ok(Ok(())) => code,
+        Ok(Err(error)) => Err(error.failure()),
+        Err(panic) => std::panic::resume_unwind(panic),
     }
 }
 

@@ -56,6 +56,16 @@ impl<'t> Table<'t> {
         })
     }
 
+    /// The tool that is itself at `path`, in the place that only its shim leads to.
+    pub fn tool_at(&self, path: &[u8]) -> Option<&'t [u8]> {
+        self.lines().filter(|(key, _)| *key == b"path").find_map(|(_, line)| {
+            let mut fields = line.split(|byte| *byte == b'\t').skip(1);
+            let (tool, real, called) = (fields.next()?, fields.next()?, fields.next()?);
+            // Where its own path is not covered, no shim leads there alone.
+            (real == path && real != called).then_some(tool)
+        })
+    }
+
     /// What is allowed of a tool.
     pub fn rules(&self, tool: &[u8]) -> Option<Rules<'t>> {
         let mut lines = self.lines().skip_while(|line| *line != (b"tool", tool));

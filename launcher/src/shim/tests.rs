@@ -1,7 +1,7 @@
 //! The built-in tables, row by row; and that nothing else passes.
 
 use super::rules::{Place, Rules, Table, write};
-use crate::profile::{Loader, Profile};
+use crate::profile::{Loader, Profile, Shim, ShimName};
 use proptest::prelude::*;
 
 fn profile() -> Profile {
@@ -403,6 +403,18 @@ fn word() -> impl Strategy<Value = String> {
     ]
 }
 
+/// A shim of the profile, and its rules as the table has them.
+fn one_of<'p>(
+    profile: &'p Profile,
+    table: &'p str,
+    which: prop::sample::Index,
+) -> (&'p ShimName, &'p Shim, Rules<'p>) {
+    let shims: Vec<_> = profile.shims.iter().collect();
+    let (name, shim) = shims[which.index(shims.len())];
+    let rules = Table(table.as_bytes()).rules(name.as_str().as_bytes()).unwrap();
+    (name, &shim.value, rules)
+}
+
 proptest! {
     /// Whatever stands around them: a first word that no row begins with is never passed.
     #[test]
@@ -414,10 +426,7 @@ proptest! {
     ) {
         let profile = profile();
         let text = table(&profile);
-        let shims: Vec<_> = profile.shims.iter().collect();
-        let (name, shim) = shims[which.index(shims.len())];
-        let rules = Table(text.as_bytes()).rules(name.as_str().as_bytes()).unwrap();
-        let shim = &shim.value;
+        let (name, shim, rules) = one_of(&profile, &text, which);
         let first = |row: &str| row.split(' ').next().unwrap_or("").to_owned();
         // Of these any first word may be a service or a group; the second decides.
         let is_any = shim.allow.iter().any(|row| first(row.as_str()).contains('*'));
@@ -444,10 +453,7 @@ proptest! {
     ) {
         let profile = profile();
         let text = table(&profile);
-        let shims: Vec<_> = profile.shims.iter().collect();
-        let (name, shim) = shims[which.index(shims.len())];
-        let rules = Table(text.as_bytes()).rules(name.as_str().as_bytes()).unwrap();
-        let shim = &shim.value;
+        let (name, shim, rules) = one_of(&profile, &text, which);
         let mut words: Vec<String> =
             shim.allow.iter().flat_map(|row| examples(row.as_str())).flatten().collect();
         let flags = shim.flags.iter().chain(&shim.flags_with_value).chain(&shim.deny_flags);

@@ -145,6 +145,14 @@ pub enum SpecError {
         /// Who gave it.
         origin: String,
     },
+    /// A file of `--audit` that the command could change, or choose.
+    #[error("--audit: write to {}: {why}", show(path))]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: &'static str,
+    },
     /// A socket that a sandboxed agent could have replaced, or that cannot be reached.
     #[error("{origin}: let the sandbox read from {}: {why}", show(path))]
     Upstream {
@@ -373,6 +381,7 @@ impl SpecError {
             Self::NotToggleable { .. } => {
                 "only files and directories of the host can be switched: --bind it first"
             }
+            Self::Record { .. } => "name a file in a directory that is read-only in the sandbox",
             Self::Upstream { .. } => {
                 "let the program listen elsewhere, and name that as `upstream`"
             }

@@ -5,6 +5,7 @@ mod configuration;
 mod cover;
 mod overlay;
 mod read_only;
+mod record;
 mod repository;
 mod sockets;
 mod taken;

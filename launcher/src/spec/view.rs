@@ -278,8 +278,14 @@ impl<'h> View<'h> {
     pub fn planted_link(&self, path: &Path) -> Option<PathBuf> {
         let mut done = PathBuf::from("/");
         for component in path.components() {
-            let Component::Normal(name) = component else { continue };
-            let next = done.join(name);
+            let next = match component {
+                Component::Normal(name) => done.join(name),
+                Component::ParentDir => {
+                    done.pop();
+                    continue;
+                }
+                _ => continue,
+            };
             if self.files.lstat(&next).ok()?.is_symlink() {
                 if self.can_change(&next) {
                     return Some(next);

@@ -305,7 +305,7 @@ impl Layout<'_> {
 
     /// The other places at which a file of the host, or something below it, is seen: the
     /// host has the same file system mounted there too, or a bind shows it at another path.
-    fn elsewhere(&self, on_host: &Path) -> Vec<Rc<Place>> {
+    pub(super) fn elsewhere(&self, on_host: &Path) -> Vec<Rc<Place>> {
         let aliases = self.host.mounts.aliases(on_host);
         let mut seen: Vec<(PathBuf, &Path)> = Vec::new();
         for path in aliases.iter().map(PathBuf::as_path).chain([on_host]) {
