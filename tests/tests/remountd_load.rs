@@ -25,8 +25,7 @@ fn helpers(pid: i32) -> usize {
 }
 
 /// As [`size`], with no client connected: the daemon's sockets are its listener and, once it has
-/// been asked for something, that of the helper that waits, which also has a pidfd. Those two do
-/// not count.
+/// been asked for something, that of the helper that waits, which also has a pidfd.
 fn alone(pid: i32) -> (i64, usize) {
     let is_socket = |entry: std::io::Result<std::fs::DirEntry>| {
         let target = std::fs::read_link(entry.unwrap().path()).unwrap_or_default();
@@ -38,8 +37,7 @@ fn alone(pid: i32) -> (i64, usize) {
         waiting = helpers(pid);
         waiting <= 1 && sockets().filter(|is| *is).count() == 1 + waiting
     });
-    let (memory, descriptors) = size(pid);
-    (memory, descriptors - 2 * waiting)
+    size(pid)
 }
 
 /// Whether the daemon has no more than `before` descriptors, as [`alone`] counts them.
