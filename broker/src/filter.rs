@@ -18,7 +18,7 @@ mod reduced;
 mod tests;
 
 pub use agent::{GROUPS as AGENT_GROUPS, PERMISSIONS, PROFILING, agent_filter, agent_filter_with};
-pub use own::{broker_filter, relay_filter, visitor_filter, watcher_filter};
+pub use own::{broker_filter, entered_filter, relay_filter, visitor_filter, watcher_filter};
 pub use reduced::REDUCED;
 
 use crate::sys::seccomp::Instruction;

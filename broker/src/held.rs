@@ -127,7 +127,8 @@ impl Watch {
     pub fn new(state: &Path) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         for dir in state.ancestors() {
-            match rustix::fs::open(dir, flags, Mode::empty()) {
+            // Not open(2), which a helper of remountd may not call.
+            match rustix::fs::openat(CWD, dir, flags, Mode::empty()) {
                 Err(Errno::NOENT | Errno::NOTDIR) => {}
                 Err(errno) => return Err(errno),
                 Ok(base) => {

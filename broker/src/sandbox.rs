@@ -270,7 +270,7 @@ impl Registry {
 }
 
 /// What gives a request its rights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Standing {
     /// It came from inside.
     Inside,

@@ -27,7 +27,6 @@ use rustix::io::Errno;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
 /// How it ended, as a number that scripts decide by (DESIGN.md §10).
@@ -45,9 +44,9 @@ enum Exit {
     Of(u8),
 }
 
-impl From<Exit> for ExitCode {
+impl From<Exit> for u8 {
     fn from(exit: Exit) -> Self {
-        Self::from(match exit {
+        match exit {
             Exit::Done => 0,
             Exit::Failed => 1,
             Exit::Usage => 2,
@@ -56,7 +55,7 @@ impl From<Exit> for ExitCode {
             Exit::NotAuthorised => 5,
             Exit::Stale => 6,
             Exit::Of(code) => code,
-        })
+        }
     }
 }
 
@@ -82,9 +81,9 @@ impl From<ClientError> for Failure {
 }
 
 /// Runs `remountctl` with the whole command line, the program's name first. Prints to
-/// standard output and error; does not exit the process.
+/// standard output and error; does not exit the process. The exit code.
 #[must_use]
-pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+pub fn main(args: impl Iterator<Item = OsString>) -> u8 {
     let exit = match cli::parse(args) {
         cli::Parsed::Run(args) => {
             let quiet = args.quiet;

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let mut args: Vec<_> = std::env::args_os().collect();
     if remount_launcher::is_called(&args, "remountctl") {
-        return remount_ctl::main(args.into_iter());
+        return ExitCode::from(remount_ctl::main(args.into_iter()));
     }
     if remount_launcher::is_called(&args, "bwrap") {
         return remount_launcher::bwrap(args);

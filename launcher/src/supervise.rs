@@ -15,6 +15,7 @@ use nix::unistd::{getpid, getsid};
 use remount_broker::escape::Escaped;
 use remount_broker::placeholder::{Placeholders, Store};
 use remount_broker::reason::{IoReason, Reason};
+use remount_broker::sys::memory;
 use remount_broker::sys::process::{self, Fork};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -344,7 +345,7 @@ impl Sandbox<'_> {
             if !ready.contains(&true) {
                 quiet = None;
                 // If it fails, this process is larger than it need be.
-                process::release_program().unwrap_or(());
+                memory::release_program().unwrap_or(());
             }
             if ready[0] {
                 match self.reports.next() {

@@ -19,19 +19,30 @@ fn size(pid: i32) -> (i64, usize) {
     (line.trim().split(' ').next().unwrap().parse().unwrap(), descriptors)
 }
 
-/// As [`size`], with no client connected: the daemon's only socket is its listener.
+fn helpers(pid: i32) -> usize {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    std::fs::read_to_string(path).unwrap().split_whitespace().count()
+}
+
+/// As [`size`], with no client connected: the daemon's sockets are its listener and, once it has
+/// been asked for something, that of the helper that waits, which also has a pidfd.
 fn alone(pid: i32) -> (i64, usize) {
     let is_socket = |entry: std::io::Result<std::fs::DirEntry>| {
         let target = std::fs::read_link(entry.unwrap().path()).unwrap_or_default();
         target.to_string_lossy().starts_with("socket:")
     };
     let sockets = || std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(is_socket);
-    wait_until("no client is connected", LIMIT, || sockets().filter(|is| *is).count() == 1);
+    let mut waiting = 0;
+    wait_until("no client is connected", LIMIT, || {
+        waiting = helpers(pid);
+        waiting <= 1 && sockets().filter(|is| *is).count() == 1 + waiting
+    });
     size(pid)
 }
 
-fn helpers(pid: i32) -> String {
-    std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap()
+/// Whether the daemon has no more than `before` descriptors, as [`alone`] counts them.
+fn is_at_rest(pid: i32, before: usize) -> bool {
+    helpers(pid) <= 1 && size(pid).1 <= before + 2
 }
 
 /// A sandbox whose process does what the probe can do.
@@ -53,8 +64,7 @@ fn memory_stays_flat_however_much_is_asked() {
         let words = ["64".to_owned(), requests.to_string(), "ro w".into(), "rw w".into()];
         let words = ["crowd".into(), listens.display().to_string()].into_iter().chain(words);
         let took = clients.act(words).ok();
-        let settled = || helpers(pid).is_empty() && size(pid).1 <= none;
-        wait_until("helpers and connections have ended", LIMIT, settled);
+        wait_until("helpers and connections have ended", LIMIT, || is_at_rest(pid, none));
         took.parse::<f64>().unwrap() / 1e6
     };
     // So many that all buffers have their size.
@@ -100,7 +110,7 @@ fn many_sandboxes_are_connected_at_once() {
         one.close_stdin();
         one.wait().success();
     }
-    wait_until("nothing is kept", LIMIT, || size(pid).1 <= alone.1 && helpers(pid).is_empty());
+    wait_until("nothing is kept", LIMIT, || is_at_rest(pid, alone.1));
 }
 
 /// Each look at who connects may take longer than the daemon lets a peer hold it up: that must

@@ -42,7 +42,7 @@ impl Clients {
         home: Result<Rc<Home>, Refusal>,
         is_host: bool,
     ) -> Option<SessionId> {
-        let evicted = if self.by_id.len() >= self.most { self.evict() } else { None };
+        let evicted = if self.is_full() { self.evict() } else { None };
         self.clock += 1;
         let active = self.clock;
         self.by_id.insert(active, Client { session, who, home, is_host, active });
@@ -60,6 +60,11 @@ impl Clients {
         let (&id, _) = of_crowd.min_by_key(|(_, it)| idle(it))?;
         self.by_id.remove(&id);
         Some(id)
+    }
+
+    /// Whether one more makes one of them go.
+    pub fn is_full(&self) -> bool {
+        self.by_id.len() >= self.most
     }
 
     /// How many there can be.
@@ -99,6 +104,11 @@ impl Clients {
     pub fn tell_followers(&mut self, event: &[u8]) {
         let sessions = self.by_id.values_mut().map(|client| &mut client.session);
         sessions.filter(|session| session.follows).for_each(|session| session.tell(event));
+    }
+
+    /// Whether [`Self::reap`] has something to do.
+    pub fn any_over(&self) -> bool {
+        self.by_id.values().any(|client| client.session.is_over())
     }
 
     /// Closes the connections that are over.

@@ -1,18 +1,22 @@
-//! The processes that are in sandboxes: started, heard, given up.
+//! The processes that go into sandboxes: kept ready, sent, heard, given up.
+//!
+//! One is forked before there is a request for it, since that and what a new process has to
+//! do first takes longer than its errand. It is used once: where it was is no good company.
 
-use super::place::{NsId, Place, World, refusal};
-use super::rules::Who;
-use super::visit::{Task, visit};
-use crate::filter::Program;
+use super::errand::Errand;
+use super::place::{NsId, Place, refusal};
+use super::visit::{Filters, visit};
 use crate::proto::{ErrorCode, Refusal, Reply};
 use crate::reason::Reason;
+use crate::sys::memory::Heap;
 use crate::sys::process::{Fork, fork};
 use rustix::io::{Errno, Result as KernelResult};
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -28,44 +32,74 @@ const MOST_OF_ONE: usize = 12;
 /// An answer is no longer: our own helper wrote it, but where it was is no good company.
 const LONGEST: usize = 256 << 10;
 
+/// What can wait is done so long after an errand began or ended: the client has its answer by
+/// then, and no process that begins or ends is in its way.
+const LATER: Duration = Duration::from_micros(500);
+
+/// A process without an errand.
+#[derive(Debug)]
+struct Ready {
+    pid: Pid,
+    pidfd: OwnedFd,
+    socket: OwnedFd,
+}
+
 /// A process in a sandbox.
 #[derive(Debug)]
 pub(super) struct Helper {
     pid: Pid,
     pub pidfd: OwnedFd,
-    /// Where its answers come from; none once it has been given up.
-    pub pipe: Option<OwnedFd>,
+    /// Where its answers come from; when this is closed, it ends.
+    pub socket: Option<OwnedFd>,
+    /// Whether it was sent SIGKILL, which it may not heed.
+    given_up: bool,
     input: Vec<u8>,
     deadline: Instant,
     uid: u32,
     /// The namespace, and what of it nobody else may touch meanwhile.
-    pub claim: (NsId, BTreeSet<String>),
+    claim: Claim,
     /// For whom it works, in the order of its answers.
-    pub jobs: std::collections::VecDeque<u64>,
+    jobs: VecDeque<u64>,
 }
 
-#[derive(Debug, Default)]
+/// Targets of a namespace, by name.
+pub(super) type Claim = (NsId, BTreeSet<String>);
+
+#[derive(Debug)]
 pub(super) struct Helpers {
     pub running: Vec<Helper>,
+    ready: Option<Ready>,
+    /// When one is to be made ready, and those that are done are to end.
+    chores: Option<Instant>,
+    /// The host's `/proc`.
+    proc: OwnedFd,
+    filters: Filters,
+    heap: Option<Heap>,
 }
 
 /// What became of a job.
 pub(super) type Outcome = (u64, Result<Reply, Refusal>);
 
 impl Helpers {
-    /// Whether another one may be started for this user.
+    pub fn new(proc: OwnedFd) -> Self {
+        let (filters, heap) = (Filters::new(), Heap::find());
+        Self { running: Vec::new(), ready: None, chores: None, proc, filters, heap }
+    }
+
+    /// Whether another one may be sent for this user.
     pub fn has_room(&self, uid: u32) -> bool {
-        let of_user = self.running.iter().filter(|helper| helper.uid == uid).count();
-        self.running.len() < MOST && of_user < MOST_OF_ONE
+        self.running.len() < MOST && self.of_user(uid).count() < MOST_OF_ONE
+    }
+
+    fn of_user(&self, uid: u32) -> impl Iterator<Item = &Helper> {
+        self.running.iter().filter(move |helper| helper.uid == uid && !helper.is_done())
     }
 
     /// Whether all that this user may have are stuck: nothing will move soon.
     pub fn is_hopeless(&self, uid: u32) -> bool {
-        let stuck = |helper: &&Helper| helper.pipe.is_none();
-        let of_user = self.running.iter().filter(|helper| helper.uid == uid);
         !self.has_room(uid)
-            && (of_user.clone().filter(stuck).count() == of_user.count()
-                || self.running.iter().filter(stuck).count() == MOST)
+            && (self.of_user(uid).all(|helper| helper.given_up)
+                || self.running.iter().filter(|helper| helper.given_up).count() == MOST)
     }
 
     /// Whether somebody works on any of these.
@@ -73,78 +107,139 @@ impl Helpers {
         self.running.iter().any(|helper| helper.claim.0 == id && !helper.claim.1.is_disjoint(names))
     }
 
-    /// Sends a process to `place`.
-    pub fn start(
+    /// Sends a process on an errand: the one that is ready, else a new one.
+    ///
+    /// # Errors
+    /// As `fork(2)` and [`Errand::send`].
+    pub fn send(
         &mut self,
-        world: &World,
-        filter: &Program,
-        (place, who): (&Place, &Who),
-        tasks: &[Task],
+        (errand, place): (&Errand, &Place),
+        uid: u32,
+        claim: Claim,
         jobs: Vec<u64>,
     ) -> KernelResult<()> {
-        let (pipe, answers) = pipe_with(PipeFlags::CLOEXEC)?;
-        let pid = match fork()? {
-            Fork::Child => {
-                let tools = (world.proc.as_fd(), filter);
-                visit(place, who, world.privileged, tasks, tools, &answers)
+        let waiting = self.ready.take();
+        let ready = match waiting.map(|it| (errand.send(it.socket.as_fd(), place), it)) {
+            Some((Ok(()), ready)) => ready,
+            failed => {
+                // It has ended, which is not its to do.
+                if let Some((_, ended)) = failed {
+                    self.bury(ended);
+                }
+                let fresh = self.fork()?;
+                if let Err(errno) = errand.send(fresh.socket.as_fd(), place) {
+                    self.bury(fresh);
+                    return Err(errno);
+                }
+                fresh
             }
-            Fork::Parent(pid) => pid,
         };
-        // Our own child, which nobody else waits for: the number is its own.
-        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-        let names = tasks.iter().flat_map(|task| match task.act {
-            super::visit::Act::Set { .. } => {
-                task.spots.iter().map(|it| it.name.to_string()).collect()
-            }
-            _ => Vec::new(),
-        });
-        self.running.push(Helper {
-            pid,
-            pidfd,
-            pipe: Some(pipe),
-            input: Vec::new(),
-            deadline: Instant::now() + DEADLINE,
-            uid: who.peer.uid,
-            claim: (place.id, names.collect()),
-            jobs: jobs.into(),
-        });
+        self.running.push(Helper { uid, claim, jobs: jobs.into(), ..ready.into() });
+        self.put_off();
         Ok(())
     }
 
-    /// When the next one has to be given up.
+    fn fork(&self) -> KernelResult<Ready> {
+        let flags = SocketFlags::CLOEXEC;
+        let (socket, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        // It reads as soon as it runs, and only an errand of very many targets has to wait.
+        set_socket_timeout(&socket, Timeout::Send, Some(DEADLINE))?;
+        let pid = match fork()? {
+            Fork::Child => visit(self.proc.as_fd(), &self.filters, self.heap, &theirs),
+            Fork::Parent(pid) => pid,
+        };
+        // Only time is lost without.
+        self.heap.map_or(Ok(()), Heap::own).unwrap_or(());
+        // Our own child, which nobody else waits for: the number is its own.
+        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        Ok(Ready { pid, pidfd, socket })
+    }
+
+    /// Sees to the end of one that is of no use.
+    fn bury(&mut self, ready: Ready) {
+        let mut helper = Helper::from(ready);
+        helper.give_up("");
+        self.running.push(helper);
+    }
+
+    fn put_off(&mut self) {
+        self.chores.get_or_insert_with(|| Instant::now() + LATER);
+    }
+
+    /// When something is to be done next.
     pub fn next(&self) -> Option<Instant> {
-        self.running.iter().filter(|it| it.pipe.is_some()).map(|it| it.deadline).min()
+        let working = self.running.iter().filter(|it| it.socket.is_some() && !it.is_done());
+        working.map(|it| it.deadline).chain(self.chores).min()
     }
 
     /// Reads what the helper at `index` has to say.
     pub fn hear(&mut self, index: usize) -> Vec<Outcome> {
         let Some(helper) = self.running.get_mut(index) else { return Vec::new() };
-        let Some(pipe) = &helper.pipe else { return Vec::new() };
+        let Some(socket) = &helper.socket else { return Vec::new() };
         let mut chunk = [0_u8; 4096];
-        match rustix::io::read(pipe, &mut chunk) {
+        let outcomes = match rustix::io::read(socket, &mut chunk) {
             Ok(count) if count > 0 && helper.input.len() < LONGEST => {
                 helper.input.extend_from_slice(&chunk[..count]);
                 helper.answers()
             }
             Err(Errno::INTR | Errno::AGAIN) => Vec::new(),
             _ => helper.give_up("its helper ended before it answered"),
+        };
+        if helper.is_done() {
+            self.put_off();
         }
+        outcomes
     }
 
     /// Gives up those whose time is over, and forgets those that have ended.
     pub fn tidy(&mut self, now: Instant) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
+        if self.chores.is_some_and(|then| then <= now) {
+            self.do_chores();
+        }
         self.running.retain_mut(|helper| {
-            if helper.pipe.is_some() && helper.deadline <= now {
+            if helper.socket.is_some() && !helper.is_done() && helper.deadline <= now {
                 outcomes.extend(helper.give_up("a file system in the sandbox does not answer"));
             }
-            helper.pipe.is_some() || !helper.has_ended()
+            helper.socket.is_some() || !helper.has_ended()
         });
         outcomes
+    }
+
+    fn do_chores(&mut self) {
+        self.chores = None;
+        for helper in self.running.iter_mut().filter(|helper| helper.is_done()) {
+            helper.socket = None;
+        }
+        if self.ready.is_none() {
+            // If it fails now, the next request tries again, and says so.
+            self.ready = self.fork().ok();
+        }
+    }
+}
+
+impl From<Ready> for Helper {
+    fn from(Ready { pid, pidfd, socket }: Ready) -> Self {
+        Self {
+            pid,
+            pidfd,
+            socket: Some(socket),
+            given_up: false,
+            input: Vec::new(),
+            deadline: Instant::now() + DEADLINE,
+            uid: 0,
+            claim: ((0, 0), BTreeSet::new()),
+            jobs: VecDeque::new(),
+        }
     }
 }
 
 impl Helper {
+    /// Whether it has answered all that it was asked, and did not have to be given up.
+    fn is_done(&self) -> bool {
+        self.jobs.is_empty() && !self.given_up
+    }
+
     fn answers(&mut self) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         while let Some(end) = self.input.iter().position(|byte| *byte == b'\n') {
@@ -155,7 +250,6 @@ impl Helper {
                 .push((job, reply.map_err(|bad| refusal(ErrorCode::Failed, bad.to_string(), ""))));
         }
         if self.jobs.is_empty() {
-            self.pipe = None;
             // What it still does, it does for nobody.
             self.claim.1.clear();
         }
@@ -163,7 +257,8 @@ impl Helper {
     }
 
     fn give_up(&mut self, why: &str) -> Vec<Outcome> {
-        self.pipe = None;
+        self.socket = None;
+        self.given_up = true;
         // It may have ended.
         pidfd_send_signal(&self.pidfd, Signal::KILL).unwrap_or(());
         let failed = |job| {

@@ -1,67 +1,23 @@
-//! What each request leads to.
+//! What each request asks for, and what of it is refused without a look into the sandbox.
 
-use super::helpers::{Outcome, cannot_start};
+use super::errand::{Act, Spot, Task};
+use super::jobs::{Job, Kind};
 use super::place::{NsId, Place, refusal};
 use super::rules::{Rule, Who};
 use super::serve::Daemon;
-use super::visit::{Act, Spot, Task};
 use crate::apply::RETRY_FOR;
 use crate::name::{Authority, Mode};
 use crate::proto::{
     self, Dialect, ErrorCode, Fault, OnBusy, Origin, PathClaim, Refusal, Reply, Request, Selection,
-    SetRequest, StatusReport, TargetReport, Term, Wish,
+    SetRequest, Term, Wish,
 };
 use crate::sandbox::Standing;
-use crate::server::journal::Entry;
-use crate::server::leases::{AGAIN, OWN};
 use crate::server::sessions::SessionId;
-use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
-
-/// A target of a sandbox.
-pub(super) type Key = (NsId, PathBuf);
-
-/// Between two attempts at a busy target.
-const RETRY_BUSY: Duration = Duration::from_millis(20);
-
-/// How long a request waits for its turn.
-const TURN: Duration = Duration::from_secs(5);
+use std::time::Instant;
 
 /// Sandboxes' targets that one user may have on lease at a time: each keeps a namespace.
 const MOST_LEASES: usize = 64;
-
-/// Requests that one helper answers: those for one target that wait for one another.
-const BATCH: usize = 64;
-
-/// A request that needs a look into a sandbox.
-#[derive(Debug)]
-pub(super) struct Job {
-    id: u64,
-    session: SessionId,
-    dialect: Dialect,
-    kind: Kind,
-    who: Rc<Who>,
-    place: Rc<Place>,
-    task: Task,
-    lease: Option<Term>,
-    /// Until then it is tried again when the target is busy.
-    patience: Option<Instant>,
-    not_before: Instant,
-    give_up: Instant,
-    started: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Set,
-    List,
-    Status(Origin),
-    Holders,
-    /// The end of a lease, tried so many times.
-    Close(u32),
-}
 
 /// What is asked, once the dialect is off.
 struct Asked {
@@ -121,22 +77,11 @@ impl Daemon<'_> {
         };
         let asked = self.asked(&place, &who, is_host, request)?;
         self.check_leases(&asked, place.id, &who)?;
-        let now = Instant::now();
+        let Asked { kind, task, lease, patience } = asked;
         self.last_job += 1;
-        self.queue.push(Job {
-            id: self.last_job,
-            session: id,
-            dialect,
-            kind: asked.kind,
-            who,
-            place: Rc::new(place),
-            task: asked.task,
-            lease: asked.lease,
-            patience: asked.patience,
-            not_before: now,
-            give_up: now + TURN,
-            started: false,
-        });
+        let mut job = Job::new(self.last_job, (id, dialect), kind, (Rc::new(place), who), task);
+        (job.lease, job.patience) = (lease, patience);
+        self.queue.push(job);
         if let Some(client) = self.clients.get_mut(id) {
             client.session.busy = true;
         }
@@ -271,282 +216,6 @@ impl Daemon<'_> {
         }
         Ok((spots, false))
     }
-
-    /// Sends helpers to where something is to be done.
-    pub(super) fn dispatch(&mut self, now: Instant) {
-        let mut taken: BTreeSet<(NsId, String)> = BTreeSet::new();
-        let mut index = 0;
-        while index < self.queue.len() {
-            let job = &self.queue[index];
-            index += 1;
-            if job.started {
-                continue;
-            }
-            let names = job.claims();
-            let (id, uid) = (job.place.id, job.who.peer.uid);
-            let waits = taken.iter().any(|(ns, name)| *ns == id && names.contains(name));
-            let blocked = waits || self.helpers.is_taken(id, &names) || !self.helpers.has_room(uid);
-            if now >= job.not_before && !blocked {
-                self.send(index - 1);
-            } else if now >= job.give_up || self.helpers.is_hopeless(uid) {
-                let message = "carry out the request: earlier ones are stuck in a file system";
-                let outcome = (job.id, Err(refusal(ErrorCode::Failed, message, "try again later")));
-                self.finish(outcome);
-                index -= 1;
-            }
-            // Those that came later wait for those before them; who tries again does not
-            // keep others from the target.
-            taken.extend(names.into_iter().map(|name| (id, name)));
-        }
-    }
-
-    /// Starts a helper for the job at `index`, and for those like it behind it.
-    fn send(&mut self, index: usize) {
-        let now = Instant::now();
-        let first = &self.queue[index];
-        let (place, who) = (first.place.clone(), first.who.clone());
-        let spots = first.task.spots.clone();
-        let (mut tasks, mut jobs) = (Vec::new(), Vec::new());
-        for job in self.queue[index..].iter_mut().filter(|job| !job.started) {
-            let same = job.place.id == place.id && job.task.spots == spots;
-            let same = same && (job.who.peer.uid, job.who.peer.gid) == (who.peer.uid, who.peer.gid);
-            if same && job.who.groups == who.groups && job.not_before <= now && jobs.len() < BATCH {
-                job.started = true;
-                tasks.push(job.task.clone());
-                jobs.push(job.id);
-            }
-        }
-        let ids = jobs.clone();
-        let started = self.helpers.start(&self.world, &self.filter, (&place, &who), &tasks, jobs);
-        if let Err(errno) = started {
-            for id in ids {
-                self.finish((id, Err(cannot_start(errno))));
-            }
-            return;
-        }
-        // Who asks is written down at the end, and is known by then: this is the time for it.
-        let asked = |job: &&Job| job.kind == Kind::Set && ids.contains(&job.id);
-        for job in self.queue.iter().filter(asked) {
-            self.command(job.session);
-        }
-    }
-
-    /// What is to be done with an answer.
-    pub(super) fn finish(&mut self, (id, reply): Outcome) {
-        let Some(index) = self.queue.iter().position(|job| job.id == id) else { return };
-        let now = Instant::now();
-        let outcome = reply.and_then(|reply| match reply {
-            Reply::Refused(refusal) => Err(refusal),
-            reply => Ok(reply),
-        });
-        let job = &mut self.queue[index];
-        let is_busy = matches!(&outcome, Err(refused) if refused.error == ErrorCode::Busy);
-        if is_busy && job.patience.is_some_and(|until| now < until) {
-            job.started = false;
-            // Others take their turns in between, and one attempt is enough.
-            job.not_before = now + RETRY_BUSY;
-            job.give_up = job.not_before + TURN;
-            job.task.deadline = now;
-            let session = job.session;
-            if let Some(client) = self.clients.get_mut(session) {
-                client.session.parked = true;
-            }
-            return;
-        }
-        let job = self.queue.remove(index);
-        match job.kind {
-            Kind::Close(tries) => self.closed(&job, tries, &outcome),
-            _ => self.conclude(&job, outcome),
-        }
-    }
-
-    fn conclude(&mut self, job: &Job, outcome: Result<Reply, Refusal>) {
-        if let Some(client) = self.clients.get_mut(job.session) {
-            (client.session.busy, client.session.parked) = (false, false);
-        }
-        let reply = match outcome {
-            Err(refused) => Err(refused),
-            Ok(Reply::List(targets)) => Ok(self.completed(job, targets)),
-            Ok(other) => Ok(other),
-        };
-        if job.kind == Kind::Set {
-            self.record_set(job, reply.as_ref().err());
-        }
-        let reply = reply.unwrap_or_else(Reply::Refused);
-        self.answer(job.session, job.dialect, &reply);
-    }
-
-    /// The answer to a job whose targets are these now.
-    fn completed(&mut self, job: &Job, mut targets: Vec<TargetReport>) -> Reply {
-        let now = Instant::now();
-        for report in &mut targets {
-            let Some(spot) = job.task.spots.iter().find(|it| it.name == report.name) else {
-                continue;
-            };
-            let key = (job.place.id, spot.path.clone());
-            report.path.clone_from(&spot.path);
-            if job.kind == Kind::Set {
-                let most = spot.max_lease;
-                self.leases.changed(&key, report.mode, job.session, job.lease, most);
-                if self.leases.has(&key) {
-                    let lent = (job.place.clone(), job.who.clone(), spot.clone());
-                    self.lent.insert(key.clone(), lent);
-                } else {
-                    self.lent.remove(&key);
-                }
-            }
-            report.lease = self.leases.report(&key, now);
-        }
-        let holds = self.leases.holds(job.session);
-        if let Some(client) = self.clients.get_mut(job.session) {
-            client.session.holds = holds;
-        }
-        match job.kind {
-            Kind::Set => Reply::Done(targets),
-            Kind::Status(origin) => Reply::Status(Box::new(StatusReport {
-                origin,
-                sandbox: None,
-                targets,
-                pending: Vec::new(),
-            })),
-            _ => Reply::List(targets),
-        }
-    }
-
-    /// Begins to close the targets whose lease has ended.
-    pub(super) fn end_leases(&mut self, now: Instant) {
-        let clients = &self.clients;
-        for (key, tries) in self.leases.due(now, |id| clients.has(id)) {
-            let Some((place, who, spot)) = self.lent.get(&key).cloned() else {
-                self.leases.ended(&key);
-                continue;
-            };
-            let act = Act::Set { wish: Wish::Ro, standing: Standing::Broker };
-            let deadline = if tries == 1 { now + RETRY_FOR } else { now };
-            self.last_job += 1;
-            self.queue.push(Job {
-                id: self.last_job,
-                session: OWN,
-                dialect: Dialect::Json,
-                kind: Kind::Close(tries),
-                who,
-                place,
-                task: Task { spots: vec![spot], optional: false, act, deadline },
-                lease: None,
-                patience: None,
-                not_before: now,
-                give_up: now + TURN,
-                started: false,
-            });
-        }
-    }
-
-    /// Takes note of how an attempt to close went.
-    fn closed(&mut self, job: &Job, tries: u32, outcome: &Result<Reply, Refusal>) {
-        let Some(spot) = job.task.spots.first() else { return };
-        let key = (job.place.id, spot.path.clone());
-        let targets = [spot.name.clone()];
-        let message = outcome.as_ref().err().map(|refused| refused.message.clone());
-        let entry = Entry { targets: &targets, message: message.as_deref(), ..Entry::default() };
-        // A target that is no longer there is not writable there either.
-        let over = match outcome {
-            Ok(_) => true,
-            Err(refused) => refused.error == ErrorCode::Stale,
-        };
-        if over {
-            self.leases.ended(&key);
-            self.lent.remove(&key);
-            self.record(&Entry { event: "lease-ended", mode: Some("ro"), ..entry });
-        } else {
-            self.leases.retry(&key, Instant::now() + AGAIN);
-            if tries == 1 {
-                self.record(&Entry { event: "lease-busy", ..entry });
-            }
-        }
-    }
-
-    fn record_set(&mut self, job: &Job, refused: Option<&Refusal>) {
-        let Act::Set { wish, standing } = job.task.act else { return };
-        let targets: Vec<_> = job.task.spots.iter().map(|spot| spot.name.clone()).collect();
-        let origin = if standing == Standing::Outside { Origin::Outside } else { Origin::Inside };
-        let (pid, command) = self.identity(job.session);
-        self.record(&Entry {
-            event: if refused.is_some() { "refused" } else { "granted" },
-            mode: Some(wish.word()),
-            targets: &targets,
-            origin: Some(origin),
-            pid,
-            uid: Some(job.who.peer.uid),
-            command: &command,
-            error: refused.map(|refused| refused.error.word()),
-            message: refused.map(|refused| refused.message.as_str()),
-            ..Entry::default()
-        });
-    }
-
-    fn record_refusal(&mut self, id: SessionId, refused: &Refusal) {
-        let (pid, command) = self.identity(id);
-        let client = self.clients.get(id);
-        let (uid, is_host) = client.map_or((None, false), |it| (Some(it.who.peer.uid), it.is_host));
-        self.record(&Entry {
-            event: "refused",
-            origin: Some(if is_host { Origin::Outside } else { Origin::Inside }),
-            pid,
-            uid,
-            command: &command,
-            error: Some(refused.error.word()),
-            message: Some(&refused.message),
-            ..Entry::default()
-        });
-    }
-
-    fn identity(&self, id: SessionId) -> (Option<i32>, String) {
-        let pid = self.clients.get(id).and_then(|client| client.who.peer.pid);
-        let command = self.command(id).unwrap_or_default().to_owned();
-        (pid.map(|pid| pid.as_raw_nonzero().get()), command)
-    }
-
-    /// The client's command line, read once for each connection.
-    fn command(&self, id: SessionId) -> Option<&str> {
-        let client = self.clients.get(id)?;
-        let pid = client.who.peer.pid?;
-        Some(client.session.command.get_or_init(|| self.inspector.command(pid)))
-    }
-
-    fn answer(&mut self, id: SessionId, dialect: Dialect, reply: &Reply) {
-        let Some(client) = self.clients.get_mut(id) else { return };
-        client.session.reply(&reply.to_bytes(dialect));
-        let is_last = match reply {
-            Reply::Bye => true,
-            Reply::Refused(refused) => refused.error == ErrorCode::BadRequest,
-            _ => false,
-        };
-        if is_last {
-            client.session.close();
-        }
-    }
-
-    /// Gives up what a client that is gone had asked for, if nobody works on it yet.
-    pub(super) fn forget(&mut self, id: SessionId) {
-        self.queue.retain(|job| job.session != id || job.started);
-    }
-
-    /// When something in the queue is due.
-    pub(super) fn next_job(&self) -> Option<Instant> {
-        let idle = self.queue.iter().filter(|job| !job.started);
-        idle.map(|job| if job.not_before > Instant::now() { job.not_before } else { job.give_up })
-            .min()
-    }
-}
-
-impl Job {
-    /// The targets that nobody else may work on meanwhile.
-    fn claims(&self) -> BTreeSet<String> {
-        match self.task.act {
-            Act::Set { .. } => self.task.spots.iter().map(|it| it.name.to_string()).collect(),
-            Act::Report | Act::Holders => BTreeSet::new(),
-        }
-    }
 }
 
 /// Whether a rule may be acted on at this place for this user.
@@ -593,6 +262,3 @@ fn spot(rule: &Rule, claim: Option<&PathClaim>) -> Result<Spot, Refusal> {
     let (name, max_lease) = (rule.name.clone(), rule.max_lease);
     Ok(Spot { name, path, source, authority, max_lease })
 }
-
-/// Jobs in the order in which they came.
-pub(super) type Queue = Vec<Job>;

@@ -1,13 +1,12 @@
 //! The daemon's event loop: one thread, and never a call that waits for anybody else.
 
 use super::clients::Clients;
+use super::errand::Spot;
 use super::helpers::{Helpers, Outcome};
+use super::jobs::{Key, Queue};
 use super::place::{Place, World};
-use super::requests::{Key, Queue};
 use super::rules::{Rules, Who};
-use super::visit::Spot;
 use crate::channel::accept;
-use crate::filter::{Program, visitor_filter};
 use crate::holders::Inspector;
 use crate::proto::Origin;
 use crate::reason::Reason;
@@ -106,7 +105,6 @@ pub(super) struct Daemon<'a> {
     pub leases: Leases<Key>,
     /// Where the targets are that have a lease.
     pub lent: BTreeMap<Key, (Rc<Place>, Rc<Who>, Spot)>,
-    pub filter: Program,
     pub journal: Journal,
     pub inspector: Inspector,
     pub last_job: u64,
@@ -133,6 +131,7 @@ pub fn serve(setup: Setup<'_>) -> Result<(), DaemonError> {
     rustix::thread::set_no_new_privs(true).map_err(DaemonError::Prepare)?;
     let world = World::new().map_err(DaemonError::Proc)?;
     let proc = rustix::io::dup(&world.proc).map_err(DaemonError::Proc)?;
+    let helpers_proc = rustix::io::dup(&world.proc).map_err(DaemonError::Proc)?;
     // For command lines only.
     let inspector = Inspector::new(proc, (0, 0), Pid::INIT).map_err(DaemonError::Proc)?;
     let source = |fd| Source { fd, paused_until: None };
@@ -142,10 +141,9 @@ pub fn serve(setup: Setup<'_>) -> Result<(), DaemonError> {
         rules,
         clients: Clients::new(room_for_clients()?),
         queue: Queue::new(),
-        helpers: Helpers::default(),
+        helpers: Helpers::new(helpers_proc),
         leases: Leases::default(),
         lent: BTreeMap::new(),
-        filter: visitor_filter().compile_for_a_few_calls(),
         journal: Journal::new(None, "", &start),
         inspector,
         last_job: 0,
@@ -194,7 +192,9 @@ impl Daemon<'_> {
         }
         {
             // Whatever closes what a peer has sent can be made to wait by the peer.
-            let _limited = patience.limit();
+            let hears_peers = tokens.iter().any(|token| matches!(token, Token::Client(_)));
+            let closes = hears_peers || self.clients.any_over();
+            let _limited = closes.then(|| patience.limit());
             for token in tokens {
                 match *token {
                     Token::Signal | Token::Source(_) => {}
@@ -218,8 +218,10 @@ impl Daemon<'_> {
         self.hear();
         // Those that came just now are due, too.
         self.dispatch(Instant::now());
-        let _limited = patience.limit();
-        self.clients.reap();
+        if self.clients.any_over() {
+            let _limited = patience.limit();
+            self.clients.reap();
+        }
     }
 
     fn wait(&mut self, signals: &OwnedFd) -> Result<Vec<Token>, DaemonError> {
@@ -234,7 +236,7 @@ impl Daemon<'_> {
             }
         }
         for (index, helper) in self.helpers.running.iter().enumerate() {
-            let fd = helper.pipe.as_ref().unwrap_or(&helper.pidfd);
+            let fd = helper.socket.as_ref().unwrap_or(&helper.pidfd);
             awaited.add(Token::Helper(index), fd.as_fd(), PollFlags::IN);
         }
         for (id, client) in self.clients.iter() {
@@ -286,7 +288,7 @@ impl Daemon<'_> {
         let is_host = home.as_ref().is_ok_and(|home| self.world.is_host(home.id));
         let origin = if is_host { Origin::Outside } else { Origin::Inside };
         let session = Session::new(stream, Caller { origin, peer: Some(peer) });
-        let _limited = patience.limit();
+        let _limited = self.clients.is_full().then(|| patience.limit());
         if let Some(evicted) = self.clients.admit(session, who, home, is_host) {
             self.forget(evicted);
         }

@@ -4,92 +4,94 @@
 //! the rules name and the host's `/proc`, which it was given as a descriptor. Whatever
 //! stands in its way there can hold up nobody but it.
 
-use super::place::{NsId, Place, refusal};
-use super::rules::Who;
+use super::errand::{Act, Errand, Namespaces, Spot, Step};
+use super::place::{NsId, refusal};
 use crate::apply::{Operation, Progress, RETRY_EVERY};
 use crate::escape::Escaped;
-use crate::filter::Program;
+use crate::filter::{Program, entered_filter, visitor_filter};
 use crate::held::Watch;
 use crate::holders::{Inspector, pause, watched};
 use crate::host::Places;
-use crate::name::{Authority, TargetName};
 use crate::proto::{
     Dialect, ErrorCode, Holders, Refusal, Reply, Selection, SetRequest, State, TargetReport, Wish,
 };
 use crate::reason::Reason;
 use crate::sandbox::{Registry, Standing};
+use crate::sys::memory::{Heap, map_program};
 use crate::sys::mount::{self, FileId};
 use crate::sys::{namespace, process, seccomp};
 use crate::target::{Member, Target};
 use rustix::fs::CWD;
-use rustix::io::{Errno, Result as KernelResult};
+use rustix::io::{Errno, Result as KernelResult, retry_on_intr};
 use rustix::process::{
-    DumpableBehavior, Pid, Signal, geteuid, set_dumpable_behavior, set_parent_process_death_signal,
+    DumpableBehavior, Pid, Signal, set_dumpable_behavior, set_parent_process_death_signal,
 };
 use rustix::thread::{
     CapabilitySet, CapabilitySets, Gid, LinkNameSpaceType, move_into_link_name_space,
     set_capabilities, set_thread_groups,
 };
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// What is to be done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Act {
-    Set { wish: Wish, standing: Standing },
-    Report,
-    Holders,
-}
-
-/// A target, and where it is looked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Spot {
-    pub name: TargetName,
-    pub path: PathBuf,
-    pub source: PathBuf,
-    pub authority: Authority,
-    pub max_lease: Option<Duration>,
-}
-
-/// One request, as far as it concerns the sandbox.
-#[derive(Debug, Clone)]
-pub(super) struct Task {
-    pub spots: Vec<Spot>,
-    /// Whether those that are not there are passed over.
-    pub optional: bool,
-    pub act: Act,
-    /// Until then `ro` puts up with EBUSY.
-    pub deadline: Instant,
-}
-
-/// A helper's whole life. Answers each task with a line on `answers`, in their order.
+/// A helper's whole life, which begins before there is a request: it gives up what it does not
+/// need, waits at `socket` for its one errand, answers each step of it there with a line, and
+/// ends when the daemon closes the other end, so that its end is in nobody's way.
 pub(super) fn visit(
-    place: &Place,
-    who: &Who,
-    privileged: bool,
-    tasks: &[Task],
-    (proc, filter): (BorrowedFd<'_>, &Program),
-    answers: &OwnedFd,
+    proc: BorrowedFd<'_>,
+    filters: &Filters,
+    heap: Option<Heap>,
+    socket: &OwnedFd,
 ) -> ! {
-    let mut keep = vec![answers.as_fd(), place.mount.as_fd(), proc];
-    keep.extend(place.user.as_ref().map(AsFd::as_fd));
-    let visitor = process::close_all_but(&keep)
-        .and_then(|()| Visitor::enter(place, who, privileged, tasks, proc, filter));
-    for (number, task) in tasks.iter().enumerate() {
+    let ready = prepare(proc, filters, socket);
+    // Page faults that the request would wait for; only time is lost without.
+    map_program().and(heap.map_or(Ok(()), Heap::own)).unwrap_or(());
+    let Ok(Some((errand, namespaces))) = Errand::receive(socket.as_fd()) else { process::exit(1) };
+    let visitor = ready.and_then(|()| Visitor::enter(&errand, namespaces, proc, &filters.entered));
+    for step in &errand.steps {
         let reply = match &visitor {
-            Ok(visitor) => visitor.carry_out(number, task),
+            Ok(visitor) => visitor.carry_out(step),
             Err(errno) => {
                 let message = format!("enter the sandbox: {:#}", Reason::from(*errno));
                 Reply::Refused(refusal(ErrorCode::Failed, message, ""))
             }
         };
-        if write_all(answers, &reply.to_bytes(Dialect::Json)).is_err() {
+        if write_all(socket, &reply.to_bytes(Dialect::Json)).is_err() {
             process::exit(1);
         }
     }
-    process::exit(0)
+    let mut none = [0_u8];
+    // Nothing more is sent: whatever comes back is the end.
+    process::exit(match retry_on_intr(|| rustix::io::read(socket, &mut none)) {
+        Ok(0) => 0,
+        _ => 1,
+    })
+}
+
+/// What allows a helper the calls that it needs.
+#[derive(Debug)]
+pub(super) struct Filters {
+    /// From the beginning, with what entering takes.
+    whole: Program,
+    /// On top of it, once it has entered: without that.
+    entered: Program,
+}
+
+impl Filters {
+    pub fn new() -> Self {
+        Self {
+            whole: visitor_filter().compile_for_a_few_calls(),
+            entered: entered_filter().compile_for_a_few_calls(),
+        }
+    }
+}
+
+/// Gives up all that no errand needs.
+fn prepare(proc: BorrowedFd<'_>, filters: &Filters, socket: &OwnedFd) -> KernelResult<()> {
+    process::close_all_but(&[socket.as_fd(), proc])?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    seccomp::load(&filters.whole)
 }
 
 fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> KernelResult<()> {
@@ -101,8 +103,9 @@ fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> KernelResult<()> {
 
 /// A process that is in a sandbox.
 struct Visitor<'a> {
-    /// For each task and spot: the file that it has to be.
-    meant: Vec<Vec<KernelResult<FileId>>>,
+    spots: &'a [Spot],
+    /// For each of them: the file that it has to be.
+    meant: Vec<KernelResult<FileId>>,
     is_host: bool,
     proc: BorrowedFd<'a>,
     /// The sandbox's PID namespace, and a process there.
@@ -113,31 +116,28 @@ struct Visitor<'a> {
 
 impl<'a> Visitor<'a> {
     fn enter(
-        place: &Place,
-        who: &Who,
-        privileged: bool,
-        tasks: &[Task],
+        errand: &'a Errand,
+        namespaces: Namespaces,
         proc: BorrowedFd<'a>,
-        filter: &Program,
+        entered: &Program,
     ) -> KernelResult<Self> {
-        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-        if privileged && who.peer.uid != geteuid().as_raw() {
+        if let Some((uid, gid, groups)) = &errand.rights {
             // With the rights of who asks, here and there: what that user may not reach
             // is not reached, nor told of.
-            let groups: Vec<Gid> = who.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+            let groups: Vec<Gid> = groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
             set_thread_groups(&groups)?;
-            namespace::reach_files_as(who.peer.uid, who.peer.gid)?;
+            namespace::reach_files_as(*uid, *gid)?;
         }
-        let id = |source: &PathBuf| Ok(mount::stat(mount::open_exact(CWD, source)?.as_fd())?.id);
-        let of_task = |task: &Task| task.spots.iter().map(|spot| id(&spot.source)).collect();
-        let meant = tasks.iter().map(of_task).collect();
-        let places = if privileged { None } else { Places::here() };
+        let id = |spot: &Spot| Ok(mount::stat(mount::open_exact(CWD, &spot.source)?.as_fd())?.id);
+        let meant = errand.spots.iter().map(id).collect();
+        let places = if errand.is_users_own { Places::here() } else { None };
         let holds = places.map(|places| Watch::new(&places.state).map(Arc::new)).transpose()?;
-        if !place.is_host {
-            if let Some(user) = &place.user {
-                move_into_link_name_space(user.as_fd(), Some(LinkNameSpaceType::User))?;
-            }
-            move_into_link_name_space(place.mount.as_fd(), Some(LinkNameSpaceType::Mount))?;
+        let Namespaces { mount, user } = namespaces;
+        if let Some(user) = user {
+            move_into_link_name_space(user.as_fd(), Some(LinkNameSpaceType::User))?;
+        }
+        if let Some(mount) = mount {
+            move_into_link_name_space(mount.as_fd(), Some(LinkNameSpaceType::Mount))?;
         }
         let keep = CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_PTRACE;
         let now = rustix::thread::capabilities(None)?.permitted;
@@ -146,29 +146,30 @@ impl<'a> Visitor<'a> {
         // Changing user or user namespace takes both back (commit_creds, kernel/cred.c).
         set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
         set_parent_process_death_signal(Some(Signal::KILL))?;
-        seccomp::load(filter)?;
-        let pids = (place.pids, place.pid);
-        Ok(Self { meant, is_host: place.is_host, proc, pids, holds })
+        seccomp::load(entered)?;
+        let (pids, pid) = errand.pids;
+        let pids = (pids, Pid::from_raw(pid).ok_or(Errno::PROTO)?);
+        Ok(Self { spots: &errand.spots, meant, is_host: errand.is_host, proc, pids, holds })
     }
 
-    fn carry_out(&self, number: usize, task: &Task) -> Reply {
-        let done = match task.act {
-            Act::Set { wish, standing } => self.set(number, task, wish, standing).map(Reply::Done),
-            Act::Report => Ok(Reply::List(self.report(number, task))),
-            Act::Holders => self.registry(number, task).map(|it| Reply::Holders(self.holders(&it))),
+    fn carry_out(&self, step: &Step) -> Reply {
+        let done = match step.act {
+            Act::Set { wish, standing } => self.set(step, wish, standing).map(Reply::Done),
+            Act::Report => Ok(Reply::List(self.report())),
+            Act::Holders => self.registry(step).map(|it| Reply::Holders(self.holders(&it))),
         };
         done.unwrap_or_else(Reply::Refused)
     }
 
     /// The targets that are to be switched; each has to be a mount.
-    fn registry(&self, number: usize, task: &Task) -> Result<Registry, Refusal> {
+    fn registry(&self, step: &Step) -> Result<Registry, Refusal> {
         let mut targets = Vec::new();
-        for (spot, meant) in task.spots.iter().zip(&self.meant[number]) {
+        for (spot, meant) in self.spots.iter().zip(&self.meant) {
             let (target, is_mount) = match find(spot, *meant) {
-                Err(_) if task.optional => continue,
+                Err(_) if step.optional => continue,
                 found => found?,
             };
-            if !is_mount && task.optional {
+            if !is_mount && step.optional {
                 continue;
             }
             if !is_mount {
@@ -187,16 +188,15 @@ impl<'a> Visitor<'a> {
 
     fn set(
         &self,
-        number: usize,
-        task: &Task,
+        step: &Step,
         wish: Wish,
         standing: Standing,
     ) -> Result<Vec<TargetReport>, Refusal> {
-        let registry = self.registry(number, task)?;
+        let registry = self.registry(step)?;
         let request = SetRequest::new(Selection::All, wish);
         let fault = |fault| Refusal::from(&fault);
         let right = registry.authorize(&request, standing).map_err(fault)?;
-        let mut operation = Operation::new(right, &registry, task.deadline);
+        let mut operation = Operation::new(right, &registry, Instant::now() + step.patience);
         loop {
             match operation.advance(&registry, Instant::now()) {
                 Progress::Parked => pause(RETRY_EVERY),
@@ -229,9 +229,9 @@ impl<'a> Visitor<'a> {
     }
 
     /// What is there of the targets; what is not, is left out.
-    fn report(&self, number: usize, task: &Task) -> Vec<TargetReport> {
+    fn report(&self) -> Vec<TargetReport> {
         let mut reports = Vec::new();
-        for (spot, meant) in task.spots.iter().zip(&self.meant[number]) {
+        for (spot, meant) in self.spots.iter().zip(&self.meant) {
             let Ok((target, is_mount)) = find(spot, *meant) else { continue };
             let Ok(registry) = Registry::new(vec![target], None) else { continue };
             let mut found = registry.report(registry.all());

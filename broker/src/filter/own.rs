@@ -14,17 +14,64 @@ pub fn broker_filter() -> Filter {
     Filter::new(Action::KillProcess, Action::KillProcess, GROUPS)
 }
 
-/// What a helper of remountd may do once it is in a mount namespace that is not its own;
-/// everything else kills it: it opens nothing by following a link, executes nothing,
-/// connects to nothing, enters nothing else.
+/// What a helper of remountd may do from before its request on; everything else kills it: it
+/// executes nothing, connects to nothing, and what it needs to enter a mount namespace
+/// [`entered_filter`] takes away once it is there.
 #[must_use]
 pub fn visitor_filter() -> Filter {
     let shared =
         ["descriptor-flags", "toggle", "look", "non-blocking", "memory", "no-new-code", "runtime"];
     let shared = GROUPS.iter().filter(|group| shared.contains(&group.name)).copied();
-    let groups: Vec<Group> = shared.chain([VISITOR]).collect();
+    let groups: Vec<Group> = shared.chain([VISITOR]).chain(ENTER.iter().copied()).collect();
     Filter::new(Action::KillProcess, Action::KillProcess, &groups)
 }
+
+/// What a helper of remountd may no longer do once it is in a mount namespace that is not its
+/// own: enter another, take anybody's rights, be sent anything. It is loaded on top of
+/// [`visitor_filter`], for a tenth of the time that loading all of that would take then.
+#[must_use]
+pub fn entered_filter() -> Filter {
+    let taken = |group: &Group| Group { rule: Rule::Always(Action::KillProcess), ..*group };
+    let groups: Vec<Group> = ENTER.iter().map(taken).collect();
+    Filter::new(Action::Allow, Action::KillProcess, &groups)
+}
+
+/// What a helper does once between its request and the sandbox.
+const ENTER: &[Group] = &[
+    allow(
+        "enter",
+        &[
+            // The request, and the namespaces with it.
+            libc::SYS_recvmsg,
+            libc::SYS_setgroups,
+            libc::SYS_setfsuid,
+            libc::SYS_setfsgid,
+            libc::SYS_capget,
+            libc::SYS_capset,
+        ],
+    ),
+    allow_if(
+        "namespaces",
+        &[libc::SYS_setns],
+        &[Condition::LowIn {
+            arg: Arg::A1,
+            values: &[libc::CLONE_NEWUSER as u32, libc::CLONE_NEWNS as u32],
+        }],
+    ),
+    allow_if(
+        "own-process",
+        &[libc::SYS_prctl],
+        &[Condition::LowIn {
+            arg: Arg::A0,
+            values: &[libc::PR_SET_DUMPABLE as u32, libc::PR_SET_PDEATHSIG as u32],
+        }],
+    ),
+    allow_if(
+        "narrow",
+        &[libc::SYS_seccomp],
+        &[Condition::LowIn { arg: Arg::A0, values: &[libc::SECCOMP_SET_MODE_FILTER] }],
+    ),
+];
 
 /// What the launcher's filter of sockets may do once it has its listening sockets;
 /// everything else kills it: it opens no file and executes nothing, and no socket is of

@@ -153,6 +153,7 @@ fn the_agents_program_decides_as_declared() {
 fn the_brokers_program_decides_as_declared() {
     agree_everywhere(&broker_filter());
     agree_everywhere(&visitor_filter());
+    agree_everywhere(&entered_filter());
 }
 
 /// Longer programs take longer to load, at every start.

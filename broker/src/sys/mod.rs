@@ -4,6 +4,7 @@
 //! what stands here is what they lack, or what needs a promise that the types
 //! cannot express.
 
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod net;

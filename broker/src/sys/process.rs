@@ -269,34 +269,6 @@ pub fn owner_of(namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
 /// `_IO(NSIO, 0x2)`, include/uapi/linux/nsfs.h.
 pub const NS_GET_PARENT: u32 = 0xb702;
 
-/// Lets go of the pages of this program's file that are mapped as they are in it: code and
-/// constants. What is used again is mapped again, so that a process that only waits holds
-/// little of what its start needed.
-///
-/// # Errors
-/// As `madvise(2)`; nothing is lost then.
-pub fn release_program() -> Result<()> {
-    // Where the linker put the file's beginning and the end of its code.
-    unsafe extern "C" {
-        static __executable_start: u8;
-        static etext: u8;
-    }
-    const PAGE: usize = 4096;
-    let (start, end) = ((&raw const __executable_start).addr(), (&raw const etext).addr());
-    let length = end.saturating_sub(start) & !(PAGE - 1);
-    // SAFETY: from its beginning to the end of its code the program is mapped from its file
-    // and never written to: not by the loader (position-independent code has no relocations
-    // in it), nor by anything here. So each page is the same when it is mapped again.
-    let result = unsafe {
-        libc::madvise(
-            (&raw const __executable_start).cast_mut().cast(),
-            length,
-            libc::MADV_DONTNEED,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(last_errno()) }
-}
-
 /// Ends this process at once: nothing of the program it was forked from is flushed,
 /// closed or run at exit.
 pub fn exit(code: i32) -> ! {

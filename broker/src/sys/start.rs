@@ -47,6 +47,39 @@ extern "C" fn look() {
 #[unsafe(link_section = ".init_array")]
 static LOOK: extern "C" fn() = look;
 
+/// Makes `$main`, a `fn() -> u8`, a program's beginning, without the Rust runtime's own. That
+/// looks for the stack in `/proc/self/maps` and installs handlers, to say something about an
+/// overflow: as much time as all else that `remountctl` does before it asks. What is left out
+/// besides, [`begin`] does. In a program's file, with `#![no_main]`.
+#[macro_export]
+macro_rules! entry {
+    ($main:path) => {
+        // SAFETY: the C library calls it once, as `main(3)`, and there is no other function of
+        // the name; its arguments are not used.
+        #[allow(unsafe_code)]
+        #[unsafe(no_mangle)]
+        extern "C" fn main() -> ::core::ffi::c_int {
+            $crate::sys::start::begin();
+            ::core::ffi::c_int::from($main())
+        }
+    };
+}
+
+/// What the Rust runtime does at its start that other code relies on: the standard descriptors
+/// are open, so that no file gets the number of one, and a reader that is gone is an error.
+pub fn begin() {
+    for number in (0..3).filter(|number| was_closed(*number)) {
+        // SAFETY: the path is a string with its end; the call reads nothing else.
+        let opened = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };
+        if opened != number {
+            // The lowest number that was free has to be this one.
+            std::process::abort();
+        }
+    }
+    // SAFETY: SIG_IGN is no handler: no code of ours can run because of it.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
 /// Whether a standard descriptor was closed when this process started.
 pub fn was_closed(number: RawFd) -> bool {
     (0..3).contains(&number) && GIVEN.load(Ordering::Relaxed) & (1 << number) != 0

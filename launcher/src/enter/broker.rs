@@ -16,7 +16,7 @@ use remount_broker::holders::Inspector;
 use remount_broker::name;
 use remount_broker::proto::{Origin, SandboxInfo};
 use remount_broker::server::{self, Context, Explain, Setup};
-use remount_broker::sys::{process, seccomp};
+use remount_broker::sys::{memory, process, seccomp};
 use remount_broker::target::{Member, Target};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{DumpableBehavior, Pid, set_dumpable_behavior};
@@ -131,7 +131,7 @@ impl Broker<'_> {
                 },
             };
             // If it fails, this process is larger than it need be.
-            process::release_program().unwrap_or(());
+            memory::release_program().unwrap_or(());
             server::serve(setup).map(drop).map_err(|_| EnterError::NoBroker)
         };
         end(&reporter, serve())

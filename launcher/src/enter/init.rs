@@ -10,6 +10,7 @@ use crate::report::{Link, Message, Reporter};
 use crate::supervise::QUIET;
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use remount_broker::sys::memory;
 use remount_broker::sys::net;
 use remount_broker::sys::process;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -174,7 +175,7 @@ fn reap(agent: Pid, broker: &Link, reporter: &Reporter) -> Result<(), EnterError
             Ok(0) => {
                 quiet = None;
                 // If it fails, this process is larger than it need be.
-                process::release_program().unwrap_or(());
+                memory::release_program().unwrap_or(());
             }
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno).step("wait for the agent"),
