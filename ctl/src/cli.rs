@@ -160,7 +160,7 @@ enum TypedCommand {
 
 #[derive(Debug, clap::Args)]
 struct TypedHook {
-    /// claude, codex, gemini, generic, opencode or qwen
+    /// claude, codex, copilot, gemini, generic, opencode or qwen
     agent: Agent,
     /// The agent is in this mode; nothing is read
     #[arg(long)]

@@ -11,6 +11,7 @@ use crate::proxy;
 use crate::report::{self, Failure, Link, Message, Reports, UNPERMITTED};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{getpid, getsid};
 use remount_broker::escape::Escaped;
 use remount_broker::placeholder::{Placeholders, Store};
 use remount_broker::reason::{IoReason, Reason};
@@ -468,12 +469,10 @@ impl Sandbox<'_> {
         }
     }
 
-    /// Passes a signal on to the agent, unless the agent got it as well: what the
-    /// terminal sends goes to the whole foreground group.
+    /// Passes a signal on to the agent, unless the agent got it as well.
     fn pass_on(&mut self, number: u32, code: i32, new_session: bool) {
-        let from_terminal = code == libc::SI_KERNEL;
         let Ok(signal) = i32::try_from(number) else { return };
-        if signal == libc::SIGCHLD || (from_terminal && !new_session) {
+        if signal == libc::SIGCHLD || (!new_session && all_have(signal, code)) {
             return;
         }
         if self.agent.is_some() {
@@ -490,6 +489,16 @@ impl Sandbox<'_> {
             process::send_signal(agent.as_fd(), signal).unwrap_or(());
         }
     }
+}
+
+/// Whether a signal came from the terminal, which sends it to its whole foreground group.
+///
+/// When the terminal goes away it is the leader of its session alone who is told
+/// (`tty_signal_session_leader` in drivers/tty/tty_jobctrl.c); usually a shell, but this
+/// process where a window runs nothing else.
+pub(crate) fn all_have(signal: i32, code: i32) -> bool {
+    let leads = || getsid(None).is_ok_and(|leader| leader == getpid());
+    code == libc::SI_KERNEL && !(signal == libc::SIGHUP && leads())
 }
 
 /// Whether a process is stopped now; `None` if that cannot be found out.

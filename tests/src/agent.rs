@@ -23,6 +23,7 @@ impl World {
         match agent {
             // As after the questions of a first start.
             "codex" => {
+                text.push_str(ASKED_BY_CODEX);
                 text.push_str(&format!("[projects.{project:?}]\ntrust_level = \"trusted\"\n"))
             }
             "claude" => drop(
@@ -98,6 +99,11 @@ impl World {
                 ("OPENAI_MODEL", "script"),
             ],
             "opencode" => vec![("OPENCODE_DISABLE_MODELS_FETCH", "1")],
+            "copilot" => vec![
+                ("COPILOT_PROVIDER_BASE_URL", &*v1),
+                ("COPILOT_MODEL", "script"),
+                ("COPILOT_OFFLINE", "true"),
+            ],
             _ => Vec::new(),
         };
         environment.into_iter().fold(run, |run, (name, value)| run.env(name, value))
@@ -111,6 +117,7 @@ impl World {
             "gemini" => &["-p", text, "--yolo", "--skip-trust", "-m", "gemini-2.5-pro"],
             "qwen" => &["-p", text, "--approval-mode", "yolo"],
             "opencode" => &["run", text],
+            "copilot" => &["-p", text, "--allow-all"],
             other => panic!("{other}"),
         };
         // What is in its configuration else.
@@ -139,6 +146,7 @@ impl World {
             "codex" => &[".codex"],
             "gemini" => &[".gemini"],
             "qwen" => &[".qwen"],
+            "copilot" => &[".copilot"],
             _ => &[".config/opencode", ".local/share/opencode", ".local/state/opencode"],
         }
     }
@@ -163,6 +171,11 @@ impl World {
         assert!(found, "{}'s own record lacks {text:?}", self.agent);
     }
 }
+
+/// What Codex writes to its settings at its first start on a screen.
+const ASKED_BY_CODEX: &str = "[tui]\nscreen_reader_detection_done = true\n\
+    [tui.model_availability_nux]\n\"gpt-6.1-sol\" = 4\n\
+    [notice.model_migrations]\n\"gpt-5.5\" = \"gpt-6-sol\"\n";
 
 /// As after opencode's first start with a plugin, for which it fetches packages and waits.
 fn packages_of_opencode(sandbox: &Sandbox) {
@@ -233,6 +246,7 @@ fn settings(agent: &str, url: &str) -> (&'static str, String) {
                 "models": { "script": { "name": "script" } } } } })
             .to_string(),
         ),
+        "copilot" => (".copilot/settings.json", json!({ "banner": "never" }).to_string()),
         other => panic!("{other}"),
     }
 }
@@ -266,7 +280,7 @@ impl Tools<'_> {
         match self.agent {
             "claude" => call("Bash", input),
             "codex" => call("exec_command", json!({ "cmd": script })),
-            "opencode" => call("bash", input),
+            "opencode" | "copilot" => call("bash", input),
             _ => call("run_shell_command", input),
         }
     }
@@ -277,6 +291,7 @@ impl Tools<'_> {
             "claude" => call("Write", json!({ "file_path": path, "content": text })),
             "codex" => patch(&format!("*** Add File: {name}\n+{text}\n")),
             "opencode" => call("write", json!({ "filePath": path, "content": text })),
+            "copilot" => call("create", json!({ "path": path, "file_text": text })),
             _ => call("write_file", json!({ "file_path": path, "content": text })),
         }
     }
@@ -296,6 +311,7 @@ impl Tools<'_> {
             "claude" => call("Read", json!({ "file_path": path })),
             "codex" => self.shell(&format!("cat {name}")),
             "opencode" => call("read", json!({ "filePath": path })),
+            "copilot" => call("view", json!({ "path": path })),
             _ => call("read_file", json!({ "file_path": path })),
         }
     }
@@ -308,6 +324,7 @@ impl Tools<'_> {
             "claude" => call("Edit", without(input, "instruction")),
             "codex" => patch(&format!("*** Update File: {name}\n@@\n-{old}\n+{new}\n")),
             "gemini" => call("replace", input),
+            "copilot" => call("edit", json!({ "path": path, "old_str": old, "new_str": new })),
             "opencode" => {
                 call("edit", json!({ "filePath": path, "oldString": old, "newString": new }))
             }
@@ -325,6 +342,10 @@ impl Tools<'_> {
             }
             "codex" => call("exec_command", json!({ "cmd": script, "yield_time_ms": 250 })),
             "opencode" => return None,
+            "copilot" => {
+                input["mode"] = json!("async");
+                call("bash", input)
+            }
             _ => {
                 input["is_background"] = json!(true);
                 call("run_shell_command", input)
@@ -353,6 +374,11 @@ impl Tools<'_> {
                 call("invoke_agent", json!({ "agent_name": "generalist", "prompt": prompt }))
             }
             "opencode" => call("task", input("general")),
+            "copilot" => call(
+                "task",
+                json!({ "description": "do it", "prompt": prompt, "agent_type": "general-purpose",
+                        "name": "one", "mode": "sync" }),
+            ),
             _ => call("agent", input("general-purpose")),
         };
         vec![one]

@@ -1,9 +1,10 @@
 //! A command on a screen that can be read.
 
 use crate::agent::LONG;
-use crate::{Cmd, Sandbox, require, wait_until};
+use crate::{Cmd, LIMIT, Sandbox, require, wait_until};
+use std::cell::Cell;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A terminal of tmux, with a server of its own; dropped, all in it ends.
 pub struct Tmux<'a> {
@@ -44,6 +45,21 @@ impl Tmux<'_> {
         self.press(["Enter"]);
     }
 
+    /// Presses a key until the screen is as `is` says: a program may not heed it while it is
+    /// busy. Again only after a while, as a key that is pressed twice may undo itself.
+    #[track_caller]
+    pub fn press_until(&self, key: &str, what: &str, is: impl Fn(&str) -> bool) {
+        let pressed = Cell::new(None);
+        self.wait(what, |shown| {
+            let done = is(shown);
+            if !done && pressed.get().is_none_or(|last: Instant| last.elapsed() > LIMIT / 12) {
+                self.press([key]);
+                pressed.set(Some(Instant::now()));
+            }
+            done
+        });
+    }
+
     /// Gives the screen another size.
     #[track_caller]
     pub fn resize(&self, columns: u16, rows: u16) {
@@ -61,13 +77,13 @@ impl Tmux<'_> {
     #[track_caller]
     pub fn wait(&self, what: &str, is: impl Fn(&str) -> bool) {
         let mut last;
-        let end = std::time::Instant::now() + LONG;
+        let end = Instant::now() + LONG;
         loop {
             last = self.screen();
             if is(&last) {
                 return;
             }
-            assert!(std::time::Instant::now() < end, "never {what}:\n{last}");
+            assert!(Instant::now() < end, "never {what}:\n{last}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }

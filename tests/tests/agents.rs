@@ -78,6 +78,11 @@ fn heavy_codex_works_until_it_is_read_only() {
 }
 
 #[test]
+fn heavy_copilot_works_until_it_is_read_only() {
+    works_until_it_is_read_only("copilot");
+}
+
+#[test]
 fn heavy_gemini_works_until_it_is_read_only() {
     works_until_it_is_read_only("gemini");
 }

@@ -87,3 +87,14 @@ fn nothing_is_given() {
     }
     world.run("bwrap --profile").exits(1).says("--profile takes an argument");
 }
+
+#[test]
+fn that_there_are_no_shims_is_said() {
+    let world = World::new();
+    let run = |profile: &str| {
+        world.run(&format!("bwrap --profile {profile} --ro-bind / / true")).success().stderr()
+    };
+    assert_eq!(run("less"), "");
+    let said = run("shims/git");
+    assert!(said.contains("--profile: no shims under the name bwrap"), "{said}");
+}

@@ -2,7 +2,7 @@
 //! said, what can be enforced is. Two stand-ins for such a host: a user namespace that may have
 //! no further one, without capabilities, and a filter like Docker's default.
 
-use remount_tests::{Answer, Cmd, Outcome, Sandbox, bin, landlock_abi};
+use remount_tests::{Answer, Cmd, Outcome, Sandbox, Tmux, bin, landlock_abi};
 
 /// What Docker's default profile refuses without `CAP_SYS_ADMIN`, then a command.
 const LIKE_DOCKER: &str = r#"
@@ -203,5 +203,18 @@ fn what_cannot_be_had_is_refused() {
             said.exits(125).says("create namespaces (");
             assert_eq!(said.stdout(), "", "{options:?}: {said}");
         }
+    }
+}
+
+#[test]
+fn a_window_that_is_closed_ends_the_command() {
+    let sandbox = Sandbox::new();
+    for host in hosts(&sandbox) {
+        let remount = sandbox.remount().options(["--profile", "readonly"]);
+        let run = on(&host, remount.sh("echo be\"\"gun; exec sleep 6000"));
+        let screen = Tmux::start(&sandbox, run);
+        screen.expect("begun");
+        // Panics if not everything has ended.
+        drop(screen);
     }
 }

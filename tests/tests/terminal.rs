@@ -1,6 +1,6 @@
 //! On a real terminal: job control, Ctrl-C, Ctrl-Z, window size, and who owns it.
 
-use remount_tests::{LIMIT, Pty, Sandbox, bin, require, wait_until};
+use remount_tests::{LIMIT, Pty, Sandbox, Tmux, bin, require, wait_until};
 
 const CTRL_C: &str = "\x03";
 const CTRL_D: &str = "\x04";
@@ -351,4 +351,21 @@ fn hang_up_ends_everything() {
     pty.expect("Stopped");
     pty.send("exit\nexit\n");
     pty.wait();
+}
+
+/// A window that runs nothing else: no shell is there to pass it on.
+#[test]
+fn a_command_is_told_once_that_its_window_was_closed() {
+    let sandbox = Sandbox::new();
+    for options in [&[][..], &["--new-session"]] {
+        let script = "trap 'echo hung up >>said' HUP; echo be\"\"gun
+            until test -e said; do sleep 0.05; done; sleep 0.5";
+        let screen = Tmux::start(&sandbox, sandbox.remount().options(options).sh(script));
+        screen.expect("begun");
+        // Everything has ended afterwards.
+        drop(screen);
+        let said = sandbox.project().join("said");
+        assert_eq!(std::fs::read_to_string(&said).unwrap(), "hung up\n", "{options:?}");
+        std::fs::remove_file(said).unwrap();
+    }
 }

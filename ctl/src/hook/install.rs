@@ -17,7 +17,7 @@ type Error = String;
 pub(crate) fn print(agent: Agent) -> Result<String, Error> {
     Ok(match agent.place()? {
         Place::None => NO_PLACE.to_owned(),
-        Place::Plugin(path, text) => format!("// {}\n{text}", Escaped::path(&path)),
+        Place::Plugin(path, text) => format!("{}:\n{text}", Escaped::path(&path)),
         Place::Settings(path, groups) => {
             let mut settings = Settings::parse("").map_err(|error| error.to_string())?;
             for (event, group) in &groups {

@@ -1,6 +1,7 @@
 //! What planning mode made read-only, kept between two calls.
 
 use remount_broker::name::TargetName;
+use rustix::fs::OFlags;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -28,7 +29,7 @@ impl State {
 
     /// Adds names; those that are there already do no harm.
     pub fn add(&self, names: &[TargetName]) -> io::Result<()> {
-        let known = match File::open(&self.0) {
+        let known = match open(&self.0) {
             Ok(file) => parse(file)?,
             Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error),
@@ -38,7 +39,9 @@ impl State {
             .filter(|name| !known.contains(name))
             .map(|name| format!("{name}\n"))
             .collect();
-        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.0)?;
+        let mut options = OpenOptions::new();
+        let options = options.append(true).create(true).mode(0o600).custom_flags(NONBLOCK);
+        let mut file = options.open(&self.0)?;
         file.write_all(new.as_bytes())
     }
 
@@ -50,10 +53,17 @@ impl State {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
         }
-        let names = File::open(&taken).and_then(parse);
+        let names = open(&taken).and_then(parse);
         fs::remove_file(&taken)?;
         names
     }
+}
+
+/// Whoever is in the sandbox can put another kind of file there. None keeps this from going on.
+const NONBLOCK: i32 = OFlags::NONBLOCK.bits() as i32;
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(NONBLOCK).open(path)
 }
 
 /// The names in a file; what is none is nobody's target.
@@ -83,6 +93,11 @@ mod tests {
         fs::write(dir.join("state"), "a\nNO NAME\nb").unwrap();
         assert_eq!(state.take().unwrap(), [name("a"), name("b")]);
         assert!(State::new(&dir.join("no/where")).add(&[name("a")]).is_err());
+        // A FIFO, of which nobody has the other end.
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mkfifoat(rustix::fs::CWD, dir.join("state"), mode).unwrap();
+        assert!(state.add(&[name("a")]).is_err());
+        assert_eq!(state.take().unwrap(), []);
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
         fs::remove_dir(&dir).unwrap();
     }

@@ -58,6 +58,10 @@ pub(super) fn settle(request: &mut Request, of_user: Option<OsString>) -> Result
     for warning in &taken.warnings {
         error::warn(&format!("--profile: {warning}"));
     }
+    if !taken.profile.shims.is_empty() {
+        // They would be put where the caller's own steps put something else.
+        error::warn("--profile: no shims under the name bwrap: tools do what their logins permit");
+    }
     environment(request, &taken.profile)?;
     let settings = &taken.profile.sandbox;
     request.unshare.net |= settings.network.value == Network::None;

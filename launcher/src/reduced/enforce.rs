@@ -7,7 +7,7 @@ use crate::enter::{EnterError, Step};
 use crate::exec::{self, Command};
 use crate::plan::Exec;
 use crate::report::{self, Failure, Link, Message, Reporter};
-use crate::supervise::{Terminal, block_signals, fault};
+use crate::supervise::{Terminal, all_have, block_signals, fault};
 use nix::sys::signal::SigSet;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use remount_broker::filter::Program;
@@ -158,11 +158,9 @@ fn attend(command: Pid, mut terminal: Option<Terminal>, alone: bool) -> Result<u
             pass_on(libc::SIGCONT);
         }
         let Some(info) = signals.read_signal().map_err(as_errno)? else { continue };
-        // What the terminal sends, all of its foreground gets.
-        let from_terminal = info.ssi_code == libc::SI_KERNEL && !alone;
         match i32::try_from(info.ssi_signo) {
             Ok(libc::SIGCHLD) | Err(_) => {}
-            Ok(signal) if !from_terminal => pass_on(signal),
+            Ok(signal) if alone || !all_have(signal, info.ssi_code) => pass_on(signal),
             Ok(_) => {}
         }
     }

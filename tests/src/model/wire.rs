@@ -43,8 +43,14 @@ impl Api {
         list.as_array().map_or(&[], Vec::as_slice)
     }
 
-    /// Whether the model said this.
+    /// Whether the model said this. Copilot puts calls into its mouth, to tell it that a job in
+    /// the background has ended; the model's own are named in [`Api::answer`].
     fn is_answer(self, turn: &Value) -> bool {
+        let calls = turn["tool_calls"].as_array().map_or(&[][..], Vec::as_slice);
+        let own = |call: &Value| call["id"].as_str().is_some_and(|id| id.starts_with("call_"));
+        if !calls.iter().all(own) {
+            return false;
+        }
         let kind = turn["type"].as_str().unwrap_or_default();
         match turn["role"].as_str() {
             Some(role) => matches!(role, "assistant" | "model"),
