@@ -51,6 +51,15 @@ impl World {
         World { sandbox, agent, settings }
     }
 
+    /// The same with a home in which there is nothing yet; what has to be said is said elsewhere.
+    pub fn fresh(agent: &'static str, model: &Model) -> World {
+        let sandbox = Sandbox::git();
+        if agent == "opencode" {
+            sandbox.file("project/opencode.json", settings(agent, &model.url()).1);
+        }
+        World { sandbox, agent, settings: Vec::new() }
+    }
+
     /// The agent in its sandbox, its profile chosen by its name.
     pub fn start(&self, model: &Model) -> Cmd {
         self.surround(self.sandbox.remount().arg(self.agent), model)
@@ -76,6 +85,12 @@ impl World {
                 ("ANTHROPIC_BASE_URL", &*url),
                 ("ANTHROPIC_API_KEY", "sk-ant-script"),
                 ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1"),
+            ],
+            // Without settings it knows no other way to a model of one's own.
+            "gemini" if self.settings.is_empty() => vec![
+                ("GOOGLE_GENAI_USE_VERTEXAI", "true"),
+                ("GOOGLE_VERTEX_BASE_URL", &*url),
+                ("GOOGLE_API_KEY", "script"),
             ],
             "gemini" => vec![("GOOGLE_GEMINI_BASE_URL", &*url), ("GEMINI_API_KEY", "script")],
             "qwen" => vec![
@@ -105,7 +120,23 @@ impl World {
             "copilot" => &["-p", text, "--allow-all"],
             other => panic!("{other}"),
         };
-        self.start(model).command(words)
+        // What is in its configuration else.
+        let mut own = Vec::new();
+        if self.agent == "codex" && self.settings.is_empty() {
+            let provider = format!(
+                "{{name=\"script\",base_url=\"{}/v1\",wire_api=\"responses\"}}",
+                model.url()
+            );
+            for (name, value) in [
+                ("model", "\"gpt-5.5\""),
+                ("approval_policy", "\"never\""),
+                ("model_provider", "\"script\""),
+                ("model_providers.script", &provider),
+            ] {
+                own.extend(["-c".to_owned(), format!("{name}={value}")]);
+            }
+        }
+        self.start(model).command(own.iter().map(String::as_str).chain(words.iter().copied()))
     }
 
     /// What the agent may make in the home directory.

@@ -96,3 +96,47 @@ fn heavy_opencode_works_until_it_is_read_only() {
 fn heavy_qwen_works_until_it_is_read_only() {
     works_until_it_is_read_only("qwen");
 }
+
+/// In an empty home, in which it cannot make what a later one outside would obey.
+#[track_caller]
+fn starts_in_an_empty_home(agent: &'static str, guarded: &[&str]) {
+    let model = Model::start();
+    let world = World::fresh(agent, &model);
+    let project = world.sandbox.project();
+    let tools = Tools { agent, project: &project };
+    let tries: Vec<_> = guarded.iter().map(|path| format!("echo '{{}}' >~/{path}")).collect();
+    let script =
+        format!("echo one >new; {} echo tried", tries.join(" && echo made; ") + " && echo made;");
+    model.script("main", [tools.shell(&script), say("the very last word")]);
+    let outcome = world.prompt(&model, "SCRIPT:main go").run();
+    let results = model.results("main");
+    let shown = format!("{outcome}\n{results:#?}");
+    outcome.success();
+    assert!(outcome.stdout().contains("the very last word"), "{shown}");
+    assert_eq!(std::fs::read_to_string(project.join("new")).expect(&shown), "one\n");
+    let said = results.concat();
+    assert!(said.contains("tried") && !said.contains("made"), "{shown}");
+    assert_eq!(said.matches("Read-only file system").count(), guarded.len(), "{shown}");
+    for path in guarded {
+        assert!(!world.sandbox.home().join(path).exists(), "{path} is left: {shown}");
+    }
+}
+
+#[test]
+fn heavy_codex_starts_in_an_empty_home() {
+    let own = [".codex/hooks.json", ".codex/rules/default.rules", ".codex/.env"];
+    starts_in_an_empty_home("codex", &own);
+}
+
+#[test]
+fn heavy_gemini_starts_in_an_empty_home() {
+    let own = [".gemini/settings.json", ".gemini/policies/own.toml", ".gemini/commands/own.toml"];
+    starts_in_an_empty_home("gemini", &own);
+}
+
+#[test]
+fn heavy_opencode_starts_in_an_empty_home() {
+    let own = ["opencode.json", "opencode.jsonc", "config.json", "plugins/own.js", "agents/own.md"];
+    let own = own.map(|name| format!(".config/opencode/{name}"));
+    starts_in_an_empty_home("opencode", &own.each_ref().map(String::as_str));
+}

@@ -308,7 +308,8 @@ fn an_agents_own_state_gets_files() {
     let options = ["--profile", "claude"];
     let mut inside = sandbox.host(bin("remount-run")).options(options).separated().serve();
     let settings = sandbox.home().join(".claude/settings.json");
-    assert_eq!(inside.act(["read", text(&settings)]).ok(), "");
+    // One that can be read as what it is the place of.
+    assert_eq!(inside.act(["read", text(&settings)]).ok(), "{}\n");
     inside.act(["write", text(&settings), "{}"]).errno("EROFS");
     inside.act(["create", text(&sandbox.home().join(".claude/history"))]).ok();
     inside.act(["unlink", text(&sandbox.home().join(".claude/history"))]).ok();

@@ -9,6 +9,7 @@ use crate::plan::Shape;
 use crate::profile::{MissingProtect, PathText, Profile, Variables};
 use remount_broker::placeholder::{self, Kind, Wanted};
 use rustix::io::Errno;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -21,12 +22,14 @@ pub(super) enum IfMissing {
 
 /// What stands in for a missing path of a profile. In the project that is always a
 /// directory, since git shows, and adds, no empty directory; elsewhere a file
-/// is what the readers of a file understand best.
+/// is what the readers of a file understand best, one of JSON with an object in it.
 fn stand_in(path: &Path, text: &PathText, workspace: &Path) -> Kind {
     if text.as_str().ends_with('/') || path.starts_with(workspace) {
-        Kind::Directory
-    } else {
-        Kind::File(Vec::new())
+        return Kind::Directory;
+    }
+    match path.extension().and_then(OsStr::to_str) {
+        Some("json" | "jsonc") => Kind::File(b"{}\n".to_vec()),
+        _ => Kind::File(Vec::new()),
     }
 }
 
