@@ -85,7 +85,16 @@ struct Server<'a> {
     parked: Vec<(Instant, Pending)>,
     /// Targets that were found stale and said to be.
     known_stale: BTreeSet<TargetName>,
+    /// When a client was answered last.
+    answered: Option<Instant>,
+    /// Until when the next request is looked for without sleeping.
+    look: Option<Instant>,
 }
+
+/// How long the next request is looked for. Only when the one before came within [`SOON`] of an
+/// answer: a single one costs no more than it did, and whoever waits for the processor gets it.
+const LOOK: Duration = Duration::from_micros(50);
+const SOON: Duration = Duration::from_micros(100);
 
 /// What an event is about.
 #[derive(Debug, Clone, Copy)]
@@ -134,6 +143,8 @@ impl<'a> Server<'a> {
             approvals: Approvals::default(),
             parked: Vec::new(),
             known_stale: BTreeSet::new(),
+            answered: None,
+            look: None,
         })
     }
 
@@ -175,11 +186,16 @@ impl<'a> Server<'a> {
             drop(limited);
             self.heal_before_requests();
             let now = Instant::now();
+            let before = self.answered;
             self.end_leases(now);
             self.hear();
             self.expire_approvals(now);
             self.resume(now);
             self.advance(now);
+            // Whether a client asks again as soon as it is answered.
+            let is_lively = self.answered != before
+                && before.is_some_and(|at| now.saturating_duration_since(at) <= SOON);
+            self.look = self.answered.filter(|_| is_lively).map(|at| at + LOOK);
             if self.sessions.any_over() {
                 let _limited = patience.limit();
                 self.sessions.reap();
@@ -239,7 +255,11 @@ impl<'a> Server<'a> {
                 awaited.add(Token::Session(id), fd, flags);
             }
         }
-        awaited.wait(pause).map_err(ServerError::Poll)
+        match self.look.take().filter(|_| pause.is_none_or(|pause| pause > LOOK)) {
+            Some(then) => awaited.look_until(then, pause),
+            None => awaited.wait(pause),
+        }
+        .map_err(ServerError::Poll)
     }
 
     /// How long the loop may sleep if nothing happens; `None` for ever.

@@ -2,8 +2,9 @@
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::thread::sched_yield;
 use std::os::fd::BorrowedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What is waited for, each thing known by a `T`.
 pub(crate) struct Awaited<'a, T> {
@@ -29,18 +30,44 @@ impl<'a, T> Awaited<'a, T> {
     ///
     /// # Errors
     /// As `ppoll(2)`, but not `EINTR`.
-    pub(crate) fn wait(self, time: Option<Duration>) -> Result<Vec<T>, Errno> {
-        let Self { tokens, mut fds } = self;
+    pub(crate) fn wait(mut self, time: Option<Duration>) -> Result<Vec<T>, Errno> {
+        self.poll(time)?;
+        Ok(self.happened())
+    }
+
+    /// As [`Self::wait`]; until `then` it does not sleep, so that nobody has to wake it.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub(crate) fn look_until(
+        mut self,
+        then: Instant,
+        time: Option<Duration>,
+    ) -> Result<Vec<T>, Errno> {
+        while Instant::now() < then {
+            if self.poll(Some(Duration::ZERO))? > 0 {
+                return Ok(self.happened());
+            }
+            // What is looked for may be waiting for this processor.
+            sched_yield();
+        }
+        self.wait(time)
+    }
+
+    /// How many things have happened.
+    fn poll(&mut self, time: Option<Duration>) -> Result<usize, Errno> {
         let time = time.map(|time| Timespec {
             tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: time.subsec_nanos().into(),
         });
-        match poll(&mut fds, time.as_ref()) {
-            Ok(_) => {}
-            Err(Errno::INTR) => return Ok(Vec::new()),
-            Err(errno) => return Err(errno),
+        match poll(&mut self.fds, time.as_ref()) {
+            Err(Errno::INTR) => Ok(0),
+            other => other,
         }
+    }
+
+    fn happened(self) -> Vec<T> {
         let happened = |(token, fd): (T, PollFd<'_>)| (!fd.revents().is_empty()).then_some(token);
-        Ok(tokens.into_iter().zip(fds).filter_map(happened).collect())
+        self.tokens.into_iter().zip(self.fds).filter_map(happened).collect()
     }
 }

@@ -256,6 +256,7 @@ impl Server<'_> {
         }
         let Some(session) = self.sessions.get_mut(id) else { return };
         session.reply(&reply.to_bytes(dialect));
+        self.answered = Some(Instant::now());
         let is_last = match reply {
             Reply::Bye => true,
             Reply::Refused(refusal) => refusal.error == ErrorCode::BadRequest,
