@@ -172,6 +172,12 @@ const BLOCKED: &[(&str, &[(&str, &str)])] = &[
             ("branch new", "branch new"),
             ("branch -C new", "branch -C"),
             ("branch -D main", "branch -D"),
+            ("branch --sort=refname new", "branch --sort=refname new"),
+            ("branch --format=x new", "branch --format=x new"),
+            ("branch --list --no-list new", "branch --list --no-list"),
+            ("branch --points-at HEAD --no-points new", "branch --points-at --no-points"),
+            ("tag --sort=refname new", "tag --sort=refname new"),
+            ("tag --format=x new", "tag --format=x new"),
             ("branch --list -D main", "branch --list -D"),
             ("branch --list -aD main", "branch --list -aD"),
             ("branch --list --delet main", "branch --list --delet"),
@@ -229,6 +235,11 @@ const BLOCKED: &[(&str, &[(&str, &str)])] = &[
             ("s3 cp a b", "s3 cp"),
             ("s3 cp help s3://b", "s3 cp"),
             ("sts get-session-token", "sts get-session-token"),
+            ("eks get-token", "eks get-token"),
+            (
+                "redshift get-cluster-credentials-with-iam",
+                "redshift get-cluster-credentials-with-iam",
+            ),
             ("ecr get-login-password", "ecr get-login-password"),
             ("configure set a b", "configure set"),
         ],
@@ -314,6 +325,32 @@ const BLOCKED: &[(&str, &[(&str, &str)])] = &[
     ),
     ("apt-get", &[("install x", "install"), ("-s install x", "-s"), ("source x", "source")]),
 ];
+
+/// All that denoland/ronly says of its shims.
+#[test]
+fn what_ronly_allows_is_allowed() {
+    let profile = profile();
+    let table = table(&profile);
+    for (tool, lines) in [
+        (
+            "docker",
+            "ps,logs c,inspect c,stats,top c,images,info,version,events,diff c,network ls,\
+             network inspect n,volume ls,volume inspect v",
+        ),
+        (
+            "kubectl",
+            "get pods,describe pod p,logs p,top pod,explain pods,version,cluster-info,api-resources,\
+             api-versions,config view,config current-context,config get-contexts,auth can-i get pods,\
+             auth whoami",
+        ),
+    ] {
+        let rules = Table(table.as_bytes()).rules(tool.as_bytes()).unwrap();
+        for line in lines.split(',') {
+            let words: Vec<_> = line.split(' ').collect();
+            assert_eq!(judge(&rules, &words), Ok(()), "{tool} {line}");
+        }
+    }
+}
 
 #[test]
 fn what_writes_is_blocked_and_named() {
