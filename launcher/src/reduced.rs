@@ -3,21 +3,21 @@
 //! Landlock does not know, capabilities are gone. What is missing is said.
 
 mod enforce;
+mod scratch;
 
 use crate::audit;
 use crate::confine::landlock::Access;
 use crate::front::say;
 use crate::host::Files;
 use crate::mount::devices::DEVICES;
-use crate::outside;
 use crate::paths::is_in;
 use crate::plan::{OpKind, Plan};
 use crate::report::Failure;
 use remount_broker::escape::Escaped;
 use remount_broker::filter::{REDUCED, agent_filter_with};
+use scratch::Scratch;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 /// What truncating takes: without it a file can be emptied that is only open for reading.
@@ -25,26 +25,6 @@ const ABI_NEEDED: u32 = 3;
 
 /// What keeps signals from processes outside.
 const ABI_OF_SIGNALS: u32 = 6;
-
-/// Where the command may write; removed with this.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    /// A directory of its own in the host's `/tmp`; none if that cannot be written to.
-    fn new() -> Option<Self> {
-        let path = Path::new("/tmp").join(format!("remount-{}", outside::new_id()));
-        std::fs::DirBuilder::new().mode(0o700).create(&path).ok()?;
-        Some(Self(path))
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            say(&format!("remount-run: warning: remove {}: {error}", Escaped::path(&self.0)));
-        }
-    }
-}
 
 /// What of a sandbox there is not.
 pub struct Lost<'a> {
