@@ -336,7 +336,7 @@ fn opencodes_plugin_comes_and_goes() {
 #[test]
 fn agents_that_cannot_tell_are_named_with_what_to_do_instead() {
     let sandbox = Sandbox::new();
-    for agent in ["goose", "amp", "aider"] {
+    for agent in ["goose", "copilot", "aider"] {
         let outcome = sandbox.ctl().command(["hook", agent, "--print"]).run();
         outcome.exits(2).says("remountctl toggle workspace");
     }

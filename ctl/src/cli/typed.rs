@@ -163,7 +163,7 @@ pub(super) enum TypedCommand {
 #[derive(Debug, clap::Args)]
 #[cfg_attr(test, derive(PartialEq))]
 pub(super) struct TypedHook {
-    /// claude, codex, copilot, gemini, generic, opencode or qwen
+    /// claude, codex, gemini, generic, opencode or qwen
     pub(super) agent: Agent,
     /// The agent is in this mode; nothing is read
     #[arg(long)]

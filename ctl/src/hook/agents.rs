@@ -5,7 +5,6 @@ use super::rollout;
 use super::state::State;
 use serde_json::{Value, json};
 use std::env;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// An agent that can tell its mode.
@@ -13,7 +12,6 @@ use std::path::{Path, PathBuf};
 pub(crate) enum Agent {
     Claude,
     Codex,
-    Copilot,
     Gemini,
     Opencode,
     Qwen,
@@ -22,7 +20,7 @@ pub(crate) enum Agent {
 }
 
 /// Agents that have a profile and whose hooks, if they have any, say nothing of a mode.
-const SILENT: [&str; 5] = ["aider", "amp", "crush", "cursor-agent", "goose"];
+const SILENT: [&str; 6] = ["aider", "amp", "copilot", "crush", "cursor-agent", "goose"];
 
 /// Where an agent's hooks are configured.
 pub(super) enum Place {
@@ -41,7 +39,6 @@ impl std::str::FromStr for Agent {
         Ok(match name {
             "claude" => Self::Claude,
             "codex" => Self::Codex,
-            "copilot" => Self::Copilot,
             "gemini" => Self::Gemini,
             "opencode" => Self::Opencode,
             "qwen" => Self::Qwen,
@@ -52,10 +49,7 @@ impl std::str::FromStr for Agent {
                      workspace`, or bind a key to it"
                 ));
             }
-            _ => {
-                let known = "known are claude, codex, copilot, gemini, generic, opencode, qwen";
-                return Err(known.to_owned());
-            }
+            _ => return Err("known are claude, codex, gemini, generic, opencode, qwen".to_owned()),
         })
     }
 }
@@ -65,7 +59,6 @@ impl Agent {
         match self {
             Self::Claude => "claude",
             Self::Codex => "codex",
-            Self::Copilot => "copilot",
             Self::Gemini => "gemini",
             Self::Opencode => "opencode",
             Self::Qwen => "qwen",
@@ -79,7 +72,6 @@ impl Agent {
         let mode = match self {
             Self::Claude | Self::Qwen => fields.permission_mode.as_deref().map(str::to_owned),
             Self::Codex => codex_mode(&fields)?,
-            Self::Copilot => copilot_mode(&fields, &copilot_home()?)?,
             Self::Gemini => gemini_mode(&fields, bytes, state),
             Self::Opencode | Self::Generic => {
                 return Err(format!("{} names its mode with --mode", self.name()));
@@ -93,6 +85,10 @@ impl Agent {
     /// # Errors
     /// There is no home directory to look in.
     pub(super) fn place(self) -> Result<Place, String> {
+        let of = |variable: &str, default: &str| {
+            let set = env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+            set.map_or_else(|| Ok(home()?.join(default)), Ok::<PathBuf, String>)
+        };
         Ok(match self {
             Self::Claude => Place::Settings(
                 of("CLAUDE_CONFIG_DIR", ".claude")?.join("settings.json"),
@@ -101,7 +97,6 @@ impl Agent {
             Self::Codex => {
                 Place::Settings(of("CODEX_HOME", ".codex")?.join("hooks.json"), codex_hooks())
             }
-            Self::Copilot => Place::Plugin(copilot_home()?.join("hooks/remount.json"), COPILOT),
             Self::Gemini => {
                 // The variable moves the home directory, not the one for settings.
                 let home = of("GEMINI_CLI_HOME", "")?;
@@ -134,28 +129,6 @@ impl Agent {
 fn home() -> Result<PathBuf, String> {
     let home = env::var_os("HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     home.ok_or_else(|| "find the home directory: HOME is not set".to_owned())
-}
-
-/// The directory that a variable names, or the usual one in the home directory.
-fn of(variable: &str, default: &str) -> Result<PathBuf, String> {
-    let set = env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
-    set.map_or_else(|| Ok(home()?.join(default)), Ok)
-}
-
-fn copilot_home() -> Result<PathBuf, String> {
-    of("COPILOT_HOME", ".copilot")
-}
-
-/// Copilot keeps a record of each session in its own directory. One whose mode was never changed
-/// is in the first of its modes; of one that has no record, a subagent's, nothing is known.
-fn copilot_mode(fields: &Fields<'_>, home: &Path) -> Result<Option<String>, String> {
-    let is_name = |id: &&str| !id.is_empty() && !id.starts_with('.') && !id.contains('/');
-    let Some(session) = fields.session_id.as_deref().filter(is_name) else { return Ok(None) };
-    match rollout::last_mode(&home.join("session-state").join(session).join("events.jsonl")) {
-        Ok(mode) => Ok(Some(mode.unwrap_or_else(|| "interactive".to_owned()))),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(format!("read the session's record: {error}")),
-    }
 }
 
 /// Codex does not tell the mode, but names its record of the session, which does.
@@ -249,9 +222,6 @@ fn in_milliseconds(agent: Agent, matcher: &str) -> Value {
     }] })
 }
 
-/// A file of its own: Copilot reads each in its directory of hooks.
-const COPILOT: &str = include_str!("copilot.json");
-
 /// A plugin: opencode has no hooks that are commands.
 const OPENCODE: &str = include_str!("opencode.js");
 
@@ -267,7 +237,7 @@ mod tests {
 
     #[test]
     fn names_are_known_or_explained() {
-        for name in ["claude", "codex", "copilot", "gemini", "opencode", "qwen", "generic"] {
+        for name in ["claude", "codex", "gemini", "opencode", "qwen", "generic"] {
             assert_eq!(name.parse::<Agent>().unwrap().name(), name);
         }
         assert!("goose".parse::<Agent>().unwrap_err().contains("toggle"));
@@ -302,41 +272,6 @@ mod tests {
         assert!(
             Agent::Codex.event(text, &state).unwrap_err().contains("read the session's record")
         );
-    }
-
-    #[test]
-    fn copilots_record_says_the_mode() {
-        let home = env::temp_dir().join(format!("remount-test-copilot-{}", std::process::id()));
-        let session = home.join("session-state/a9db75e2");
-        std::fs::create_dir_all(&session).unwrap();
-        let mode = |id: &str| {
-            let text = format!(
-                r#"{{"hook_event_name":"PreToolUse","session_id":"{id}","cwd":"/p",
-                "timestamp":"2026-11-22T13:16:56.878Z","tool_name":"Bash","tool_input":{{}}}}"#
-            );
-            copilot_mode(&Fields::parse(text.as_bytes()).unwrap(), &home).unwrap()
-        };
-        assert_eq!(mode("a9db75e2"), None);
-        let record = session.join("events.jsonl");
-        std::fs::write(&record, "{\"type\":\"session.start\",\"data\":{}}\n").unwrap();
-        assert_eq!(mode("a9db75e2").as_deref(), Some("interactive"));
-        let change = r#"{"type":"session.mode_changed","data":{"newMode":"plan"}}"#;
-        std::fs::write(&record, format!("{change}\n")).unwrap();
-        assert_eq!(mode("a9db75e2").as_deref(), Some("plan"));
-        for id in ["", "..", "../session-state/a9db75e2", "other"] {
-            assert_eq!(mode(id), None, "{id}");
-        }
-        std::fs::remove_dir_all(&home).unwrap();
-    }
-
-    #[test]
-    fn copilots_file_runs_the_command() {
-        let file: Value = serde_json::from_str(COPILOT).unwrap();
-        for event in ["UserPromptSubmit", "PreToolUse"] {
-            let hook = &file["hooks"][event][0];
-            assert_eq!(hook["bash"], command(Agent::Copilot));
-            assert_eq!(hook["timeoutSec"], SECONDS);
-        }
     }
 
     #[test]

@@ -44,8 +44,6 @@ pub(super) struct Fields<'a> {
     #[serde(borrow)]
     pub agent_id: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    pub session_id: Option<Cow<'a, str>>,
-    #[serde(borrow)]
     pub transcript_path: Option<Cow<'a, str>>,
     #[serde(borrow)]
     pub turn_id: Option<Cow<'a, str>>,

@@ -1,9 +1,8 @@
-//! The records that Codex and Copilot keep of a session, which say what their hooks do not: the mode.
+//! Codex's record of a session, which says what its hooks do not: the mode of a turn.
 //!
-//! A line of JSON for each event. In Codex's, a turn begins with `event_msg`/`task_started`
+//! A line of JSON for each event. A turn begins with `event_msg`/`task_started`
 //! (`collaboration_mode_kind`) and has `turn_context` lines (`collaboration_mode.mode`), each
-//! with the turn's id; the last one of a turn holds. In Copilot's, each change of the mode is an event
-//! `session.mode_changed`. Read from the end, as a session can be
+//! with the turn's id; the last one of a turn holds. Read from the end, as a session can be
 //! long and its last turn is the one that is asked about.
 
 use serde::Deserialize;
@@ -18,18 +17,8 @@ const BLOCK: usize = 64 << 10;
 /// Of a line that is longer than this, nothing matters: it holds a tool's output.
 const MAX_LINE: usize = 1 << 20;
 
-/// The mode of the turn `turn` as Codex's record at `path` has it; `None` if it does not say.
+/// The mode of the turn `turn` as the record at `path` has it; `None` if it does not say.
 pub(super) fn mode_of(path: &Path, turn: &str) -> io::Result<Option<String>> {
-    find_last(path, |line| of_line(line, turn))
-}
-
-/// The mode that Copilot's record at `path` has last; `None` if it was never changed.
-pub(super) fn last_mode(path: &Path) -> io::Result<Option<String>> {
-    find_last(path, changed)
-}
-
-/// What `look` finds in the last line in which it finds something.
-fn find_last(path: &Path, look: impl Fn(&[u8]) -> Option<String>) -> io::Result<Option<String>> {
     let mut file = File::open(path)?;
     let mut end = file.seek(SeekFrom::End(0))?;
     // The beginning of what was read last, whose line begins further up.
@@ -46,7 +35,7 @@ fn find_last(path: &Path, look: impl Fn(&[u8]) -> Option<String>) -> io::Result<
             None => block.len(),
         };
         let lines = block[first..].rsplit(|byte| *byte == b'\n');
-        if let Some(mode) = lines.filter_map(&look).next() {
+        if let Some(mode) = lines.filter_map(|line| of_line(line, turn)).next() {
             return Ok(Some(mode));
         }
         block.truncate(first);
@@ -101,27 +90,6 @@ fn of_line(line: &[u8], turn: &str) -> Option<String> {
     mode.map(Cow::into_owned)
 }
 
-#[derive(Deserialize)]
-struct Change<'a> {
-    #[serde(rename = "type", borrow)]
-    kind: Cow<'a, str>,
-    #[serde(borrow)]
-    data: Changed<'a>,
-}
-
-#[derive(Deserialize)]
-struct Changed<'a> {
-    #[serde(rename = "newMode", borrow)]
-    mode: Option<Cow<'a, str>>,
-}
-
-fn changed(line: &[u8]) -> Option<String> {
-    let line = std::str::from_utf8(line).ok().filter(|it| it.contains("session.mode_changed"))?;
-    let line: Change<'_> = serde_json::from_str(line).ok()?;
-    let mode = line.data.mode.filter(|_| line.kind == "session.mode_changed");
-    mode.map(Cow::into_owned)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,45 +115,15 @@ mod tests {
         )
     }
 
-    fn written(lines: &[String]) -> std::path::PathBuf {
+    fn read(lines: &[String], turn: &str) -> Option<String> {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let path = std::env::temp_dir()
             .join(format!("remount-test-rollout-{}-{number}", std::process::id()));
         std::fs::write(&path, lines.join("\n") + "\n").unwrap();
-        path
-    }
-
-    fn read(lines: &[String], turn: &str) -> Option<String> {
-        let path = written(lines);
         let mode = mode_of(&path, turn).unwrap();
         std::fs::remove_file(&path).unwrap();
         mode
-    }
-
-    // As Copilot 1.0.102 wrote them, shortened.
-    #[test]
-    fn copilots_last_change_holds() {
-        let to = |mode: &str| {
-            format!(
-                r#"{{"type":"session.mode_changed","data":{{"previousMode":"x","newMode":"{mode}"}},"id":"1"}}"#
-            )
-        };
-        let said = |text: &str| {
-            let data = serde_json::json!({ "content": text, "newMode": "plan" });
-            serde_json::json!({ "type": "assistant.message", "data": data }).to_string()
-        };
-        let last = |lines: &[String]| {
-            let path = written(lines);
-            let mode = last_mode(&path).unwrap();
-            std::fs::remove_file(&path).unwrap();
-            mode
-        };
-        assert_eq!(last(&[said("x")]), None);
-        let lines = [to("plan"), to("interactive"), said(&to("plan"))];
-        assert_eq!(last(&lines).as_deref(), Some("interactive"));
-        let lines = [to("interactive"), to("plan"), said(&"y".repeat(3 * BLOCK))];
-        assert_eq!(last(&lines).as_deref(), Some("plan"));
     }
 
     #[test]

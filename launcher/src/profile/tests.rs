@@ -305,13 +305,13 @@ fn hooks_and_arguments_are_merged_by_name() {
 
 #[test]
 fn every_agent_has_a_table_and_what_it_cannot_tell_is_not_in_it() {
-    for name in ["claude", "codex", "copilot", "gemini", "opencode", "qwen"] {
+    for name in ["claude", "codex", "gemini", "opencode", "qwen"] {
         let profile = built_in().load(&[name.into()]).unwrap();
         let hooks = hooks(&profile);
         assert!(hooks.contains(&format!("{name} plan ro")), "{hooks:?}");
         assert!(hooks.iter().any(|line| line.starts_with(name) && line.ends_with(" rw")));
     }
-    for name in ["aider", "amp", "crush", "cursor-agent", "goose", "generic-agent"] {
+    for name in ["aider", "amp", "copilot", "crush", "cursor-agent", "goose", "generic-agent"] {
         let profile = built_in().load(&[name.into()]).unwrap();
         assert_eq!(hooks(&profile), ["generic default rw", "generic plan ro"], "{name}");
     }
