@@ -10,7 +10,8 @@
 //! Where there is nothing to mount on, the mount that holds the path is made read-only, so
 //! that nothing can be created, and its target is stale, until there is something again. If
 //! that is busy, the sandbox stands still for as long.
-//! A placeholder that was removed is made again after a moment.
+//! A placeholder that was removed is made again after a moment. A directory in which something
+//! is to be protected comes back read-only, until all of that is in its place.
 
 mod back;
 mod follow;
@@ -304,6 +305,9 @@ impl Healer {
             // The directories that are watched are the same after a file was replaced.
             self.is_watching_old |= was_lost || slot.lost_since.is_some() || !slot.below.is_empty();
             events.push(Event { path: slot.kept.path.clone(), what });
+            if what == What::Healed {
+                self.wait_anew(index, now);
+            }
         }
         let is_busy = self.hold_the_lost(registry, inspector, &mut events);
         let mut due = now + self.pause(is_busy, now);
@@ -314,6 +318,15 @@ impl Healer {
         }
         self.due = if *scope == Scope::All { due } else { due.min(self.due) };
         events
+    }
+
+    /// Whoever makes a directory again makes what belongs in it next: what stands in for that
+    /// waits as long as if it had been lost just now.
+    fn wait_anew(&mut self, index: usize, now: Instant) {
+        for below in self.slots[index].below.clone() {
+            let lost_since = &mut self.slots[below].lost_since;
+            *lost_since = lost_since.map(|_| now);
+        }
     }
 
     /// How long until the next look, if nothing happens.

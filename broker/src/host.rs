@@ -13,6 +13,7 @@ use std::ffi::{OsStr, OsString};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The directory of sockets in [`Places::state`].
@@ -74,30 +75,60 @@ pub struct Running {
     pub status: Status,
 }
 
+/// A socket at which nobody answers any more.
+#[derive(Debug)]
+pub struct Dead {
+    dir: Rc<OwnedFd>,
+    name: String,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+impl Dead {
+    /// Removes it. If another process was faster, it is gone all the same.
+    pub fn remove(&self) {
+        rustix::fs::unlinkat(&*self.dir, &*self.name, AtFlags::empty()).unwrap_or(());
+    }
+}
+
 /// Every sandbox that answers, the oldest first. Removes what others have left.
 #[must_use]
 pub fn running(places: &Places, timeout: Duration) -> Vec<Running> {
-    let mut all: Vec<Running> = Vec::new();
-    for dir in places.runtime.iter().chain([&places.run]) {
-        let Ok(dir) = open_own(dir, ResolveFlags::empty()) else { continue };
-        let names = names(&dir).unwrap_or_default();
-        for name in names.iter().filter(|name| name.ends_with(UNFINISHED)) {
-            remove_if_old(&dir, name);
-        }
-        for id in names.iter().filter_map(|name| name.strip_suffix(SUFFIX)) {
-            match connect(&dir, id, timeout) {
-                Ok((client, status)) => all.push(Running { id: id.to_owned(), client, status }),
-                Err(ClientError::NoBroker(NoBroker { errno: Errno::CONNREFUSED, .. })) => {
-                    remove(&dir, &format!("{id}{SUFFIX}"));
-                }
-                // One that is busy starting or ending.
-                Err(_) => {}
+    let (running, dead) = find(places, timeout);
+    dead.iter().for_each(Dead::remove);
+    running
+}
+
+/// Every sandbox that answers, the oldest first, and what others have left.
+#[must_use]
+pub fn find(places: &Places, timeout: Duration) -> (Vec<Running>, Vec<Dead>) {
+    let (mut all, mut dead): (Vec<Running>, Vec<Dead>) = (Vec::new(), Vec::new());
+    for path in places.runtime.iter().chain([&places.run]) {
+        let Ok(dir) = open_own(path, ResolveFlags::empty()) else { continue };
+        let dir = Rc::new(dir);
+        for name in names(&dir).unwrap_or_default() {
+            let is_dead = match name.strip_suffix(SUFFIX) {
+                None => name.ends_with(UNFINISHED) && is_old(&dir, &name),
+                Some(id) => match connect(&dir, id, timeout) {
+                    Ok((client, status)) => {
+                        all.push(Running { id: id.to_owned(), client, status });
+                        false
+                    }
+                    Err(ClientError::NoBroker(NoBroker { errno, .. })) => {
+                        errno == Errno::CONNREFUSED
+                    }
+                    // One that is busy starting or ending.
+                    Err(_) => false,
+                },
+            };
+            if is_dead {
+                dead.push(Dead { dir: Rc::clone(&dir), path: path.join(&name), name });
             }
         }
     }
     let started = |it: &Running| it.status.sandbox.as_ref().map(|info| info.started);
     all.sort_by_cached_key(|it| (started(it), it.id.clone()));
-    all
+    (all, dead)
 }
 
 /// Opens a directory that belongs to this user and that nobody else can enter; a last
@@ -146,17 +177,10 @@ fn connect(
     Ok((client, status))
 }
 
-fn remove_if_old(dir: &OwnedFd, name: &str) {
-    let Ok(stat) = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) else { return };
+fn is_old(dir: &OwnedFd, name: &str) -> bool {
+    let Ok(stat) = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) else { return false };
     let made = UNIX_EPOCH + Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
-    if SystemTime::now().duration_since(made).is_ok_and(|age| age > FRESH) {
-        remove(dir, name);
-    }
-}
-
-/// If another process was faster, it is gone all the same.
-fn remove(dir: &OwnedFd, name: &str) {
-    rustix::fs::unlinkat(dir, name, AtFlags::empty()).unwrap_or(());
+    SystemTime::now().duration_since(made).is_ok_and(|age| age > FRESH)
 }
 
 /// Why no single sandbox was meant.

@@ -17,16 +17,19 @@
 //!
 //! Several sandboxes on one tree share a placeholder; the last one removes it.
 
+mod away;
 mod one;
 mod record;
 mod spare;
 
+pub use away::{Away, KEPT_FOR};
 pub use one::is_one;
 pub(crate) use one::make as make_one;
 
 use crate::escape::Escaped;
 use crate::reason::Reason;
 use crate::sys::mount::{self, FileId};
+use away::Bases;
 use record::{Entry, Record};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -83,6 +86,9 @@ impl PlaceholderError {
             (step::LOCK, _) => {
                 Some("another remount-run of yours was stopped while it started: resume or end it")
             }
+            (step::STORE, Errno::NOSPC | Errno::DQUOT) => {
+                Some("free some space there, or set XDG_STATE_HOME to a directory that has some")
+            }
             (step::STORE, _) => Some(
                 "what is made for protected paths that do not exist is recorded there: \
                  set XDG_STATE_HOME to a directory that you can write to",
@@ -90,6 +96,10 @@ impl PlaceholderError {
             (step::RECOGNISE, _) => Some(
                 "this file system does not keep permissions: give the path missing = \"skip\" \
                  in a profile, or create it",
+            ),
+            (step::MAKE, Errno::NOSPC | Errno::DQUOT) => Some(
+                "a protected path that does not exist needs an empty stand-in: free some space \
+                 there, or give the path missing = \"skip\" in a profile",
             ),
             (step::MAKE, _) => Some(
                 "a protected path that does not exist needs an empty stand-in: create it, or \
@@ -152,6 +162,17 @@ pub struct Removed {
     pub kept: Vec<PathBuf>,
     /// What could not be removed. It stays recorded, and is tried again.
     pub failed: Vec<PlaceholderError>,
+    /// What could not be looked for. It stays recorded for a while.
+    pub away: Vec<Away>,
+}
+
+/// What sandboxes that are dead have left.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Leftovers {
+    /// Placeholders that still are there.
+    pub found: Vec<PathBuf>,
+    /// Those that cannot be looked for now.
+    pub away: Vec<Away>,
 }
 
 impl Store {
@@ -218,26 +239,30 @@ impl Store {
         self.lock()?.bury(rustix::process::geteuid().as_raw())
     }
 
-    /// What sandboxes that are dead have left: placeholders that still are there.
+    /// What sandboxes that are dead have left.
     ///
     /// # Errors
     /// The records cannot be read.
-    pub fn leftovers(&self) -> Result<Vec<PathBuf>, PlaceholderError> {
+    pub fn leftovers(&self) -> Result<Leftovers, PlaceholderError> {
         let uid = rustix::process::geteuid().as_raw();
         let (dead, live) = self.lock()?.records()?;
-        let mut found: Vec<PathBuf> = dead
-            .into_iter()
-            .flat_map(|record| record.entries)
-            .filter(|entry| !live.iter().any(|record| record.holds(entry)))
-            .map(|entry| entry.path())
-            .filter(|path| {
-                let stat = mount::open_exact(CWD, path).and_then(|fd| mount::stat(fd.as_fd()));
-                stat.is_ok_and(|stat| is_one(&stat, uid))
-            })
-            .collect();
-        found.sort();
-        found.dedup();
-        Ok(found)
+        let mut left = Leftovers::default();
+        for record in dead {
+            let mut bases = Bases::default();
+            let dead = record.entries.iter();
+            for entry in dead.filter(|entry| !live.iter().any(|record| record.holds(entry))) {
+                let path = entry.path();
+                let stat = mount::open_exact(CWD, &path).and_then(|fd| mount::stat(fd.as_fd()));
+                let is_there = stat.is_ok_and(|stat| is_one(&stat, uid));
+                bases.note(entry, entry.at_its_path().map(|(_, now)| now.base_id), is_there);
+                left.found.extend(is_there.then_some(path));
+            }
+            left.away.extend(bases.away());
+        }
+        left.found.sort();
+        left.found.dedup();
+        left.away = away::of_all(left.away);
+        Ok(left)
     }
 
     fn lock(&self) -> Result<Locked<'_>, PlaceholderError> {
@@ -276,27 +301,37 @@ impl Locked<'_> {
         Ok((dead, live))
     }
 
-    /// Removes what the dead have left and no living one wants, and their records.
+    /// Removes what the dead have left and no living one wants, and their records: those of
+    /// what cannot be looked for only after a while.
     fn bury(&self, uid: u32) -> Result<Removed, PlaceholderError> {
         let (dead, live) = self.records()?;
         let (mut removed, mut spares) = (Removed::default(), Spares::default());
         if !dead.is_empty() {
             spares = self.spares();
         }
+        let mut all_away = Vec::new();
         for record in dead {
+            let mut bases = Bases::default();
             for entry in record.entries.iter().rev() {
                 // Its directory is somewhere else now, or gone: whoever moved it knows why.
                 // In the place of that there may be one, too.
-                let Some((base, entry)) = entry.at_its_path() else { continue };
-                let wants = |record: &Record| record.holds(&entry) || record.names(&entry);
-                if !live.iter().any(wants) {
-                    remove(base.as_fd(), &entry, uid, &mut spares, &mut removed);
-                }
+                let Some((base, there)) = entry.at_its_path() else {
+                    bases.note(entry, None, false);
+                    continue;
+                };
+                let wants = |record: &Record| record.holds(&there) || record.names(&there);
+                let is_found = !live.iter().any(wants)
+                    && remove(base.as_fd(), &there, uid, &mut spares, &mut removed);
+                bases.note(entry, Some(there.base_id), is_found);
             }
-            if removed.failed.is_empty() {
+            let away = bases.away();
+            if !away.is_empty() {
+                all_away.push((record.name, away));
+            } else if removed.failed.is_empty() {
                 self.forget(&record.name)?;
             }
         }
+        removed.away = self.keep(all_away)?;
         Ok(removed)
     }
 
@@ -421,20 +456,22 @@ impl Placeholders {
     }
 }
 
-/// Removes a placeholder if it is as it was made, and says what came of it.
+/// Removes a placeholder if it is as it was made, and says what came of it. Whether there is
+/// one.
 fn remove(
     base: BorrowedFd<'_>,
     entry: &Entry,
     uid: u32,
     spares: &mut Spares,
     removed: &mut Removed,
-) {
+) -> bool {
     match one::remove(base, entry, uid, spares) {
         Ok(Some(true)) => removed.removed.push(entry.path()),
         Ok(Some(false)) => removed.kept.push(entry.path()),
-        Ok(None) => {}
+        Ok(None) => return false,
         Err(errno) => removed.failed.push(failed(step::REMOVE, &entry.path())(errno)),
     }
+    true
 }
 
 #[cfg(test)]

@@ -237,6 +237,15 @@ impl Registry {
         if self.target(index).members.iter().all(is_ro) { Mode::Ro } else { Mode::Rw }
     }
 
+    /// The mode of the mount of a target that `path` is on; of all of them, if it is on none.
+    pub(crate) fn mode_at(&self, index: Index, path: &Path) -> Mode {
+        let on = self.target(index).members.iter().filter(|member| path.starts_with(&member.path));
+        match on.max_by_key(|member| member.path.components().count()) {
+            Some(member) => self.mounts.mode(member).unwrap_or(Mode::Rw),
+            None => self.mode(index),
+        }
+    }
+
     fn state(&self, index: Index) -> State {
         let in_place = |member: &Member| self.mounts.in_place(member);
         let is_whole = self.target(index).members.iter().all(in_place);
@@ -263,6 +272,7 @@ impl Registry {
             path: target.path.clone(),
             mode,
             state: if self.unprotected(index).is_none() { state } else { State::Stale },
+            lost: self.unprotected(index).map(Path::to_owned),
             authority: target.authority,
             lease: None,
         }

@@ -1,8 +1,10 @@
 //! What sandboxes that were killed have left on the host.
 
 use crate::{Exit, complain, print, render};
+use remount_broker::client::TIMEOUT;
 use remount_broker::escape::Escaped;
-use remount_broker::placeholder::{PlaceholderError, Removed, STORE, Store};
+use remount_broker::host::{self, Dead, Places};
+use remount_broker::placeholder::{Away, KEPT_FOR, PlaceholderError, Removed, STORE, Store};
 use std::path::{Path, PathBuf};
 
 /// Shows what is left, or removes it.
@@ -27,28 +29,54 @@ fn store() -> Option<PathBuf> {
 
 fn show(path: &Path, quiet: bool) -> Result<Exit, PlaceholderError> {
     let left = Store::open(path)?.map(|store| store.leftovers()).transpose()?.unwrap_or_default();
-    if left.is_empty() {
-        return Ok(tell(&["nothing is left over".to_owned()], quiet, Exit::Done));
+    let sockets = dead_sockets();
+    let found = left.found.iter().chain(sockets.iter().map(|socket| &socket.path));
+    let mut lines: Vec<_> = found.map(|path| format!("left over: {}", show_path(path))).collect();
+    if lines.is_empty() {
+        lines.push("nothing is left over".to_owned());
+        lines.extend(away(&left.away));
+        return Ok(tell(&lines, quiet, Exit::Done));
     }
-    let mut lines: Vec<_> =
-        left.iter().map(|path| format!("left over: {}", show_path(path))).collect();
+    lines.extend(away(&left.away));
     lines.push(
-        "hint: remountctl doctor --clean removes it, and so does the next sandbox".to_owned(),
+        "hint: remountctl doctor --clean removes it; so do the next sandbox and, of sockets, \
+         remountctl ps"
+            .to_owned(),
     );
     Ok(tell(&lines, false, Exit::Failed))
 }
 
+/// Control sockets of sandboxes that were killed.
+fn dead_sockets() -> Vec<Dead> {
+    Places::here().map(|places| host::find(&places, TIMEOUT).1).unwrap_or_default()
+}
+
+/// What cannot be looked for: no reason for anybody to act.
+fn away(all: &[Away]) -> impl Iterator<Item = String> {
+    let days = KEPT_FOR.as_secs() / (24 * 60 * 60);
+    all.iter().map(move |Away { base, count }| {
+        format!(
+            "elsewhere: up to {count} placeholders below {}, which is not there now: they are removed \
+             once it is, and forgotten {days} days after they were made",
+            show_path(base)
+        )
+    })
+}
+
 fn clean(path: &Path, quiet: bool) -> Result<Exit, PlaceholderError> {
     let store = Store::open(path)?;
-    let Removed { removed, kept, failed } =
+    let Removed { removed, kept, failed, away: elsewhere } =
         store.map(|store| store.clean()).transpose()?.unwrap_or_default();
-    let mut lines: Vec<_> =
-        removed.iter().map(|path| format!("removed: {}", show_path(path))).collect();
+    let sockets = dead_sockets();
+    sockets.iter().for_each(Dead::remove);
+    let removed = removed.iter().chain(sockets.iter().map(|socket| &socket.path));
+    let mut lines: Vec<_> = removed.map(|path| format!("removed: {}", show_path(path))).collect();
     let kept = kept.iter().map(|path| format!("in use, now like any other: {}", show_path(path)));
     lines.extend(kept);
     if lines.is_empty() && failed.is_empty() {
         lines.push("nothing is left over".to_owned());
     }
+    lines.extend(away(&elsewhere));
     for error in &failed {
         complain(&render::line(&error.to_string()), None);
     }

@@ -6,7 +6,7 @@ use remount_broker::escape::Escaped;
 use remount_broker::host::Running;
 use remount_broker::name::Mode;
 use remount_broker::proto::{
-    Event, Hold, Holders, Lease, SandboxInfo, State, TargetReport, Verdict, Waiting,
+    Event, Hold, Holders, LOST_HINT, Lease, SandboxInfo, State, TargetReport, Verdict, Waiting,
 };
 use serde::Serialize;
 use std::path::Path;
@@ -33,7 +33,26 @@ pub(crate) fn table(targets: &[TargetReport]) -> String {
             target_path(target),
         ]
     });
-    columns(["NAME", "MODE", "AUTHORITY", "PATH"], rows.collect())
+    columns(["NAME", "MODE", "AUTHORITY", "PATH"], rows.collect()) + &notes(targets)
+}
+
+/// What there is to say of targets that are not as they should be.
+fn notes(targets: &[TargetReport]) -> String {
+    let note = |target: &TargetReport| {
+        let name = &target.name;
+        match (&target.lost, target.state) {
+            (Some(lost), _) => Some(format!(
+                "{name} is stale: around {} it is read-only, since that was moved, removed or replaced \
+                 outside\nhint: {LOST_HINT}\n",
+                path(lost)
+            )),
+            (None, State::Stale) => Some(format!(
+                "{name} is stale: moved or replaced outside, can no longer be made writable\n"
+            )),
+            (None, _) => None,
+        }
+    };
+    targets.iter().filter_map(note).collect()
 }
 
 /// A table of all there is to know.
@@ -57,9 +76,7 @@ pub(crate) fn status(status: &Status) -> String {
         columns(["NAME", "MODE", "STATE", "AUTHORITY", "PATH"], short.collect())
     };
     let is_any = |state| status.targets.iter().any(|target| target.state == state);
-    if is_any(State::Stale) {
-        text.push_str("stale: moved or replaced outside, can no longer be made writable\n");
-    }
+    text.push_str(&notes(&status.targets));
     if is_any(State::Unmounted) {
         text.push_str(
             "unmounted: no mount of its own here: start the sandbox with --bind DIR DIR\n",
@@ -214,6 +231,7 @@ pub(crate) fn verdict(of: &Path, verdict: &Verdict) -> String {
     let can = match verdict.mode {
         Some(Mode::Rw) if granted => "can be read and written",
         Some(Mode::Rw) => "can be read, not written, since Landlock forbids it",
+        Some(Mode::Ro) if verdict.lost.is_some() => "can be read, not written for the moment",
         Some(Mode::Ro) => "can be read, not written",
         None => "hides what the host has there",
     };
@@ -221,6 +239,12 @@ pub(crate) fn verdict(of: &Path, verdict: &Verdict) -> String {
     let mut text = format!("{path}: {can}\nmount: {mount} ({kind})\nrule: {rule}\n");
     if let Some(target) = &verdict.target {
         text.push_str(&format!("target: {target}\n"));
+    }
+    if let Some(lost) = &verdict.lost {
+        let lost = line(lost);
+        text.push_str(&format!(
+            "lost: {lost}, which is protected, was moved, removed or replaced outside\nhint: {LOST_HINT}\n"
+        ));
     }
     if verdict.is_file {
         text.push_str(
@@ -350,6 +374,7 @@ mod tests {
             path: path.into(),
             mode: Mode::Rw,
             state: State::Ok,
+            lost: None,
             authority: Authority::Inside,
             lease: None,
         }
@@ -398,6 +423,13 @@ mod tests {
         assert!(!show(&stale).contains("stale"));
         stale.state = State::Stale;
         assert!(show(&stale).ends_with("can no longer be made writable\n"));
+        assert!(table(&[stale.clone()]).ends_with("can no longer be made writable\n"));
+        stale.lost = Some("/a/.idea".into());
+        for text in [show(&stale), table(&[stale.clone()])] {
+            assert!(text.contains("a is stale: around /a/.idea it is read-only"), "{text}");
+            assert!(text.ends_with("comes back in a moment\n"), "{text}");
+        }
+        stale.lost = None;
         stale.state = State::Unmounted;
         assert!(show(&stale).ends_with("start the sandbox with --bind DIR DIR\n"));
     }

@@ -225,6 +225,61 @@ fn the_doctor_shows_and_removes_what_is_left() {
     before.unchanged(sandbox.project());
 }
 
+/// The project is elsewhere for a moment, when others start and end.
+#[test]
+fn what_is_left_in_a_project_that_was_moved_is_removed_when_it_is_back() {
+    let sandbox = Sandbox::git();
+    let project = sandbox.project();
+    let before = Snapshot::of(&project);
+    let (elsewhere, away) = (sandbox.dir("elsewhere"), sandbox.root().join("away"));
+    let doctor = |words: &[&str]| sandbox.ctl().option("doctor").options(words).run();
+    kill(sleeping(sandbox.remount()));
+    std::fs::rename(&project, &away).unwrap();
+    sandbox.remount().cwd(&elsewhere).command(["true"]).run().success();
+    let line = format!(" placeholders below {}, which is not there now", project.display());
+    for words in [&["--clean"][..], &[]] {
+        let outcome = doctor(words);
+        let told = outcome.success().stdout();
+        assert!(told.contains("elsewhere: up to ") && told.contains(&line), "{outcome}");
+    }
+    // What is in its place now is left alone.
+    std::fs::create_dir_all(project.join(".vscode")).unwrap();
+    doctor(&["--clean"]).success();
+    assert!(project.join(".vscode").exists());
+    std::fs::remove_dir_all(&project).unwrap();
+    std::fs::rename(&away, &project).unwrap();
+    doctor(&[]).exits(1);
+    assert!(doctor(&["--clean"]).success().stdout().contains("removed: "));
+    assert_eq!(doctor(&[]).success().stdout(), "nothing is left over\n");
+    before.unchanged(&project);
+}
+
+#[test]
+fn the_doctor_shows_and_removes_dead_sockets() {
+    let sandbox = Sandbox::git();
+    let doctor = |words: &[&str]| sandbox.ctl().option("doctor").options(words).run();
+    let living = sleeping(sandbox.remount());
+    let of_living = sandbox.socket();
+    let dying = sleeping(sandbox.remount());
+    wait_until("the other socket", LIMIT, || sandbox.sockets().len() == 2);
+    kill(dying);
+    let mut of_dead = sandbox.sockets();
+    of_dead.retain(|it| *it != of_living);
+    assert_eq!(of_dead.len(), 1);
+    let outcome = doctor(&[]);
+    outcome.exits(1);
+    let line = format!("left over: {}\n", of_dead[0].display());
+    assert!(outcome.stdout().contains(&line), "{outcome}");
+    assert!(!outcome.stdout().contains(of_living.to_str().unwrap()), "{outcome}");
+    assert_eq!(sandbox.sockets().len(), 2);
+    let line = format!("removed: {}\n", of_dead[0].display());
+    assert!(doctor(&["--clean"]).success().stdout().contains(&line));
+    assert_eq!(sandbox.sockets(), [of_living]);
+    kill(living);
+    doctor(&["--clean"]).success();
+    assert!(sandbox.sockets().is_empty());
+}
+
 /// Killed before anything could be removed, and without what was recorded: as after a
 /// power cut.
 #[test]

@@ -145,6 +145,108 @@ fn what_is_removed_and_made_again_is_protected() {
     inside.end().success();
 }
 
+/// Writes to what is protected in the git directory, without pause, until it is told to stop.
+/// Then says how often that went through. No file is open meanwhile but for these writes.
+const SPIN: &str = r#"
+{
+    n=0
+    while [ ! -e stop ]; do
+        for file in .git/config .git/hooks/post-checkout .git/commondir; do
+            { echo '#evil' >>"$file"; } && n=$((n + 1))
+        done
+    done
+    echo "$n" >writes
+} </dev/null >/dev/null 2>&1 &
+"#;
+
+/// What the host puts in the place of a directory that it has taken away is closed until all that
+/// is protected in it is in its place: in nothing that comes can anybody inside write first.
+#[test]
+fn what_comes_in_its_place_is_closed_until_all_in_it_is_protected() {
+    let (sandbox, project) = world();
+    let (git, saved) = (project.join(".git"), sandbox.outside().join("saved"));
+    let rounds = std::env::var("REMOUNT_HEAL_ROUNDS")
+        .map_or(2, |text| text.parse().expect("a number of rounds"));
+    let mut inside = sandbox.remount().serve();
+    assert_eq!(inside.run(["sh", "-c", SPIN]).0, 0);
+    let copy = |from: &Path, to: &Path| {
+        let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status();
+        assert!(copied.unwrap().success());
+    };
+    let closed = |inside: &mut Inside| {
+        wait_until("the project is closed", LIMIT, || inside.act(["utime", "."]) == rofs());
+    };
+    for round in 0..rounds {
+        std::fs::rename(&git, &saved).unwrap();
+        closed(&mut inside);
+        copy(&saved, &git);
+        settled(&mut inside);
+        inside.act(["append", ".git/config", "x"]).errno("EROFS");
+        inside.act(["create", ".git/index.lock"]).ok();
+        inside.act(["unlink", ".git/index.lock"]).ok();
+        std::fs::remove_dir_all(&saved).unwrap();
+
+        // Nothing in it yet: it stays closed, whatever is missing.
+        std::fs::rename(&git, &saved).unwrap();
+        closed(&mut inside);
+        std::fs::create_dir(&git).unwrap();
+        wait_until("what stands in is there", LIMIT, || git.join("commondir").exists());
+        wait_until("the project is open", LIMIT, || inside.act(["utime", "."]) == done());
+        inside.act(["create", ".git/config"]).errno("EROFS");
+        inside.act(["create", ".git/index.lock"]).errno("EROFS");
+        assert!(inside.ctl("status", 0).contains("git is stale: around "), "{round}");
+        // The host is not kept from anything.
+        std::fs::remove_dir_all(&git).unwrap();
+        closed(&mut inside);
+        copy(&saved, &git);
+        settled(&mut inside);
+        inside.act(["append", ".git/config", "x"]).errno("EROFS");
+        inside.act(["create", ".git/index.lock"]).ok();
+        inside.act(["unlink", ".git/index.lock"]).ok();
+        std::fs::remove_dir_all(&saved).unwrap();
+    }
+    let commit = ["commit", "-q", "--allow-empty", "-m", "inside"];
+    let words = ["git", "-c", "user.name=a", "-c", "user.email=a@b"];
+    assert_eq!(inside.run(words.into_iter().chain(commit)), (0, String::new()));
+    std::fs::write(project.join("stop"), "").unwrap();
+    let writes = || std::fs::read_to_string(project.join("writes")).unwrap_or_default();
+    wait_until("it has stopped", LIMIT, || writes().ends_with('\n'));
+    assert_eq!(writes(), "0\n");
+    assert!(!std::fs::read_to_string(git.join("config")).unwrap().contains("evil"));
+    assert!(!git.join("hooks/post-checkout").exists());
+    inside.end().success();
+}
+
+/// Something of the user's own, which nobody makes again for him.
+#[test]
+fn whoever_asks_is_told_what_is_lost() {
+    let (sandbox, project) = world();
+    let mut inside = sandbox.remount().serve();
+    assert!(inside.ctl("why src", 0).contains("can be read and written"));
+    std::fs::remove_dir_all(project.join(".vscode")).unwrap();
+    wait_until("the project is closed", LIMIT, || inside.act(["utime", "."]) == rofs());
+    let lost = project.join(".vscode");
+    let note = format!(
+        "workspace is stale: around {} it is read-only, since that was moved, removed or replaced outside",
+        lost.display()
+    );
+    let hint = "hint: make it again or move it back, outside";
+    for request in ["list", "status"] {
+        let said = inside.ctl(request, 0);
+        assert!(said.contains(&note) && said.contains(hint), "{said}");
+    }
+    let why = inside.ctl("why src", 0);
+    assert!(why.contains("src: can be read, not written for the moment\n"), "{why}");
+    assert!(why.contains(&format!("lost: {}, which is protected", lost.display())), "{why}");
+    assert!(why.contains(hint), "{why}");
+    inside.ctl("rw workspace", 6);
+    std::fs::create_dir(&lost).unwrap();
+    settled(&mut inside);
+    inside.act(["create", "src"]).ok();
+    assert!(inside.ctl("why src", 0).contains("can be read and written"));
+    inside.end().success();
+}
+
 /// A link in the place of a directory leads to where nothing is protected, and a file in the
 /// place of a git directory to another: neither is taken for what was there.
 #[test]

@@ -1,4 +1,7 @@
 //! Mounts that are not in their places: each is put back.
+//!
+//! One that has protected paths below it comes back read-only: at first none of those is in
+//! its place. It gets its mode when all of them are ([`super::hold`]).
 
 use super::{GRACE, Healer, Kept, Kind, Shape, Slot, TRIES, pause};
 use crate::name::Mode;
@@ -75,19 +78,16 @@ impl Healer {
             Kind::Protected if !mount::is_read_only(&at)? => {
                 mount::set_attributes(at.as_fd(), Attributes::READ_ONLY, Reach::This)?;
             }
-            Kind::Writable if slot.mount.is_none() => {
+            Kind::Writable | Kind::Other(None) if slot.mount.is_none() => {
                 self.slots[index].was_writable = !mount::is_read_only(&at)?;
             }
+            Kind::Writable => self.admit(index, at.as_fd(), registry)?,
             // What the host has read-only was never a member.
             Kind::Member(target) if self.is_member_now(index, registry) => {
                 let own = registry.member(target, &slot.kept.path).map(mount::mount_id);
                 if own != Some(Ok(stat.mount_id)) {
                     self.retire(index, registry)?;
-                    mount::set_attributes(
-                        at.as_fd(),
-                        Attributes::mode(registry.wanted(target)),
-                        Reach::This,
-                    )?;
+                    self.admit(index, at.as_fd(), registry)?;
                     registry.replace_member(target, &self.slots[index].kept.path, at);
                 }
             }
@@ -95,6 +95,43 @@ impl Healer {
         }
         self.slots[index].mount = Some(stat.mount_id);
         Ok(())
+    }
+
+    /// Gives another mount than the one that was in a place the mode that it is to have now.
+    fn admit(
+        &mut self,
+        index: usize,
+        at: BorrowedFd<'_>,
+        registry: &Registry,
+    ) -> Result<(), Errno> {
+        self.closed.remove(&index);
+        if !self.slots[index].below.is_empty() {
+            match mount::set_attributes(at, Attributes::READ_ONLY, Reach::This) {
+                Ok(()) => {
+                    self.closed.insert(index);
+                    return Ok(());
+                }
+                // Not the one that was made here, but one that was moved here, with what is
+                // below: is any of that lost, it is a holder like any other.
+                Err(Errno::BUSY) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        mount::set_attributes(at, Attributes::mode(self.wanted(index, registry)), Reach::This)
+    }
+
+    /// The mode that the mount of a slot is to have when nothing below it is lost.
+    pub(super) fn wanted(&self, index: usize, registry: &Registry) -> Mode {
+        let slot = &self.slots[index];
+        match slot.kept.kind {
+            Kind::Member(target) | Kind::Other(Some(target))
+                if self.is_member_now(index, registry) =>
+            {
+                registry.wanted(target)
+            }
+            Kind::Writable | Kind::Other(None) if slot.was_writable => Mode::Rw,
+            _ => Mode::Ro,
+        }
     }
 
     /// Whether the mount of a slot is one that its target's mode applies to.
@@ -129,11 +166,13 @@ impl Healer {
     ) -> Result<(), Errno> {
         let slot = &self.slots[index];
         let tree = match &slot.kept.kind {
-            Kind::Member(target) if self.is_member_now(index, registry) => {
-                self.detached(at, registry.wanted(*target))?
+            // What is protected below is not there yet.
+            Kind::Member(_) | Kind::Writable if !slot.below.is_empty() => {
+                self.detached(at, Mode::Ro)?
             }
-            Kind::Writable if slot.was_writable => self.detached(at, Mode::Rw)?,
-            Kind::Protected | Kind::Member(_) | Kind::Writable => self.detached(at, Mode::Ro)?,
+            Kind::Protected | Kind::Member(_) | Kind::Writable => {
+                self.detached(at, self.wanted(index, registry))?
+            }
             Kind::Masked { file, directory } => {
                 let directory = directory.as_ref().filter(|_| stat.is_dir());
                 let over = mount::open_exact(CWD, directory.unwrap_or(file))?;

@@ -75,9 +75,7 @@ impl Healer {
     fn open_others(&mut self, registry: &Registry) -> bool {
         let mut is_busy = false;
         for holder in self.closed.clone().difference(&self.holders()) {
-            let target = self.slots[*holder].kept.kind.target();
-            let mode = target.map_or(Mode::Rw, |target| registry.wanted(target));
-            match self.open(*holder, mode, registry) {
+            match self.open(*holder, self.wanted(*holder, registry), registry) {
                 Ok(()) => drop(self.closed.remove(holder)),
                 Err(_) => is_busy = true,
             }

@@ -96,7 +96,7 @@ fn what_the_dead_leave_is_removed_by_the_next_or_on_demand() {
     let world = World::new();
     world.killed(&world.wanted());
     assert_eq!(world.names(), ALL);
-    assert_eq!(world.store().leftovers().unwrap().len(), 3);
+    assert_eq!(world.store().leftovers().unwrap().found.len(), 3);
     // Still wanted: left where it is, and removed at this one's end.
     let next = world.store().make(&world.wanted()[..1]).unwrap();
     assert_eq!(world.names(), [".git", ".vscode"]);
@@ -106,7 +106,7 @@ fn what_the_dead_leave_is_removed_by_the_next_or_on_demand() {
     world.killed(&world.wanted());
     world.killed(&world.wanted());
     assert_eq!(world.store().clean().unwrap().removed.len(), 3);
-    assert_eq!(world.store().leftovers().unwrap(), Vec::<PathBuf>::new());
+    assert_eq!(world.store().leftovers().unwrap(), Leftovers::default());
     assert_eq!((world.names(), world.records()), (vec![".git".to_owned()], 0));
 }
 
@@ -207,6 +207,79 @@ fn a_tree_that_was_moved_is_cleaned_and_another_in_its_place_is_not() {
     made.remove().unwrap();
     assert_eq!(world.names(), [".git", ".vscode"]);
     assert_eq!(std::fs::read_dir(world.0.join("moved")).unwrap().count(), 1);
+}
+
+/// The base is elsewhere, and another directory may be in its place, when others start.
+#[test]
+fn those_of_a_tree_that_comes_back_are_removed_then() {
+    let world = World::new();
+    let elsewhere = world.0.join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    for is_replaced in [false, true] {
+        world.killed(&world.wanted());
+        std::fs::rename(world.tree(""), world.0.join("away")).unwrap();
+        if is_replaced {
+            std::fs::create_dir_all(world.tree(".git")).unwrap();
+        }
+        let away = [Away { base: world.0.join("tree"), count: 4 }];
+        for _ in 0..2 {
+            let other = Wanted { path: elsewhere.join("x"), kind: Kind::Directory };
+            world.store().make(&[other]).unwrap().remove().unwrap();
+            let removed = world.store().clean().unwrap();
+            assert!(removed.removed.is_empty() && removed.failed.is_empty(), "{removed:?}");
+            assert_eq!(removed.away, away);
+            let left = world.store().leftovers().unwrap();
+            assert_eq!((left.found, left.away.as_slice()), (Vec::new(), away.as_slice()));
+        }
+        if is_replaced {
+            assert_eq!(world.names(), [".git"]);
+            std::fs::remove_dir_all(world.tree("")).unwrap();
+        }
+        std::fs::rename(world.0.join("away"), world.tree("")).unwrap();
+        assert_eq!(world.names(), ALL);
+        assert_eq!(world.store().leftovers().unwrap().found.len(), 3);
+        assert_eq!(world.store().clean().unwrap().removed.len(), 3);
+        assert_eq!((world.names(), world.records()), (vec![".git".to_owned()], 0));
+    }
+}
+
+#[test]
+fn those_that_do_not_come_back_are_forgotten_after_a_while() {
+    let world = World::new();
+    let record = || {
+        let all = std::fs::read_dir(world.0.join("state/remount/placeholders")).unwrap();
+        let mut all = all.map(|entry| entry.unwrap().path());
+        std::fs::File::open(all.find(|path| path.file_name() != Some(SPARE.as_ref())).unwrap())
+    };
+    for (age, records) in [(KEPT_FOR - Duration::from_secs(60), 1), (KEPT_FOR * 2, 0)] {
+        world.killed(&world.wanted());
+        std::fs::rename(world.tree(""), world.0.join("away")).unwrap();
+        record().unwrap().set_modified(std::time::SystemTime::now() - age).unwrap();
+        world.store().clean().unwrap();
+        assert_eq!(world.records(), records);
+        std::fs::rename(world.0.join("away"), world.tree("")).unwrap();
+        world.store().clean().unwrap();
+    }
+    // Made one beside the other: each of them lives until all are.
+    let made: Vec<_> = (0..40).map(|_| world.store().make(&world.wanted()).unwrap()).collect();
+    drop(made);
+    std::fs::rename(world.tree(""), world.0.join("away")).unwrap();
+    world.store().clean().unwrap();
+    assert_eq!(world.records(), 32);
+    std::fs::rename(world.0.join("away"), world.tree("")).unwrap();
+}
+
+#[test]
+fn where_there_is_no_space_the_hint_is_to_free_some() {
+    for (step, errno, word) in [
+        (step::MAKE, Errno::NOSPC, "missing = \"skip\""),
+        (step::MAKE, Errno::DQUOT, "free some space"),
+        (step::STORE, Errno::NOSPC, "free some space"),
+    ] {
+        let hint = failed(step, Path::new("/p"))(errno).hint().unwrap();
+        assert!(hint.contains(word) && !hint.contains("create it"), "{hint}");
+    }
+    assert!(failed(step::MAKE, Path::new("/p"))(Errno::ROFS).hint().unwrap().contains("create it"));
 }
 
 #[test]

@@ -81,6 +81,14 @@ pub enum Fault {
         /// The mode asked for: `rw` was refused, `ro` was done as far as mounts are left.
         mode: Mode,
     },
+    /// Something in the target that is to be protected is not in its place.
+    #[error("make {name} writable: {} was moved, removed or replaced outside", Escaped::path(.path))]
+    Lost {
+        /// The target.
+        name: TargetName,
+        /// What.
+        path: PathBuf,
+    },
     /// A mount was taken out of the tree, where the kernel lets nobody change it.
     #[error(
         "make {name} read-only: {} was detached, and what is in it already can still write",
@@ -170,7 +178,7 @@ impl Fault {
             | Self::AlreadyWaiting { .. }
             | Self::Denied(_)
             | Self::Unanswered(_) => ErrorCode::NotAuthorised,
-            Self::Stale { .. } | Self::Detached { .. } => ErrorCode::Stale,
+            Self::Stale { .. } | Self::Lost { .. } | Self::Detached { .. } => ErrorCode::Stale,
             Self::Busy { .. } | Self::Spared { .. } => ErrorCode::Busy,
             Self::Failed { .. } | Self::Dropped | Self::NoSuchRequest(_) => ErrorCode::Failed,
         }
@@ -193,6 +201,7 @@ impl Fault {
             Self::HeldUnknown { .. } => {
                 Some("mend the file 'held' in $XDG_STATE_HOME/remount, outside, or remove it")
             }
+            Self::Lost { .. } => Some(LOST_HINT),
             Self::Stale { .. } | Self::Detached { .. } => Some(
                 "the directory was moved or replaced outside; start the sandbox anew to write there",
             ),
@@ -212,6 +221,10 @@ impl Fault {
     }
 }
 
+/// What to do about a protected path that is lost.
+pub const LOST_HINT: &str = "make it again or move it back, outside: until then what is around it \
+                             is read-only; what the sandbox made itself comes back in a moment";
+
 /// The word for a fault in a reply: a program decides by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -222,7 +235,7 @@ pub enum ErrorCode {
     UnknownTarget,
     /// [`Fault::NotAuthorised`].
     NotAuthorised,
-    /// [`Fault::Stale`] or [`Fault::Detached`].
+    /// [`Fault::Stale`], [`Fault::Lost`] or [`Fault::Detached`].
     Stale,
     /// [`Fault::BadRequest`].
     BadRequest,

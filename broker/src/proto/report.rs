@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 pub enum State {
     /// They are.
     Ok,
-    /// They are not; it cannot become writable any more.
+    /// They are not, and it cannot become writable any more; or something in it that is to be
+    /// protected is lost for the moment.
     Stale,
     /// remountd only: at its path this sandbox has no mount that could be switched.
     Unmounted,
@@ -51,6 +52,15 @@ pub struct TargetReport {
     pub mode: Mode,
     /// Whether its mounts are where they were.
     pub state: State,
+    /// What in it is protected and not in its place: moved, removed or replaced outside. Where
+    /// that belongs, the target is read-only, whatever its mode, until it is back.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "lossy_if_any",
+        deserialize_with = "from_text_if_any"
+    )]
+    pub lost: Option<PathBuf>,
     /// Who may make it writable.
     pub authority: Authority,
     /// The end that its `rw` has.
@@ -64,6 +74,14 @@ fn lossy<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
 
 fn from_text<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
     String::deserialize(from).map(PathBuf::from)
+}
+
+fn lossy_if_any<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
+    path.as_deref().map(Path::to_string_lossy).serialize(to)
+}
+
+fn from_text_if_any<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+    Option::<String>::deserialize(from).map(|text| text.map(PathBuf::from))
 }
 
 /// What of a mount a process keeps open for writing.
@@ -187,6 +205,10 @@ pub struct Verdict {
     /// What Landlock grants there, whatever the mount says; none in a sandbox without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub landlock: Option<Grant>,
+    /// What is protected and not in its place, so that what is around it, this path too, is
+    /// read-only until it is back; as printable text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<String>,
     /// Whether the path is a file with a mount of its own: none can be renamed over it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_file: bool,

@@ -201,6 +201,7 @@ fn replies_survive_the_round_trip() {
         path: PathBuf::from("/home/u/a b"),
         mode: Mode::Ro,
         state: State::Stale,
+        lost: Some(PathBuf::from("/home/u/a b/.idea")),
         authority: Authority::Confirm,
         lease: None,
     };
@@ -249,7 +250,7 @@ fn replies_survive_the_round_trip() {
     assert_eq!(
         String::from_utf8(done).unwrap(),
         "{\"ok\":true,\"targets\":[{\"name\":\"workspace\",\"path\":\"/home/u/a b\",\
-         \"mode\":\"ro\",\"state\":\"stale\",\"authority\":\"confirm\"}]}\n"
+         \"mode\":\"ro\",\"state\":\"stale\",\"lost\":\"/home/u/a b/.idea\",\"authority\":\"confirm\"}]}\n"
     );
     let classic = Reply::List(vec![report]).to_bytes(Dialect::Classic);
     assert_eq!(String::from_utf8(classic).unwrap(), "workspace ro /home/u/a b\nOK\n");
@@ -272,6 +273,7 @@ fn a_path_of_any_bytes_stays_on_its_line() {
         path,
         mode: Mode::Rw,
         state: State::Ok,
+        lost: None,
         authority: Authority::Inside,
         lease: None,
     };

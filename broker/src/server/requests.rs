@@ -5,7 +5,8 @@ use super::leases::OWN;
 use super::queue::{Finished, Patience, Pending, Stage};
 use super::sessions::SessionId;
 use super::{Server, busy};
-use crate::name::TargetName;
+use crate::escape::Escaped;
+use crate::name::{Mode, TargetName};
 use crate::proto::{
     self, Dialect, ErrorCode, Fault, OnBusy, Origin, Refusal, Reply, Request, SetRequest,
     StatusReport, TargetReport, Verdict,
@@ -238,12 +239,18 @@ impl Server<'_> {
             mode: None,
             target: None,
             landlock: None,
+            lost: None,
             is_file: false,
         });
         // What a target's mount allows is its mode now, not the one it began with.
         let index = verdict.target.as_ref().and_then(|name| self.registry.by_name(name));
         if let Some(index) = index {
-            verdict.mode = Some(self.registry.mode(index));
+            let mode = self.registry.mode_at(index, path);
+            verdict.mode = Some(mode);
+            if mode == Mode::Ro && self.registry.wanted(index) == Mode::Rw {
+                let lost = self.registry.unprotected(index);
+                verdict.lost = lost.map(|lost| Escaped::path(lost).to_string());
+            }
         }
         verdict
     }

@@ -99,6 +99,7 @@ impl MountPlan {
             mode: (!matches!(op.kind, OpKind::Mask(_))).then_some(mode),
             target: target.map(|target| target.name.clone()),
             landlock: None,
+            lost: None,
             is_file: op.dest == of && op.is_file(),
         })
     }
