@@ -45,7 +45,7 @@ pub fn run(args: Vec<OsString>) -> Result<u8, Failure> {
     let host = ManuallyDrop::new(Host::read().map_err(|error| Failure {
         code: 125,
         message: error.to_string(),
-        hint: Some("mount the proc file system on /proc".to_owned()),
+        hint: Some(error.hint().to_owned()),
     })?);
     let loader = loader(&host);
     if args.list_profiles {
