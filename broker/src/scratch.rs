@@ -51,7 +51,11 @@ impl Scratch {
                 made => made?,
             }
             // Before it was locked, somebody may have removed it as one that is left over.
-            if let Some(made) = Self::take(path)? {
+            let taken = Self::take(path.clone()).inspect_err(|_| {
+                // Not every file system has locks. If this fails, it is gone already.
+                rustix::fs::rmdir(&path).unwrap_or(());
+            });
+            if let Some(made) = taken? {
                 return Ok(made);
             }
         }
