@@ -235,7 +235,8 @@ fn what_is_left_in_a_project_that_was_moved_is_removed_when_it_is_back() {
     let project = sandbox.project();
     let before = Snapshot::of(&project);
     let (elsewhere, away) = (sandbox.dir("elsewhere"), sandbox.root().join("away"));
-    let doctor = |words: &[&str]| sandbox.ctl().option("doctor").options(words).run();
+    let doctor =
+        |words: &[&str]| sandbox.ctl().cwd(&elsewhere).option("doctor").options(words).run();
     kill(sleeping(sandbox.remount()));
     std::fs::rename(&project, &away).unwrap();
     sandbox.remount().cwd(&elsewhere).command(["true"]).run().success();
