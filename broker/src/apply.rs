@@ -131,11 +131,11 @@ impl Step {
 /// begins to hold it then looks at the mounts after writing that down, so one of the two
 /// sees the other.
 fn refused(registry: &Registry, target: Index) -> Option<Fault> {
-    let lost = |path: &Path| {
-        let name = registry.target(target).name.clone();
-        Fault::Lost { name, path: path.to_owned() }
-    };
-    registry.unprotected(target).map(lost).or_else(|| registry.held(target))
+    let name = || registry.target(target).name.clone();
+    let lost = |path: &Path| Fault::Lost { name: name(), path: path.to_owned() };
+    let stale = |path: &Path| Fault::Stale { name: name(), path: path.to_owned(), mode: Mode::Rw };
+    let lost = registry.lost(target).map(lost);
+    lost.or_else(|| registry.crowded(target).map(stale)).or_else(|| registry.held(target))
 }
 
 /// Why an attempt did not get to its end.

@@ -45,8 +45,11 @@ pub struct Registry {
     targets: Vec<Target>,
     /// The modes that were asked for last: what a mount that is put back gets.
     wanted: Vec<Cell<Mode>>,
-    /// Targets in which something that is to be protected is not: they stay as they are.
-    unprotected: Vec<(Index, PathBuf)>,
+    /// Targets in which something that is to be protected is not in its place: they stay as
+    /// they are.
+    lost: Vec<(Index, PathBuf)>,
+    /// Targets in which there is more than can be protected: the same.
+    crowded: Vec<(Index, PathBuf)>,
     mounts: Box<dyn Mounts>,
 }
 
@@ -86,7 +89,8 @@ impl Registry {
                 return Err(BadTargets::Empty(target.name.clone()));
             }
         }
-        let mut registry = Self { targets, wanted: Vec::new(), unprotected: Vec::new(), mounts };
+        let (wanted, lost, crowded) = (Vec::new(), Vec::new(), Vec::new());
+        let mut registry = Self { targets, wanted, lost, crowded, mounts };
         registry.wanted = registry.all().map(|index| Cell::new(registry.mode(index))).collect();
         Ok(registry)
     }
@@ -137,14 +141,25 @@ impl Registry {
         }
     }
 
-    /// Sets in which targets what is not protected that is to be.
-    pub(crate) fn set_unprotected(&mut self, unprotected: Vec<(Index, PathBuf)>) {
-        self.unprotected = unprotected;
+    /// Sets in which targets what is not protected that is to be: what is lost, and where there
+    /// is too much.
+    pub(crate) fn set_unprotected(
+        &mut self,
+        lost: Vec<(Index, PathBuf)>,
+        crowded: Vec<(Index, PathBuf)>,
+    ) {
+        (self.lost, self.crowded) = (lost, crowded);
     }
 
-    /// What in a target is to be protected and is not.
-    pub(crate) fn unprotected(&self, index: Index) -> Option<&Path> {
-        let mut all = self.unprotected.iter();
+    /// What in a target is to be protected and is not in its place.
+    pub(crate) fn lost(&self, index: Index) -> Option<&Path> {
+        let mut all = self.lost.iter();
+        all.find(|(target, _)| *target == index).map(|(_, path)| path.as_path())
+    }
+
+    /// Where in a target there is more than can be protected.
+    pub(crate) fn crowded(&self, index: Index) -> Option<&Path> {
+        let mut all = self.crowded.iter();
         all.find(|(target, _)| *target == index).map(|(_, path)| path.as_path())
     }
 
@@ -267,12 +282,13 @@ impl Registry {
 
     fn describe(&self, index: Index, mode: Mode, state: State) -> TargetReport {
         let target = self.target(index);
+        let is_protected = self.lost(index).is_none() && self.crowded(index).is_none();
         TargetReport {
             name: target.name.clone(),
             path: target.path.clone(),
             mode,
-            state: if self.unprotected(index).is_none() { state } else { State::Stale },
-            lost: self.unprotected(index).map(Path::to_owned),
+            state: if is_protected { state } else { State::Stale },
+            lost: self.lost(index).map(Path::to_owned),
             authority: target.authority,
             lease: None,
         }

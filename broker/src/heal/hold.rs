@@ -53,7 +53,7 @@ impl Healer {
     /// Makes them read-only; the answer is one that is busy.
     fn close_holders(&mut self, registry: &mut Registry) -> Option<usize> {
         let lost = self.slots.iter().filter(|slot| slot.lost_since.is_some());
-        let unprotected = lost.filter_map(|slot| {
+        let lost = lost.filter_map(|slot| {
             let target = self.slots[slot.holder?].kept.kind.target()?;
             Some((target, slot.kept.path.clone()))
         });
@@ -61,7 +61,7 @@ impl Healer {
             let kept = &self.slots[place].kept;
             Some((kept.kind.target()?, kept.path.clone()))
         });
-        registry.set_unprotected(unprotected.chain(crowded).collect());
+        registry.set_unprotected(lost.collect(), crowded.collect());
         let mut busy = None;
         for holder in self.holders().difference(&self.closed.clone()) {
             // A file may be open for writing: until it is closed, this is tried again.

@@ -251,7 +251,7 @@ impl Server<'_> {
             let mode = self.registry.mode_at(index, path);
             verdict.mode = Some(mode);
             if mode == Mode::Ro && self.registry.wanted(index) == Mode::Rw {
-                let lost = self.registry.unprotected(index);
+                let lost = self.registry.lost(index);
                 verdict.lost = lost.map(|lost| Escaped::path(lost).to_string());
             }
         }
