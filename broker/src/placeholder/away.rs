@@ -6,6 +6,7 @@ use super::record::Entry;
 use super::{Locked, PlaceholderError, failed, step};
 use crate::sys::mount::FileId;
 use rustix::fs::AtFlags;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -80,7 +81,7 @@ impl Locked<'_> {
             let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
             dated.push((UNIX_EPOCH + Duration::from_secs(seconds), name, away));
         }
-        dated.sort_by(|a, b| b.0.cmp(&a.0));
+        dated.sort_by_key(|(made, ..)| Reverse(*made));
         let (now, mut kept) = (SystemTime::now(), Vec::new());
         for (place, (made, name, away)) in dated.into_iter().enumerate() {
             if place >= MOST || now.duration_since(made).is_ok_and(|age| age > KEPT_FOR) {
