@@ -367,15 +367,6 @@ impl Healer {
         events
     }
 
-    /// Whoever makes a directory again makes what belongs in it next: what stands in for that
-    /// waits as long as if it had been lost just now.
-    fn wait_anew(&mut self, index: usize, now: Instant) {
-        for below in self.slots[index].below.clone() {
-            let lost_since = &mut self.slots[below].lost_since;
-            *lost_since = lost_since.map(|_| now);
-        }
-    }
-
     /// How long until the next look, if nothing happens.
     fn pause(&self, is_busy: bool, now: Instant) -> Duration {
         let mut lost =

@@ -120,6 +120,15 @@ impl Healer {
         mount::set_attributes(at, Attributes::mode(self.wanted(index, registry)), Reach::This)
     }
 
+    /// Whoever makes a directory again makes what belongs in it next: what stands in for that
+    /// waits as long as if it had been lost just now.
+    pub(super) fn wait_anew(&mut self, index: usize, now: Instant) {
+        for below in self.slots[index].below.clone() {
+            let lost_since = &mut self.slots[below].lost_since;
+            *lost_since = lost_since.map(|_| now);
+        }
+    }
+
     /// The mode that the mount of a slot is to have when nothing below it is lost.
     pub(super) fn wanted(&self, index: usize, registry: &Registry) -> Mode {
         let slot = &self.slots[index];
