@@ -41,3 +41,23 @@ fn root_cannot_change_the_permissions_of_what_the_kernel_shows() {
         inside.exits(1).says("Read-only file system");
     }
 }
+
+/// An ordinary user may write to nothing there as it is: the mount refuses before the kernel
+/// looks whose it is. No permission of a switch can be changed anywhere, not even to the same.
+#[test]
+fn the_kernels_switches_are_on_a_read_only_mount() {
+    let sandbox = Sandbox::new();
+    let mut inside = sandbox.remount().serve();
+    for path in ["/proc/sys/kernel/hostname", "/proc/sys/vm/panic_on_oom"] {
+        sandbox.host_probe().probe(["chmod", path]).errno("EPERM");
+        inside.act(["chmod", path]).errno("EROFS");
+    }
+    // What is a process's own is beside it; for root all of /proc is read-only.
+    let own = inside.act(["open-write", "/proc/self/comm"]);
+    if as_root() {
+        own.errno("EROFS")
+    } else {
+        drop(own.ok())
+    }
+    inside.end().success();
+}
