@@ -60,7 +60,7 @@ pub fn pair() -> Result<Pair> {
 
 /// The variable `name` of this process's environment; an empty one counts as unset.
 #[must_use]
-pub fn variable(name: &str) -> Option<OsString> {
+pub fn variable(name: &str) -> Option<std::ffi::OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
