@@ -205,7 +205,10 @@ fn what_a_killed_one_leaves_is_removed_by_the_next() {
 fn the_doctor_shows_and_removes_what_is_left() {
     let sandbox = Sandbox::git();
     let before = Snapshot::of(sandbox.project());
-    let doctor = |words: &[&str]| sandbox.ctl().option("doctor").options(words).run();
+    // What others leave in /tmp is not this test's.
+    let tmp = sandbox.dir("tmp");
+    let doctor =
+        |words: &[&str]| sandbox.ctl().env("TMPDIR", &tmp).option("doctor").options(words).run();
     let outcome = doctor(&[]);
     assert_eq!(outcome.success().stdout(), "nothing is left over\n");
     let running = sleeping(sandbox.remount());
