@@ -207,6 +207,7 @@ impl Daemon<'_> {
                 sandbox: None,
                 targets,
                 pending: Vec::new(),
+                changed: Vec::new(),
             })),
             _ => Reply::List(targets),
         }
