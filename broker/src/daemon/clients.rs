@@ -33,20 +33,20 @@ impl Clients {
         Self { by_id: BTreeMap::new(), clock: 0, most }
     }
 
-    /// Takes in a client. If that is one too many, the longest idle one of the user who
-    /// has the most has to go; returns it.
+    /// Takes in a client, and returns it. If that is one too many, the longest idle one of the
+    /// user who has the most has to go: the second that is returned.
     pub fn admit(
         &mut self,
         session: Session,
         who: Rc<Who>,
         home: Result<Rc<Home>, Refusal>,
         is_host: bool,
-    ) -> Option<SessionId> {
+    ) -> (SessionId, Option<SessionId>) {
         let evicted = if self.is_full() { self.evict() } else { None };
         self.clock += 1;
         let active = self.clock;
         self.by_id.insert(active, Client { session, who, home, is_host, active });
-        evicted
+        (active, evicted)
     }
 
     fn evict(&mut self) -> Option<SessionId> {

@@ -27,8 +27,9 @@ pub(super) struct World {
     pub proc: OwnedFd,
     /// Mount namespaces that are the host's: the daemon's own, and that of process 1.
     host: Vec<NsId>,
-    /// The daemon's own PID namespace.
+    /// The daemon's own PID namespace, and its user namespace.
     pids: NsId,
+    users: NsId,
     /// Whether it may enter mount namespaces without entering a user namespace first.
     pub privileged: bool,
 }
@@ -64,9 +65,10 @@ impl World {
         // An ordinary user may not look; no sandbox of that user's is the host's then.
         host.extend(id_at(proc.as_fd(), "1/ns/mnt"));
         let pids = id_at(proc.as_fd(), "self/ns/pid")?;
+        let users = id_at(proc.as_fd(), "self/ns/user")?;
         let sets = rustix::thread::capabilities(None)?;
         let privileged = sets.effective.contains(CapabilitySet::SYS_ADMIN);
-        Ok(Self { proc, host, pids, privileged })
+        Ok(Self { proc, host, pids, users, privileged })
     }
 
     /// Pins the process that connected, and notes its mount namespace.
@@ -156,10 +158,8 @@ impl World {
         let id = (stat.st_dev, stat.st_ino);
         let user = owner(mount.as_fd()).map_err(|errno| unseen("find the owner of", errno))?;
         let owner = owner_uid(user.as_fd()).map_err(|errno| unseen("find the owner of", errno))?;
-        let own =
-            id_at(self.proc.as_fd(), "self/ns/user").map_err(|errno| unseen("enter", errno))?;
         let stat = rustix::fs::fstat(&user).map_err(|errno| unseen("enter", errno))?;
-        let user = ((stat.st_dev, stat.st_ino) != own).then_some(user);
+        let user = ((stat.st_dev, stat.st_ino) != self.users).then_some(user);
         Ok(Place { id, mount, user, is_host: self.is_host(id), owner, pids, pid: process.number })
     }
 }

@@ -120,6 +120,8 @@ enum Token {
     Source(usize),
     Client(SessionId),
     Helper(usize),
+    /// The helper that has no errand yet.
+    Ready,
 }
 
 /// Serves until a signal ends it, or the only connection there is has ended.
@@ -176,8 +178,9 @@ fn room_for_clients() -> Result<usize, DaemonError> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
         .map_err(DaemonError::Prepare)?;
-    // For each a connection and a process, a request's two namespaces, a lease's two.
-    let room = maximum.unwrap_or(u64::MAX).saturating_sub(RESERVED) / 6;
+    // For each a connection and a process, a request's two namespaces, a lease's two and who
+    // ends it.
+    let room = maximum.unwrap_or(u64::MAX).saturating_sub(RESERVED) / 7;
     let room = room.clamp(4, MOST_CLIENTS);
     Ok(usize::try_from(room).unwrap_or(4))
 }
@@ -185,20 +188,25 @@ fn room_for_clients() -> Result<usize, DaemonError> {
 impl Daemon<'_> {
     fn work(&mut self, tokens: &[Token], patience: &Patience) {
         let mut outcomes: Vec<Outcome> = Vec::new();
+        let mut newcomers = Vec::new();
         for token in tokens {
             if let Token::Source(index) = *token {
-                self.take_connections(index, patience);
+                self.take_connections(index, patience, &mut newcomers);
             }
         }
+        // Who connects has mostly asked, too, by the time that this is seen.
+        let newcomers: Vec<Token> = newcomers.into_iter().map(Token::Client).collect();
+        let tokens = || tokens.iter().chain(&newcomers);
         {
             // Whatever closes what a peer has sent can be made to wait by the peer.
-            let hears_peers = tokens.iter().any(|token| matches!(token, Token::Client(_)));
+            let hears_peers = tokens().any(|token| matches!(token, Token::Client(_)));
             let closes = hears_peers || self.clients.any_over();
             let _limited = closes.then(|| patience.limit());
-            for token in tokens {
+            for token in tokens() {
                 match *token {
                     Token::Signal | Token::Source(_) => {}
                     Token::Helper(index) => outcomes.extend(self.helpers.hear(index)),
+                    Token::Ready => self.helpers.bury_ready(),
                     Token::Client(id) => {
                         let gone = self.clients.get_mut(id).is_some_and(|it| !it.session.ready());
                         if gone {
@@ -239,6 +247,9 @@ impl Daemon<'_> {
             let fd = helper.socket.as_ref().unwrap_or(&helper.pidfd);
             awaited.add(Token::Helper(index), fd.as_fd(), PollFlags::IN);
         }
+        if let Some(fd) = self.helpers.ready() {
+            awaited.add(Token::Ready, fd, PollFlags::IN);
+        }
         for (id, client) in self.clients.iter() {
             if let Some((fd, flags)) = client.session.interest() {
                 awaited.add(Token::Client(id), fd, flags);
@@ -260,11 +271,16 @@ impl Daemon<'_> {
         due.min().map(|at| at.saturating_duration_since(now))
     }
 
-    fn take_connections(&mut self, index: usize, patience: &Patience) {
+    fn take_connections(
+        &mut self,
+        index: usize,
+        patience: &Patience,
+        newcomers: &mut Vec<SessionId>,
+    ) {
         for _ in 0..BATCH {
             let Some(source) = self.sources.get_mut(index) else { return };
             match accept(source.fd.as_fd()) {
-                Ok(Some(stream)) => self.admit(stream, patience),
+                Ok(Some(stream)) => newcomers.extend(self.admit(stream, patience)),
                 Ok(None) => return,
                 Err(_) => {
                     source.paused_until = Some(Instant::now() + BACK_OFF);
@@ -274,12 +290,12 @@ impl Daemon<'_> {
         }
     }
 
-    fn admit(&mut self, stream: OwnedFd, patience: &Patience) {
+    fn admit(&mut self, stream: OwnedFd, patience: &Patience) -> Option<SessionId> {
         let Ok(peer) = peer(stream.as_fd()) else {
             // Nobody whom the kernel cannot name is served.
             let _limited = patience.limit();
             drop(stream);
-            return;
+            return None;
         };
         let groups = peer_groups(stream.as_fd()).unwrap_or_default();
         let who = Rc::new(Who { peer, groups });
@@ -289,9 +305,11 @@ impl Daemon<'_> {
         let origin = if is_host { Origin::Outside } else { Origin::Inside };
         let session = Session::new(stream, Caller { origin, peer: Some(peer) });
         let _limited = self.clients.is_full().then(|| patience.limit());
-        if let Some(evicted) = self.clients.admit(session, who, home, is_host) {
+        let (id, evicted) = self.clients.admit(session, who, home, is_host);
+        if let Some(evicted) = evicted {
             self.forget(evicted);
         }
+        Some(id)
     }
 
     fn reload(&mut self, rules: Rules) {

@@ -16,7 +16,7 @@ pub fn broker_filter() -> Filter {
 
 /// What a helper of remountd may do from before its request on; everything else kills it: it
 /// executes nothing, connects to nothing, and what it needs to enter a mount namespace
-/// [`entered_filter`] takes away once it is there.
+/// [`entered_filter`] takes away once it is there, if that still gives it power.
 #[must_use]
 pub fn visitor_filter() -> Filter {
     let shared =
