@@ -180,19 +180,22 @@ fn what_comes_in_its_place_is_closed_until_all_in_it_is_protected() {
     let (git, saved) = (project.join(".git"), sandbox.outside().join("saved"));
     let rounds = std::env::var("REMOUNT_HEAL_ROUNDS")
         .map_or(2, |text| text.parse().expect("a number of rounds"));
-    let mut inside = sandbox.remount().serve();
-    assert_eq!(inside.run(["sh", "-c", SPIN]).0, 0);
     let copy = |from: &Path, to: &Path| {
         let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status();
         assert!(copied.unwrap().success());
     };
+    // With none of what stands in for something: that may be there before a slow copy of it.
+    let pristine = sandbox.outside().join("pristine");
+    copy(&git, &pristine);
+    let mut inside = sandbox.remount().serve();
+    assert_eq!(inside.run(["sh", "-c", SPIN]).0, 0);
     let closed = |inside: &mut Inside| {
         wait_until("the project is closed", LIMIT, || inside.act(["utime", "."]) == rofs());
     };
     for round in 0..rounds {
         std::fs::rename(&git, &saved).unwrap();
         closed(&mut inside);
-        copy(&saved, &git);
+        copy(&pristine, &git);
         settled(&mut inside);
         inside.act(["append", ".git/config", "x"]).errno("EROFS");
         inside.act(["create", ".git/index.lock"]).ok();
@@ -211,7 +214,7 @@ fn what_comes_in_its_place_is_closed_until_all_in_it_is_protected() {
         // The host is not kept from anything.
         std::fs::remove_dir_all(&git).unwrap();
         closed(&mut inside);
-        copy(&saved, &git);
+        copy(&pristine, &git);
         settled(&mut inside);
         inside.act(["append", ".git/config", "x"]).errno("EROFS");
         inside.act(["create", ".git/index.lock"]).ok();
