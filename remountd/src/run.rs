@@ -106,7 +106,7 @@ fn signalled(fd: std::os::fd::BorrowedFd<'_>, file: &Path) -> Signalled {
     match config {
         Ok(config) => Signalled::Reload(config.rules),
         Err(error) => {
-            complain(&format!("{error:#}; the rules there are stay"));
+            complain(&format!("{error:#}; the rules from before stay in force"));
             Signalled::Nothing
         }
     }
