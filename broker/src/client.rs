@@ -44,7 +44,7 @@
 use crate::channel::{Connection, NoBroker};
 use crate::name::TargetName;
 use crate::proto::{
-    BadReply, Decision, Event, Holders, Refusal, Reply, Request, Selection, SetRequest,
+    BadReply, Decision, Event, Holders, MAX_LINE, Refusal, Reply, Request, Selection, SetRequest,
     TargetReport, Verdict, Wish,
 };
 use crate::reason::Reason;
@@ -79,7 +79,7 @@ pub enum ClientError {
     #[error("{}", .0.message)]
     Refused(Refusal),
     /// The request does not fit in one line.
-    #[error("send the request: too many targets at once")]
+    #[error("send the request: it is longer than {MAX_LINE} bytes")]
     TooLong,
     /// The broker did not answer in time. What became of the request is not known.
     #[error("wait for the broker's answer: timed out")]
@@ -211,7 +211,7 @@ impl Client {
     /// What decides whether `path`, absolute and without symlinks, can be written.
     ///
     /// # Errors
-    /// As [`Self::set`]; [`ClientError::TooLong`] also for a path that is not UTF-8.
+    /// As [`Self::set`].
     pub fn why(&mut self, path: &Path) -> Result<Verdict, ClientError> {
         match self.ask(&Request::Why(path.to_owned()))? {
             Reply::Why(verdict) => Ok(verdict),

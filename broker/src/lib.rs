@@ -19,6 +19,7 @@ pub mod placeholder;
 pub mod proto;
 pub mod reason;
 pub mod sandbox;
+pub mod scratch;
 pub mod server;
 #[allow(unsafe_code)]
 pub mod sys;

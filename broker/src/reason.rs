@@ -17,7 +17,11 @@ impl From<Errno> for Reason {
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.0.desc();
+        let text = match self.0 {
+            // "Try again" would be what to do, and no reason.
+            nix::errno::Errno::EAGAIN => "Resource temporarily unavailable",
+            errno => errno.desc(),
+        };
         let (first, rest) = text.split_at_checked(1).unwrap_or(("", text));
         // `Is a directory` becomes lower case, `RPC …` stays.
         if rest.starts_with(|c: char| c.is_lowercase() || c == ' ') {
@@ -52,6 +56,11 @@ mod tests {
             (Errno::ACCESS, "permission denied", "permission denied (EACCES)"),
             (Errno::NOSYS, "function not implemented", "function not implemented (ENOSYS)"),
             (Errno::ISDIR, "is a directory", "is a directory (EISDIR)"),
+            (
+                Errno::AGAIN,
+                "resource temporarily unavailable",
+                "resource temporarily unavailable (EAGAIN)",
+            ),
         ] {
             assert_eq!(Reason::from(errno).to_string(), text);
             assert_eq!(format!("{:#}", Reason::from(errno)), full);

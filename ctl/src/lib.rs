@@ -350,7 +350,7 @@ fn explain_client(error: &ClientError) -> Exit {
             Some("this works in a sandbox that remount-run started with targets".to_owned())
         }
         ClientError::Refused(refusal) => refusal.hint.as_deref().map(render::line),
-        ClientError::TooLong => Some("use --all, or fewer names".to_owned()),
+        ClientError::TooLong => Some("use --all, fewer names, or a shorter path".to_owned()),
         ClientError::TimedOut => Some("'remountctl list' shows what became of it".to_owned()),
         ClientError::Closed | ClientError::Transport(_) | ClientError::BadReply(_) => None,
     };

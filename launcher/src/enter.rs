@@ -99,10 +99,16 @@ pub enum EnterError {
     NoInit,
 }
 
-/// What to do about a lack of descriptors, if that is what `errno` says.
-pub(crate) fn descriptors_hint(errno: Errno) -> Option<&'static str> {
-    matches!(errno, Errno::MFILE | Errno::NFILE)
-        .then_some("raise the limit of open files (ulimit -n)")
+/// Which limit to raise, if `errno` says that one is reached; `EAGAIN` as of `fork(2)`.
+pub(crate) fn limit_hint(errno: Errno) -> Option<&'static str> {
+    match errno {
+        Errno::MFILE | Errno::NFILE => Some("raise the limit of open files (ulimit -n)"),
+        Errno::AGAIN => Some(
+            "there are as many processes as there may be: end some, or raise the limit of the user \
+             (ulimit -u), of the service (TasksMax=) or of the container (its pids limit)",
+        ),
+        _ => None,
+    }
 }
 
 /// Names the step that a system call belongs to.
@@ -174,8 +180,10 @@ impl EnterError {
                      system with user.* attributes (ext4, xfs, btrfs; tmpfs from Linux 6.6)",
                 )
             }
-            Self::Mount(error) => descriptors_hint(error.errno),
-            Self::System { errno, .. } | Self::Rule { errno, .. } => descriptors_hint(*errno),
+            Self::Mount(error) => limit_hint(error.errno),
+            Self::Namespaces { errno, .. }
+            | Self::System { errno, .. }
+            | Self::Rule { errno, .. } => limit_hint(*errno),
             Self::Exec { errno: Errno::ACCESS, .. } => {
                 Some("it must be executable, and not on a file system mounted noexec")
             }
@@ -194,6 +202,8 @@ impl EnterError {
         let code = match self {
             Self::Exec { errno: Errno::NOENT, .. } => 127,
             Self::Exec { .. } => 126,
+            // A lack that passes, and no word on what is permitted.
+            Self::Namespaces { errno: Errno::AGAIN | Errno::NOMEM, .. } => 125,
             Self::Namespaces { .. } | Self::IdMap { .. } => UNPERMITTED,
             Self::Mount(error)
                 if matches!(error.errno, Errno::PERM | Errno::ACCESS | Errno::NOSYS) =>

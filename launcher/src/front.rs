@@ -14,6 +14,7 @@ use crate::spec::{Spec, SpecError};
 use crate::supervise;
 use remount_broker::escape::Escaped;
 use remount_broker::reason::{IoReason, Reason};
+use remount_broker::scratch;
 use remount_broker::sys::{process, start};
 use rustix::io::Errno;
 use std::ffi::OsString;
@@ -45,7 +46,7 @@ pub fn run(args: Vec<OsString>) -> Result<u8, Failure> {
     let host = ManuallyDrop::new(Host::read().map_err(|error| Failure {
         code: 125,
         message: error.to_string(),
-        hint: Some("mount the proc file system on /proc".to_owned()),
+        hint: Some(error.hint().to_owned()),
     })?);
     let loader = loader(&host);
     if args.list_profiles {
@@ -88,7 +89,8 @@ pub fn run(args: Vec<OsString>) -> Result<u8, Failure> {
                 Spec::resolve(&args, &host, &loader, &outside.hidden).map_err(self::failure)?;
             let record = spec.audit.as_deref().map(open_record).transpose()?;
             let plan = ManuallyDrop::new(Plan::build(spec, &host.mounts));
-            let lost = reduced::Lost { had_shims, why: &failure };
+            let place = scratch::place(host.path_variable("TMPDIR"));
+            let lost = reduced::Lost { had_shims, why: &failure, place };
             reduced::run(&plan, host.files.as_ref(), lost, record.map(|record| record.file))
         }
         Err(failure) if failure.code == UNPERMITTED => Err(Failure { code: 125, ..failure }),

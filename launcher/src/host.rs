@@ -7,7 +7,8 @@ mod mounts;
 pub use mounts::{Mount, MountTable};
 
 use crate::confine::landlock::Unavailable;
-use remount_broker::reason::Reason;
+use remount_broker::escape::Escaped;
+use remount_broker::reason::{IoReason, Reason};
 use remount_broker::sys::mount::{self, FileStat};
 use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
@@ -15,7 +16,7 @@ use std::ffi::{OsStr, OsString};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// What a start depends on besides arguments and profiles.
 pub struct Host {
@@ -23,7 +24,7 @@ pub struct Host {
     pub uid: u32,
     /// Effective group id.
     pub gid: u32,
-    /// `$HOME`, else what `/etc/passwd` says, else `/`.
+    /// Where `$HOME` leads, else what `/etc/passwd` says: absolute, without `..`.
     pub home: PathBuf,
     /// `$SHELL`, else what `/etc/passwd` says, else `/bin/sh`.
     pub shell: PathBuf,
@@ -233,7 +234,7 @@ impl Host {
         Ok(Self {
             uid,
             gid: rustix::process::getegid().as_raw(),
-            home: absolute(&environment, "HOME").unwrap_or(account.home),
+            home: home(&environment, account.home, uid)?,
             shell: absolute(&environment, "SHELL").unwrap_or(account.shell),
             cwd: std::env::current_dir().ok(),
             landlock: crate::confine::landlock::detect(),
@@ -271,6 +272,49 @@ pub enum HostError {
     /// `/proc` is missing or hidden.
     #[error("read /proc/self: {}", Reason::from(*.0))]
     Proc(Errno),
+    /// `HOME` is not the path of a directory.
+    #[error("use HOME={}: {why}", Escaped::path(home))]
+    Home {
+        /// What it says.
+        home: PathBuf,
+        /// Why that is none.
+        why: String,
+    },
+    /// Nobody says where the home directory is.
+    #[error("find the home directory: HOME is not set, and /etc/passwd does not know user {0}")]
+    NoHome(u32),
+}
+
+impl HostError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Proc(_) => "mount the proc file system on /proc",
+            Self::Home { .. } | Self::NoHome(_) => {
+                "set HOME to the home directory: what is hidden and kept depends on it"
+            }
+        }
+    }
+}
+
+/// The home directory, without `..`: profiles name what is below it, and where that is must not
+/// depend on what is on the way. A relative one would be another for each command inside.
+fn home(
+    environment: &[(OsString, OsString)],
+    account: Option<PathBuf>,
+    uid: u32,
+) -> Result<PathBuf, HostError> {
+    let said = environment.iter().find(|(key, value)| key == "HOME" && !value.is_empty());
+    let Some((_, said)) = said else { return account.ok_or(HostError::NoHome(uid)) };
+    let home = PathBuf::from(said);
+    if !home.is_absolute() {
+        return Err(HostError::Home { home, why: "it is not absolute".to_owned() });
+    }
+    if home.components().any(|part| part == Component::ParentDir) {
+        let found = std::fs::canonicalize(&home);
+        return found.map_err(|error| HostError::Home { home, why: IoReason(&error).to_string() });
+    }
+    Ok(home)
 }
 
 fn absolute(environment: &[(OsString, OsString)], name: &str) -> Option<PathBuf> {
@@ -302,7 +346,7 @@ fn terminal() -> Option<PathBuf> {
 /// What `/etc/passwd` says of a user. The name service is not asked: it would load
 /// libraries and talk to daemons.
 struct Account {
-    home: PathBuf,
+    home: Option<PathBuf>,
     shell: PathBuf,
 }
 
@@ -320,11 +364,11 @@ impl Account {
             .split(|b| *b == b'\n')
             .map(|line| line.split(|b| *b == b':').collect::<Vec<_>>())
             .find(|fields| fields.len() >= 7 && fields[2] == uid.as_bytes());
-        let field = |i: usize, default: &str| {
+        let field = |i: usize| {
             let text = fields.as_ref().map(|f| f[i]).filter(|text| text.starts_with(b"/"));
-            PathBuf::from(OsStr::from_bytes(text.unwrap_or(default.as_bytes())))
+            text.map(|text| PathBuf::from(OsStr::from_bytes(text)))
         };
-        Self { home: field(5, "/"), shell: field(6, "/bin/sh") }
+        Self { home: field(5), shell: field(6).unwrap_or_else(|| "/bin/sh".into()) }
     }
 }
 
@@ -335,7 +379,8 @@ mod tests {
     #[test]
     fn an_account_is_found_by_number() {
         let passwd = b"root:x:0:0:root:/root:/bin/bash\nu:x:7:7:,,,:/home/u:/bin/zsh\nbad:x:8\n";
-        assert_eq!(Account::parse(passwd, 7).home, Path::new("/home/u"));
+        assert_eq!(Account::parse(passwd, 7).home.as_deref(), Some(Path::new("/home/u")));
+        assert_eq!(Account::parse(passwd, 8).home, None);
         assert_eq!(Account::parse(passwd, 8).shell, Path::new("/bin/sh"));
     }
 }

@@ -3,19 +3,20 @@
 //! Landlock does not know, capabilities are gone. What is missing is said.
 
 mod enforce;
-mod scratch;
 
 use crate::audit;
 use crate::confine::landlock::Access;
 use crate::front::say;
 use crate::host::Files;
 use crate::mount::devices::DEVICES;
+use crate::outside;
 use crate::paths::is_in;
 use crate::plan::{OpKind, Plan};
 use crate::report::Failure;
 use remount_broker::escape::Escaped;
 use remount_broker::filter::{REDUCED, agent_filter_with};
-use scratch::Scratch;
+use remount_broker::reason::Reason;
+use remount_broker::scratch::Scratch;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,8 @@ pub struct Lost<'a> {
     pub had_shims: bool,
     /// Why it was not permitted.
     pub why: &'a Failure,
+    /// Where a directory to write in is made.
+    pub place: PathBuf,
 }
 
 /// Runs the command of a plan whose sandbox the host did not permit. What is executed is
@@ -45,7 +48,7 @@ pub fn run(
     lost: Lost<'_>,
     record: Option<OwnedFd>,
 ) -> Result<u8, Failure> {
-    let Lost { had_shims, why } = lost;
+    let Lost { had_shims, why, place } = lost;
     let refuse = |what: &str| Failure {
         code: 125,
         message: format!("{what} without namespaces: {}", why.message),
@@ -58,27 +61,45 @@ pub fn run(
     if abi < ABI_NEEDED || plan.filter.is_none() {
         return Err(refuse("keep files from being changed by Landlock and seccomp alone"));
     }
-    let scratch = Scratch::new();
-    for lost in losses(plan, abi, scratch.as_ref(), why) {
+    let scratch = make_scratch(&place);
+    let path = scratch.as_ref().map(Scratch::path);
+    for lost in losses(plan, abi, path, why) {
         say(&format!("remount-run: warning: {lost}"));
     }
     if had_shims {
         say("remount-run: warning: no shims: what tools change elsewhere is up to their logins");
     }
     let mut exec = plan.exec.clone();
-    if let Some(Scratch(path)) = &scratch {
-        exec.environment.push(("TMPDIR".into(), OsString::from(path)));
-    }
+    exec.environment.retain(|(name, _)| name != "TMPDIR");
+    exec.environment.extend(path.map(|path| ("TMPDIR".into(), OsString::from(path))));
     let reduced = enforce::Reduced {
         abi,
-        rules: rules(plan, files, scratch.as_ref()),
+        rules: rules(plan, files, path),
         filter: match record {
             Some(_) => agent_filter_with(REDUCED).asking_for_execution().compile(),
             None => agent_filter_with(REDUCED).compile(),
         },
         exec,
     };
-    reduced.run(record.map(|file| (audit::Subject::of(plan), file)))
+    let result = reduced.run(record.map(|file| (audit::Subject::of(plan), file)));
+    scratch.into_iter().for_each(remove);
+    result
+}
+
+/// A directory to write in, if one can be made; removes what others have left.
+fn make_scratch(place: &Path) -> Option<Scratch> {
+    // What cannot be looked for is for `remountctl doctor` to tell.
+    Scratch::leftovers(place).unwrap_or_default().into_iter().for_each(remove);
+    Scratch::make(place, outside::new_id).ok()
+}
+
+fn remove(scratch: Scratch) {
+    let path = scratch.path().to_owned();
+    if let Err(errno) = scratch.remove() {
+        let (path, why) = (Escaped::path(&path), Reason::from(errno));
+        say(&format!("remount-run: warning: remove {path}: {why:#}"));
+        say("hint: `remountctl doctor --clean` tries again");
+    }
 }
 
 /// Something that was asked for and cannot be had, in words.
@@ -107,7 +128,7 @@ fn needs_mounts(plan: &Plan) -> Option<String> {
 }
 
 /// What a person should know, a line for each layer.
-fn losses(plan: &Plan, abi: u32, scratch: Option<&Scratch>, why: &Failure) -> Vec<String> {
+fn losses(plan: &Plan, abi: u32, scratch: Option<&Path>, why: &Failure) -> Vec<String> {
     let mut lost = vec![
         format!("no mount namespace ({}): Landlock and the system call filter alone keep files \
                  from being changed; unix sockets and changes of permissions and times are refused \
@@ -117,7 +138,7 @@ fn losses(plan: &Plan, abi: u32, scratch: Option<&Scratch>, why: &Failure) -> Ve
         "no IPC namespace: shared memory, semaphores and queues of System V and POSIX are refused"
             .to_owned(),
         match scratch {
-            Some(Scratch(path)) => format!(
+            Some(path) => format!(
                 "no private /tmp: the only place to write to is {}, whose size is not limited",
                 Escaped::path(path)
             ),
@@ -153,7 +174,7 @@ fn hidden(plan: &Plan) -> Vec<&Path> {
     paths.chain(plan.audit.as_deref()).collect()
 }
 
-fn rules(plan: &Plan, files: &dyn Files, scratch: Option<&Scratch>) -> Vec<(PathBuf, Access)> {
+fn rules(plan: &Plan, files: &dyn Files, scratch: Option<&Path>) -> Vec<(PathBuf, Access)> {
     let mut hidden = hidden(plan);
     hidden.push(Path::new("/dev"));
     let mut readable = Vec::new();
@@ -167,7 +188,7 @@ fn rules(plan: &Plan, files: &dyn Files, scratch: Option<&Scratch>) -> Vec<(Path
         _ => None,
     });
     rules.extend(terminal.map(|path| (path, Access::Device)));
-    rules.extend(scratch.map(|Scratch(path)| (path.clone(), Access::Full)));
+    rules.extend(scratch.map(|path| (path.to_owned(), Access::Full)));
     rules
 }
 

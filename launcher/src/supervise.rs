@@ -144,7 +144,7 @@ fn remove_placeholders(placeholders: Placeholders) {
 }
 
 pub(crate) fn fault(step: &str, errno: Errno) -> Failure {
-    let hint = enter::descriptors_hint(errno).map(str::to_owned);
+    let hint = enter::limit_hint(errno).map(str::to_owned);
     Failure { code: 125, message: format!("{step}: {:#}", Reason::from(errno)), hint }
 }
 

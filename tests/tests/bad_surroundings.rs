@@ -1,7 +1,7 @@
 //! What the caller or the kernel lacks: it works without, or it is refused whole. A
 //! payload never runs half-confined.
 
-use remount_tests::{Cmd, LEAVES_A_MARK, Outcome, Sandbox, as_root, bin, require};
+use remount_tests::{Cmd, LEAVES_A_MARK, Outcome, Sandbox, as_root, bin, require, uid};
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
@@ -182,6 +182,84 @@ fn without(sandbox: &Sandbox, call: &str, errno: &str, sandbox_settings: &str) -
         .option(bin("remount-run"))
         .option("--profile")
         .option(profile)
+}
+
+/// Whichever process is one too many.
+#[test]
+fn too_many_processes() {
+    let sandbox = Sandbox::new();
+    let refused = |step: &str, run: Cmd| {
+        let outcome = sandbox.refused(125, run.command(LEAVES_A_MARK));
+        outcome.explains(
+            &format!("{step}: resource temporarily unavailable (EAGAIN)"),
+            "raise the limit of the user (ulimit -u)",
+        );
+    };
+    let own = if as_root() { "" } else { ", user" };
+    let namespaces = format!("create namespaces (mount, pid, ipc{own})");
+    refused(&namespaces, without(&sandbox, "clone", "EAGAIN", ""));
+    // Each process has a count of its own.
+    refused("fork the broker", without(&sandbox, "clone", "EAGAIN:when=2", ""));
+    without(&sandbox, "clone", "EAGAIN:when=7", "").command(["true"]).run().success();
+    for profile in ["default", "readonly"] {
+        let limited = |limit: &str| {
+            let run = sandbox.remount().options(["--profile", profile]).command(LEAVES_A_MARK);
+            run.within("prlimit", &[limit]).unseparated()
+        };
+        // There is one already. The limit is none for root. What is too much for a sandbox is
+        // no reason for one without namespaces.
+        if !as_root() {
+            let outcome = sandbox.refused(125, limited("--nproc=1"));
+            outcome.says(&namespaces).says("raise the limit of the user (ulimit -u)");
+            assert_eq!(outcome.stderr().lines().count(), 2, "{outcome}");
+        }
+    }
+}
+
+/// Where the home directory is decides what is hidden and kept.
+#[test]
+fn a_home_directory_that_is_said_oddly() {
+    let sandbox = Sandbox::new();
+    sandbox.file("home/.ssh/id_ed25519", "secret");
+    let home = sandbox.home().display().to_string();
+    let reads = |run: Cmd| run.sh(&format!("cat {home}/.ssh/id_ed25519")).run();
+    let key = std::fs::read_to_string(sandbox.home().join(".ssh/id_ed25519"));
+    assert_eq!(key.unwrap(), "secret");
+    for same in [
+        home.clone(),
+        format!("{home}/"),
+        format!("/{home}//."),
+        format!("{home}/.ssh/.."),
+        format!("{}/../home", sandbox.project().display()),
+    ] {
+        let outcome = reads(sandbox.remount().env("HOME", &same));
+        outcome.exits(1).says("id_ed25519");
+        assert!(!outcome.stdout().contains("secret"), "{same}: {outcome}");
+    }
+    for (bad, why) in [
+        ("home", "it is not absolute"),
+        ("../home", "it is not absolute"),
+        ("/no/such/../home", "no such file or directory"),
+    ] {
+        let outcome = reads(sandbox.remount().env("HOME", bad));
+        outcome.exits(125).explains(&format!("use HOME={bad}: {why}"), "set HOME");
+    }
+    // Without `HOME` it is the account's. Here nobody has one.
+    let accounts = sandbox.file("outside/passwd", "");
+    let hide = "mount --bind \"$0\" /etc/passwd && exec \"$@\"";
+    let own: &[&str] =
+        if as_root() { &[] } else { &["--user", "--map-current-user", "--keep-caps"] };
+    let options = [own, &["--mount", "sh", "-c", hide, accounts.to_str().unwrap()]].concat();
+    for none in [sandbox.remount().unset("HOME"), sandbox.remount().env("HOME", "")] {
+        let run = none.command(LEAVES_A_MARK).within("unshare", &options).unseparated();
+        sandbox.refused(125, run).explains(
+            &format!(
+                "find the home directory: HOME is not set, and /etc/passwd does not know user {}",
+                uid()
+            ),
+            "set HOME",
+        );
+    }
 }
 
 #[test]

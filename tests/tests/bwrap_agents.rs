@@ -53,6 +53,9 @@ impl World {
     fn command(&self, name: &Path, command: &[&str]) -> Cmd {
         let path = format!("{}:{PATH}", name.display());
         let run = self.sandbox.host(installed(command[0])).env("PATH", path);
+        // Sockets of theirs are named by process id and stay there if they are killed: in a
+        // directory that all share, the next process of that number cannot have its own.
+        let run = run.env("TMPDIR", self.sandbox.dir("tmp"));
         run.command(&command[1..]).timeout(LONG)
     }
 

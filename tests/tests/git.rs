@@ -275,3 +275,22 @@ fn a_git_directory_that_names_another_worktree_is_not_opened() {
     assert_eq!(inside.act(["create", text(&own.join("index.lock"))]), Answer::Ok(String::new()));
     inside.end().success();
 }
+
+/// A linked worktree's is opened because it names the pointer that names it.
+#[test]
+fn a_git_directory_of_another_linked_worktree_is_not_opened() {
+    let sandbox = Sandbox::git();
+    let project = sandbox.project();
+    let tree = sandbox.outside().join("tree");
+    git(&sandbox, &project, &["worktree", "add", "-q", text(&tree)]);
+    let new = project.join(".git/objects/new");
+    let other = sandbox.dir("outside/agent");
+    std::fs::copy(tree.join(".git"), other.join(".git")).unwrap();
+    let mut inside = sandbox.remount().cwd(&other).serve();
+    inside.act(["create", text(&new)]).errno("EROFS");
+    inside.act(["create", "ordinary"]).ok();
+    inside.end().success();
+    let mut inside = sandbox.remount().cwd(&tree).serve();
+    inside.act(["create", text(&new)]).ok();
+    inside.end().success();
+}

@@ -205,7 +205,10 @@ fn what_a_killed_one_leaves_is_removed_by_the_next() {
 fn the_doctor_shows_and_removes_what_is_left() {
     let sandbox = Sandbox::git();
     let before = Snapshot::of(sandbox.project());
-    let doctor = |words: &[&str]| sandbox.ctl().option("doctor").options(words).run();
+    // What others leave in /tmp is not this test's.
+    let tmp = sandbox.dir("tmp");
+    let doctor =
+        |words: &[&str]| sandbox.ctl().env("TMPDIR", &tmp).option("doctor").options(words).run();
     let outcome = doctor(&[]);
     assert_eq!(outcome.success().stdout(), "nothing is left over\n");
     let running = sleeping(sandbox.remount());
@@ -359,6 +362,41 @@ fn the_records_are_hidden_inside() {
     }
 }
 
+/// It does all that comes before, and then waits: it has the directory of records open.
+fn comes_to_the_lock(running: &Running, sandbox: &Sandbox) {
+    let (pid, dir) = (running.pid(), store(sandbox));
+    wait_until("it has come to the lock", LIMIT, || {
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        open.into_iter().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|path| path == dir))
+    });
+}
+
+/// Where the launcher waits for its turn the plan has been made, and nothing of the project is
+/// mounted: what is there afterwards has to be what was found.
+#[test]
+fn a_source_that_is_exchanged_after_the_plan_is_not_mounted() {
+    let sandbox = Sandbox::git();
+    let (one, two) = (sandbox.dir("outside/one"), sandbox.dir("outside/two"));
+    let mnt = sandbox.dir("project/mnt");
+    sandbox.file("outside/one/right", "");
+    sandbox.file("outside/two/wrong", "");
+    let list = || {
+        let run = sandbox.remount().options(["--ro-bind", text(&one), text(&mnt)]);
+        run.command(["ls", text(&mnt)])
+    };
+    assert_eq!(list().run().success().stdout(), "right\n");
+    let lock = std::fs::File::open(store(&sandbox)).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let running = list().start();
+    comes_to_the_lock(&running, &sandbox);
+    let exchange = rustix::fs::RenameFlags::EXCHANGE;
+    rustix::fs::renameat_with(rustix::fs::CWD, &one, rustix::fs::CWD, &two, exchange).unwrap();
+    drop(lock);
+    let outcome = running.wait();
+    outcome.exits(125).says("recognise").says("start it again");
+    assert_eq!(outcome.stdout(), "");
+}
+
 /// Another start that was stopped in the middle is waited for, not for ever.
 #[test]
 fn starts_take_turns() {
@@ -366,14 +404,8 @@ fn starts_take_turns() {
     sandbox.remount().command(["true"]).run().success();
     let lock = std::fs::File::open(store(&sandbox)).unwrap();
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
-    // It does all that comes before, and then waits: it has the directory open, and no
-    // record in it.
     let mut running = sandbox.remount().command(["true"]).start();
-    let (pid, dir) = (running.pid(), store(&sandbox));
-    wait_until("it has come to the lock", LIMIT, || {
-        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        open.into_iter().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|path| path == dir))
-    });
+    comes_to_the_lock(&running, &sandbox);
     assert!(running.runs() && records(&sandbox) == 0);
     drop(lock);
     running.wait().success();

@@ -2,6 +2,8 @@
 //! the way there.
 
 use remount_tests::{Inside, LIMIT, Sandbox, wait_until};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -203,5 +205,14 @@ fn why_names_mount_rule_target_and_the_way_to_change_it() {
     assert!(said.contains("default:") && said.contains("not written"), "{said}");
     let said = why("/etc/passwd");
     assert!(said.contains("Landlock: grants reading beneath /\n"), "{said}");
+    // Not every name is text, and not every path fits in a request.
+    let odd = OsStr::from_bytes(b"odd\n\xff");
+    std::fs::write(sandbox.project().join(odd), "").unwrap();
+    let asked = sandbox.ctl().arg("why").arg(odd).run().success().stdout();
+    let said = format!("{project}/odd\\n\\xff: can be read, not written\nmount: {project} ");
+    assert!(asked.starts_with(&said), "{asked}");
+    let long = format!("/{}", "long/".repeat(815));
+    let asked = sandbox.ctl().arg("why").arg(&long).run();
+    asked.exits(2).says("longer than 4096 bytes").says("a shorter path");
     inside.end();
 }

@@ -1,7 +1,7 @@
 //! What of the kernel a sandbox shares with the host: files below `/proc`, the limit that
 //! decides about handlers of crashes.
 
-use remount_tests::{Sandbox, as_root};
+use remount_tests::{Sandbox, as_root, bin};
 
 const CORE_LIMIT: &str = "ulimit -c 0 && sed -n '/core file/s/[^0-9]\\+/ /gp' /proc/self/limits";
 
@@ -40,4 +40,40 @@ fn root_cannot_change_the_permissions_of_what_the_kernel_shows() {
         let inside = change(sandbox.remount().options(options).command(chmod));
         inside.exits(1).says("Read-only file system");
     }
+}
+
+/// An ordinary user may write to nothing there as it is: the mount refuses before the kernel
+/// looks whose it is. No permission of a switch can be changed anywhere, not even to the same.
+#[test]
+fn the_kernels_switches_are_on_a_read_only_mount() {
+    let sandbox = Sandbox::new();
+    let mut inside = sandbox.remount().serve();
+    for path in ["/proc/sys/kernel/hostname", "/proc/sys/vm/panic_on_oom"] {
+        sandbox.host_probe().probe(["chmod", path]).errno("EPERM");
+        inside.act(["chmod", path]).errno("EROFS");
+    }
+    // What is a process's own is beside it; for root all of /proc is read-only.
+    let own = inside.act(["open-write", "/proc/self/comm"]);
+    if as_root() {
+        own.errno("EROFS")
+    } else {
+        drop(own.ok())
+    }
+    inside.end().success();
+}
+
+/// In a mount namespace of the test's own: whoever makes files in the host's `/dev` could put one
+/// in a device's place.
+#[test]
+fn a_file_in_the_place_of_a_device_is_none() {
+    let sandbox = Sandbox::new();
+    let file = sandbox.file("outside/file", "text");
+    let beside = |mounts: &[&str]| {
+        let probe = sandbox.host(bin("probe")).option("--userns").options(mounts).option("exec");
+        probe.option(bin("remount-run")).separated().command(["head", "-c1", "/dev/zero"]).run()
+    };
+    assert_eq!(beside(&[]).success().stdout(), "\0");
+    let outcome = beside(&["--bind", file.to_str().unwrap(), "/dev/zero"]);
+    outcome.exits(125).says("bind a device in /dev: ").says("ENODEV");
+    assert_eq!(outcome.stdout(), "");
 }

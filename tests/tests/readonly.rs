@@ -241,7 +241,9 @@ fn other_profiles_do_not_open_it() {
     // Where options give the binds, they are as given.
     let words = ["--bwrap", "--profile", "readonly", "--bind", "/", "/", "true"];
     let refused = sandbox.host(bin("remount-run")).command(words).run();
-    refused.exits(1).says("a read-only profile takes no bind of the options away");
+    refused
+        .exits(1)
+        .says("bwrap: --profile: a read-only profile takes no bind of the options away\n");
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //! said, what can be enforced is. Two stand-ins for such a host: a user namespace that may have
 //! no further one, without capabilities, and a filter like Docker's default.
 
-use remount_tests::{Answer, Cmd, Outcome, Sandbox, Tmux, bin, landlock_abi};
+use remount_tests::{Answer, Cmd, LIMIT, Outcome, Sandbox, Tmux, bin, landlock_abi, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// What Docker's default profile refuses without `CAP_SYS_ADMIN`, then a command.
 const LIKE_DOCKER: &str = r#"
@@ -219,4 +220,46 @@ fn a_window_that_is_closed_ends_the_command() {
         // Panics if not everything has ended.
         drop(screen);
     }
+}
+
+/// Not while anything that was started in it lives; then by the next start, or by the doctor.
+#[test]
+fn what_was_killed_leaves_no_directory() {
+    let sandbox = Sandbox::new();
+    let tmp = sandbox.dir("tmp");
+    let others = ["remount-mine", "remount-abcd2345"].map(|name| {
+        sandbox.file(format!("tmp/{name}/file"), "");
+        tmp.join(name)
+    });
+    let doctor =
+        |words: &[&str]| sandbox.ctl().env("TMPDIR", &tmp).option("doctor").options(words).run();
+    let nothing = "nothing is left over\n";
+    for (host, by_doctor) in hosts(&sandbox).iter().zip([true, false]) {
+        let remount = || sandbox.remount().options(["--profile", "readonly"]).env("TMPDIR", &tmp);
+        let script = "setsid sleep 6000 >&- 2>&- & echo \"$!\"; echo x >\"$TMPDIR/x\"; mkdir \"$TMPDIR/dir\"; \
+                      echo \"$TMPDIR\"; wait";
+        let command = on(host, remount().sh(script)).may_leave_processes();
+        let mut running = command.start();
+        let background: i32 = running.line().parse().unwrap();
+        let left = std::path::PathBuf::from(running.line());
+        assert_eq!(left.parent(), Some(&*tmp));
+        assert_eq!(doctor(&["--clean"]).success().stdout(), nothing, "its launcher lives");
+        running.kill(Signal::KILL);
+        assert_eq!(running.wait().code(), None);
+        assert_eq!(doctor(&["--clean"]).success().stdout(), nothing, "{background} lives");
+        kill_process(Pid::from_raw(background).unwrap(), Signal::KILL).unwrap();
+        // The shell is killed as well, at its own time.
+        let said = format!("left over: {}\n", left.display());
+        wait_until("nobody uses it", LIMIT, || doctor(&[]).stdout().starts_with(&said));
+        doctor(&[]).exits(1);
+        if by_doctor {
+            let removed = format!("removed: {}\n", left.display());
+            assert_eq!(doctor(&["--clean"]).success().stdout(), removed);
+        } else {
+            on(host, remount().sh("test -d \"$TMPDIR\"")).run().success();
+        }
+        assert!(!left.exists());
+    }
+    assert!(others.iter().all(|other| other.join("file").exists()));
+    assert_eq!(std::fs::read_dir(&tmp).unwrap().count(), 2);
 }

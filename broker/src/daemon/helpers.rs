@@ -14,7 +14,8 @@ use rustix::io::{Errno, Result as KernelResult};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, pidfd_open,
+    pidfd_send_signal, waitid, waitpid,
 };
 use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
@@ -151,7 +152,11 @@ impl Helpers {
         // Only time is lost without.
         self.heap.map_or(Ok(()), Heap::own).unwrap_or(());
         // Our own child, which nobody else waits for: the number is its own.
-        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).inspect_err(|_| {
+            // Nobody would hear of its end. Both fail only if it is no child.
+            kill_process(pid, Signal::KILL).unwrap_or(());
+            waitpid(Some(pid), WaitOptions::empty()).map(drop).unwrap_or(());
+        })?;
         Ok(Ready { pid, pidfd, socket })
     }
 
@@ -212,7 +217,8 @@ impl Helpers {
             helper.socket = None;
         }
         if self.ready.is_none() {
-            // If it fails now, the next request tries again, and says so.
+            // If it fails now, only time is lost: the next request forks its own, and if that
+            // fails too, its client is told why, and so is the log.
             self.ready = self.fork().ok();
         }
     }

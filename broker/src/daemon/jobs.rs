@@ -11,7 +11,7 @@ use crate::proto::{
 };
 use crate::sandbox::Standing;
 use crate::server::journal::Entry;
-use crate::server::leases::{AGAIN, OWN};
+use crate::server::leases::OWN;
 use crate::server::sessions::SessionId;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -230,21 +230,16 @@ impl Daemon<'_> {
         let key = (job.place.id, spot.path.clone());
         let targets = [spot.name.clone()];
         let message = outcome.as_ref().err().map(|refused| refused.message.clone());
-        let entry = Entry { targets: &targets, message: message.as_deref(), ..Entry::default() };
         // A target that is no longer there is not writable there either.
         let over = match outcome {
             Ok(_) => true,
             Err(refused) => refused.error == ErrorCode::Stale,
         };
         if over {
-            self.leases.ended(&key);
             self.lent.remove(&key);
-            self.record(&Entry { event: "lease-ended", mode: Some("ro"), ..entry });
-        } else {
-            self.leases.retry(&key, Instant::now() + AGAIN);
-            if tries == 1 {
-                self.record(&Entry { event: "lease-busy", ..entry });
-            }
+        }
+        if let Some(entry) = self.leases.attempted(&key, tries, over) {
+            self.record(&Entry { targets: &targets, message: message.as_deref(), ..entry });
         }
     }
 

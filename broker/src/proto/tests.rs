@@ -1,5 +1,6 @@
 use super::*;
 use crate::name::{Authority, Mode, TargetName};
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -57,6 +58,7 @@ fn requests_survive_the_round_trip() {
         Request::Status,
         Request::Holders(Selection::Named(vec![name("a")])),
         Request::Why("/a b".into()),
+        Request::Why(OsStr::from_bytes(b"/a\n\xff").into()),
         Request::Decide(Decision { id: 3, verdict: Answer::Deny }),
         Request::Events { follow: true },
         Request::Events { follow: false },
@@ -106,6 +108,9 @@ fn json_is_taken_at_its_word_only() {
         r#"{"op":"set","targets":["a"],"mode":"rw","approved":true}"#,
         r#"{"op":"why"}"#,
         r#"{"op":"why","path":"a"}"#,
+        r#"{"op":"why","path":[97]}"#,
+        r#"{"op":"why","path":[47,256]}"#,
+        r#"{"op":"set","targets":["a"],"mode":"ro","path":[47,97]}"#,
         r#"{"op":"holders"}"#,
         r#"{"op":"list"} x"#,
     ] {
@@ -265,7 +270,6 @@ fn replies_survive_the_round_trip() {
 
 #[test]
 fn a_path_of_any_bytes_stays_on_its_line() {
-    use std::ffi::OsStr;
     let path = PathBuf::from(OsStr::from_bytes(b"/a\nb\x1b[2J\xff"));
     let report = TargetReport {
         name: name("x"),

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Between two attempts to end a lease of a busy target.
-pub(crate) const AGAIN: Duration = Duration::from_millis(100);
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// One of so many attempts is made while the sandbox stands still, if nobody is found who
 /// holds the target.
@@ -150,11 +150,22 @@ impl<K: Ord + Clone> Leases<K> {
         self.by_target.remove(target);
     }
 
-    /// Takes note that it could not be closed; it is due again then.
-    pub(crate) fn retry(&mut self, target: &K, at: Instant) {
-        if let Some(closing) = self.by_target.get_mut(target).and_then(|it| it.closing.as_mut()) {
-            closing.next = Some(at);
+    /// Takes note of how an attempt to close `target` went: its lease is over, or it is due again
+    /// soon. What is to be recorded of that: of attempts that fail, the first.
+    pub(crate) fn attempted(
+        &mut self,
+        target: &K,
+        tries: u32,
+        is_closed: bool,
+    ) -> Option<Entry<'static>> {
+        if is_closed {
+            self.ended(target);
+            return Some(Entry { event: "lease-ended", mode: Some("ro"), ..Entry::default() });
         }
+        if let Some(closing) = self.by_target.get_mut(target).and_then(|it| it.closing.as_mut()) {
+            closing.next = Some(Instant::now() + AGAIN);
+        }
+        (tries == 1).then(|| Entry { event: "lease-busy", ..Entry::default() })
     }
 }
 
@@ -189,15 +200,8 @@ impl Server<'_> {
             let names = [self.registry.target(target).name.clone()];
             let closed = self.registry.mode(target) == Mode::Ro;
             let message = outcome.as_ref().err().map(ToString::to_string);
-            let entry = Entry { targets: &names, message: message.as_deref(), ..Entry::default() };
-            if closed {
-                self.leases.ended(&target);
-                self.record(&Entry { event: "lease-ended", mode: Some("ro"), ..entry });
-            } else {
-                self.leases.retry(&target, Instant::now() + AGAIN);
-                if tries == 1 {
-                    self.record(&Entry { event: "lease-busy", ..entry });
-                }
+            if let Some(entry) = self.leases.attempted(&target, tries, closed) {
+                self.record(&Entry { targets: &names, message: message.as_deref(), ..entry });
             }
         }
     }

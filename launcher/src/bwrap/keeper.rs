@@ -3,9 +3,9 @@
 //! The process that was called may be killed at any time, and may end before the sandbox does. So
 //! a process of its own, which no signal of the terminal reaches, waits for the sandbox's end.
 
-use super::error::{Die, OrDie, Result};
-use super::narrow::Narrowing;
-use remount_broker::placeholder::{PlaceholderError, Placeholders, Store};
+use super::error::{OrDie, Result};
+use super::narrow::{Narrowing, die};
+use remount_broker::placeholder::{Placeholders, Store};
 use remount_broker::sys::process::{self, Fork};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -18,12 +18,7 @@ pub(super) fn make(narrowing: Option<&Narrowing>) -> Result<Option<Placeholders>
         return Ok(None);
     };
     let made = Store::create(&narrowing.records).and_then(|it| it.make(&narrowing.placeholders));
-    made.map(Some).map_err(die)
-}
-
-fn die(error: PlaceholderError) -> Die {
-    let hint = error.hint().map_or(String::new(), |hint| format!("\nhint: {hint}"));
-    Die::new(format!("--profile: {error}{hint}"))
+    made.map(Some).map_err(|error| die(&error, error.hint()))
 }
 
 /// Removes them when `child` has ended: init and so all of the sandbox, or the command if there

@@ -8,9 +8,10 @@ use crate::host::Host;
 use crate::outside::Outside;
 use crate::plan::Policy;
 use crate::profile::{Network, Profile};
-use crate::spec::{Cover, SpecError, Taken};
+use crate::spec::{Cover, Taken};
 use remount_broker::name::Authority;
 use remount_broker::placeholder::Wanted;
+use std::error::Error;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,7 +46,7 @@ pub(super) fn settle(request: &mut Request, of_user: Option<OsString>) -> Result
     if request.profiles.is_empty() {
         return Ok(());
     }
-    let host = Host::read().map_err(|error| Die::new(format!("--profile: {error}")))?;
+    let host = Host::read().map_err(|error| die(&error, Some(error.hint())))?;
     let outside = Outside::find(&host);
     let taken = Taken::resolve(
         request.profiles.clone(),
@@ -54,7 +55,7 @@ pub(super) fn settle(request: &mut Request, of_user: Option<OsString>) -> Result
         &outside.hidden,
         &writable(&request.ops),
     );
-    let taken = taken.map_err(|error| die(&error))?;
+    let taken = taken.map_err(|error| die(&error, error.hint().as_deref()))?;
     for warning in &taken.warnings {
         error::warn(&format!("--profile: {warning}"));
     }
@@ -80,8 +81,9 @@ pub(super) fn settle(request: &mut Request, of_user: Option<OsString>) -> Result
     Ok(())
 }
 
-fn die(error: &SpecError) -> Die {
-    let hint = error.hint().map_or(String::new(), |hint| format!("\nhint: {hint}"));
+/// What `--profile` comes to nothing by.
+pub(super) fn die(error: &dyn Error, hint: Option<&str>) -> Die {
+    let hint = hint.map_or(String::new(), |hint| format!("\nhint: {hint}"));
     Die::new(format!("--profile: {error}{hint}"))
 }
 

@@ -298,7 +298,7 @@ pub enum SpecError {
     )]
     OpenedFromInside,
     /// A read-only profile for a sandbox whose binds are given by options.
-    #[error("--profile: a read-only profile takes no bind of the options away")]
+    #[error("a read-only profile takes no bind of the options away")]
     ReadOnlyGiven,
     /// A standard descriptor that is a way around every mount.
     #[error("standard descriptor {0} is a directory: it would be a way around the sandbox")]

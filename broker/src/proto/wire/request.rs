@@ -8,6 +8,9 @@ use crate::proto::{
     SetRequest, Term, Wish,
 };
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// What a line (without its newline) asks for, and in which dialect to answer.
@@ -58,13 +61,37 @@ struct WireRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     hold: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    path: Option<String>,
+    path: Option<WirePath>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     id: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     follow: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pid: Option<u32>,
+}
+
+/// A path: text, or an array of its bytes, since not every path is text.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, expecting = "a path is a string, or an array of bytes")]
+enum WirePath {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl From<&Path> for WirePath {
+    fn from(path: &Path) -> Self {
+        let text = path.to_str().map(|text| Self::Text(text.to_owned()));
+        text.unwrap_or_else(|| Self::Bytes(path.as_os_str().as_bytes().to_vec()))
+    }
+}
+
+impl From<WirePath> for PathBuf {
+    fn from(path: WirePath) -> Self {
+        match path {
+            WirePath::Text(text) => text.into(),
+            WirePath::Bytes(bytes) => OsString::from_vec(bytes).into(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -207,8 +234,8 @@ fn parse_operation(mut wire: WireRequest) -> Result<Request, Malformed> {
         }
         Op::Why => {
             wire.only(&["path"])?;
-            let path = wire.path.filter(|path| path.starts_with('/'));
-            path.map(|path| Request::Why(path.into())).ok_or_else(|| form("'why' takes 'path'"))
+            let path = wire.path.map(PathBuf::from).filter(|path| path.is_absolute());
+            path.map(Request::Why).ok_or_else(|| form("'why' takes 'path'"))
         }
         Op::Approve | Op::Deny => {
             wire.only(&["id"])?;
@@ -228,11 +255,13 @@ fn parse_operation(mut wire: WireRequest) -> Result<Request, Malformed> {
             let targets = wire.selection()?;
             let wish = wire.mode.ok_or_else(|| form("'set' takes 'mode'"))?;
             let (busy, lease) = (wire.on_busy()?, wire.lease(wish)?);
-            let path = wire.path.take();
-            if path.as_ref().is_some_and(|path| !path.starts_with('/')) {
-                return Err(form("'path' must be absolute"));
-            }
-            let path = path.map(|text| PathClaim { text, classic: false });
+            let path = match wire.path.take() {
+                None => None,
+                Some(WirePath::Text(text)) if text.starts_with('/') => {
+                    Some(PathClaim { text, classic: false })
+                }
+                Some(_) => return Err(form("'path' must be absolute, and text")),
+            };
             Ok(Request::Set(SetRequest { targets, wish, path, busy, lease }))
         }
     }
@@ -291,7 +320,7 @@ impl Request {
             }
             Self::Why(path) => {
                 wire.op = Op::Why;
-                wire.path = Some(path.to_str()?.to_owned());
+                wire.path = Some(path.as_path().into());
             }
             Self::Decide(Decision { id, verdict }) => {
                 wire.op = if *verdict == Answer::Approve { Op::Approve } else { Op::Deny };
@@ -305,7 +334,7 @@ impl Request {
                 wire.op = Op::Set;
                 wire.mode = Some(set.wish);
                 wire.select(&set.targets);
-                wire.path = set.path.as_ref().map(|path| path.text.clone());
+                wire.path = set.path.as_ref().map(|path| WirePath::Text(path.text.clone()));
                 wire.conditions(set);
             }
         }
