@@ -17,8 +17,10 @@ mod follow;
 mod hold;
 mod news;
 mod watches;
+mod worktrees;
 
 pub use follow::FileSource;
+pub use worktrees::Private;
 
 use crate::holders::{Halted, Inspector};
 use crate::placeholder::Kind as StandIn;
@@ -28,6 +30,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use watches::Watches;
+use worktrees::Worktrees;
 
 /// How long after the start is looked for the first time: a short command costs nothing.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
@@ -122,6 +125,14 @@ pub enum What {
     Halted,
     /// They go on.
     Resumed,
+    /// The git directory of a worktree that was added outside is read-only.
+    Protected,
+    /// A file in such a directory is not as git makes it: somebody inside was faster.
+    Changed,
+    /// There are more git directories of worktrees than can be looked after: none can be made.
+    Crowded,
+    /// No longer.
+    Uncrowded,
 }
 
 impl What {
@@ -133,6 +144,22 @@ impl What {
             Self::Followed => "file-followed",
             Self::Halted => "sandbox-halted",
             Self::Resumed => "sandbox-resumed",
+            Self::Protected => "worktree-protected",
+            Self::Changed => "worktree-changed",
+            Self::Crowded => "worktrees-closed",
+            Self::Uncrowded => "worktrees-opened",
+        }
+    }
+
+    /// What it means to whoever reads the log, after the path.
+    pub(crate) fn advice(self) -> &'static str {
+        match self {
+            Self::Changed => {
+                ": changed from inside before it was protected; do not run git in that worktree, \
+                              remove its directory and the one of this file without git, and add it again"
+            }
+            Self::Crowded => ": too many worktrees; remove some",
+            _ => "",
         }
     }
 }
@@ -147,6 +174,8 @@ pub struct Healer {
     /// not attached yet counts.
     limit: Option<OwnedFd>,
     watches: Watches,
+    /// Git directories that appear while the sandbox runs.
+    worktrees: Worktrees,
     /// What is watched is not what is to be watched any more.
     is_watching_old: bool,
     /// Mounts that were made read-only, since something in them is lost.
@@ -189,13 +218,14 @@ struct Slot {
 impl Healer {
     /// Watches `kept`; of the files that are followed, `sources` are on the host. `table` is the
     /// sandbox's mount table, opened; `limit` is where the limit of mount namespaces is
-    /// written. Nothing is looked at yet.
+    /// written; `private` is needed if there are worktrees. Nothing is looked at yet.
     #[must_use]
     pub fn new(
         mut kept: Vec<Kept>,
         mut sources: Vec<FileSource>,
         table: OwnedFd,
         limit: Option<OwnedFd>,
+        private: Option<Private>,
     ) -> Self {
         // Parents first, and what is hidden last: that is mostly in no place where programs
         // replace files all day. Nothing is below it.
@@ -228,9 +258,18 @@ impl Healer {
             });
         }
         let due = Instant::now() + FIRST_LOOK;
-        let (watches, closed) = (Watches::new(), BTreeSet::new());
-        let (halted, is_halted_for, is_watching_old) = (None, None, true);
-        Self { slots, table, limit, watches, is_watching_old, closed, halted, is_halted_for, due }
+        Self {
+            worktrees: Worktrees::new(slots.iter().map(|slot| &slot.kept), private),
+            slots,
+            table,
+            limit,
+            watches: Watches::new(),
+            is_watching_old: true,
+            closed: BTreeSet::new(),
+            halted: None,
+            is_halted_for: None,
+            due,
+        }
     }
 
     /// Whether the sandbox stands still.
@@ -243,6 +282,11 @@ impl Healer {
         (self.table.as_fd(), self.watches.source())
     }
 
+    /// What somebody inside has changed in git directories before they were protected.
+    pub(crate) fn changed(&self) -> Vec<PathBuf> {
+        self.worktrees.changed().collect()
+    }
+
     /// When to look even if nothing has happened.
     pub(crate) fn due(&self) -> Instant {
         self.due
@@ -252,7 +296,9 @@ impl Healer {
     pub(crate) fn heard(&mut self) -> Option<Scope> {
         let heard = self.watches.heard();
         self.is_watching_old |= heard.is_of_directories;
-        match (heard.is_of_directories, heard.slots.is_empty()) {
+        let is_nothing = heard.slots.is_empty() && heard.names.is_empty();
+        self.worktrees.touch(heard.names);
+        match (heard.is_of_directories, is_nothing) {
             (true, _) => Some(Scope::All),
             (false, true) => None,
             (false, false) => Some(Scope::These(heard.slots)),
@@ -305,10 +351,11 @@ impl Healer {
             self.is_watching_old |= was_lost || slot.lost_since.is_some() || !slot.below.is_empty();
             events.push(Event { path: slot.kept.path.clone(), what });
         }
+        self.look_at_worktrees(*scope == Scope::All, &mut events);
         let is_busy = self.hold_the_lost(registry, inspector, &mut events);
         let mut due = now + self.pause(is_busy, now);
         if std::mem::take(&mut self.is_watching_old) {
-            self.watches.renew(&self.slots);
+            self.watches.renew(&self.slots, self.worktrees.places());
             // What happened before there was a watch was not told.
             due = due.min(now + news::SOON);
         }

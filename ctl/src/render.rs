@@ -68,6 +68,13 @@ pub(crate) fn status(status: &Status) -> String {
     if status.targets.iter().any(|it| it.lease.as_ref().is_some_and(|lease| lease.closing)) {
         text.push_str("closing: becomes read-only as soon as no file is open for writing\n");
     }
+    for path in &status.changed {
+        text.push_str(&format!(
+            "changed: {}\nhint: this was made or changed inside before it could be protected; run no git in \
+             its worktree: remove both directories without git, and add it again\n",
+            line(path)
+        ));
+    }
     for request in &status.pending {
         let targets: Vec<_> = request.targets.iter().map(ToString::to_string).collect();
         let left = time(Duration::from_millis(request.left_ms));
@@ -300,6 +307,8 @@ struct JsonStatus<'a> {
     targets: &'a [TargetReport],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pending: &'a [Waiting],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    changed: &'a [String],
 }
 
 /// A status as one line of JSON.
@@ -312,6 +321,7 @@ pub(crate) fn status_json(status: &Status) -> Result<String, serde_json::Error> 
         sandbox: status.sandbox.as_ref(),
         targets: &status.targets,
         pending: &status.pending,
+        changed: &status.changed,
     })
 }
 
@@ -356,7 +366,8 @@ mod tests {
     }
 
     fn of(targets: Vec<TargetReport>) -> Status {
-        Status { origin: Origin::Inside, sandbox: None, targets, pending: Vec::new() }
+        let (pending, changed) = (Vec::new(), Vec::new());
+        Status { origin: Origin::Inside, sandbox: None, targets, pending, changed }
     }
 
     #[test]

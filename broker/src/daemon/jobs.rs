@@ -201,6 +201,7 @@ impl Daemon<'_> {
                 sandbox: None,
                 targets,
                 pending: Vec::new(),
+                changed: Vec::new(),
             })),
             _ => Reply::List(targets),
         }

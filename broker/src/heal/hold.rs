@@ -46,7 +46,8 @@ impl Healer {
     /// The mounts that hold what is lost.
     fn holders(&self) -> BTreeSet<usize> {
         let lost = |slot: &&Slot| slot.lost_since.is_some();
-        self.slots.iter().filter(lost).filter_map(|slot| slot.holder).collect()
+        let holders = self.slots.iter().filter(lost).filter_map(|slot| slot.holder);
+        holders.chain(self.worktrees.closed()).collect()
     }
 
     /// Makes them read-only; the answer is one that is busy.
@@ -56,7 +57,11 @@ impl Healer {
             let target = self.slots[slot.holder?].kept.kind.target()?;
             Some((target, slot.kept.path.clone()))
         });
-        registry.set_unprotected(unprotected.collect());
+        let crowded = self.worktrees.closed().filter_map(|place| {
+            let kept = &self.slots[place].kept;
+            Some((kept.kind.target()?, kept.path.clone()))
+        });
+        registry.set_unprotected(unprotected.chain(crowded).collect());
         let mut busy = None;
         for holder in self.holders().difference(&self.closed.clone()) {
             // A file may be open for writing: until it is closed, this is tried again.

@@ -17,6 +17,10 @@ pub(super) struct Watches {
     fd: Option<OwnedFd>,
     /// The names that matter in each directory, with the mounts that they matter to.
     names: BTreeMap<i32, BTreeMap<OsString, Vec<usize>>>,
+    /// Directories in which every name matters, with their numbers.
+    places: BTreeMap<i32, usize>,
+    /// What in such a directory is watched until something changes in it.
+    entries: BTreeMap<i32, (usize, OsString)>,
     /// A directory that is there is not watched: it cannot be read, or the limit of watches
     /// is reached.
     is_blind: bool,
@@ -29,6 +33,8 @@ pub(super) struct Watches {
 pub(super) struct Heard {
     /// The mounts in whose places.
     pub slots: BTreeSet<usize>,
+    /// Names in directories in which each matters, with the directories' numbers.
+    pub names: Vec<(usize, OsString)>,
     /// A directory that is watched has gone itself, or something was not told.
     pub is_of_directories: bool,
 }
@@ -38,7 +44,8 @@ impl Watches {
     pub(super) fn new() -> Self {
         let flags = CreateFlags::CLOEXEC | CreateFlags::NONBLOCK;
         let fd = inotify::init(flags).ok();
-        Self { fd, names: BTreeMap::new(), is_blind: false, tell_all: false }
+        let (names, places, entries) = Default::default();
+        Self { fd, names, places, entries, is_blind: false, tell_all: false }
     }
 
     /// What to wait for (`POLLIN`).
@@ -65,22 +72,35 @@ impl Watches {
         while let Ok(event) = reader.next() {
             // Without a directory: events were lost. What is watched no more does not matter.
             heard.is_of_directories |= event.wd() < 0;
-            let Some(names) = self.names.get(&event.wd()) else { continue };
+            if let Some(entry) = self.entries.remove(&event.wd()) {
+                heard.names.push(entry);
+            }
+            let (names, place) = (self.names.get(&event.wd()), self.places.get(&event.wd()));
+            if names.is_none() && place.is_none() {
+                continue;
+            }
             // Without a name: the directory itself has gone.
             let Some(name) = event.file_name() else {
                 heard.is_of_directories = true;
                 continue;
             };
-            heard.slots.extend(names.get(OsStr::from_bytes(name.to_bytes())).into_iter().flatten());
+            let name = OsStr::from_bytes(name.to_bytes());
+            heard.slots.extend(names.and_then(|names| names.get(name)).into_iter().flatten());
+            heard.names.extend(place.map(|place| (*place, name.to_owned())));
         }
         heard
     }
 
     /// Watches the directories that the mounts are in, as they are now, and those of the
-    /// files that are followed.
-    pub(super) fn renew(&mut self, slots: &[Slot]) {
+    /// files that are followed, and those in which every name matters.
+    pub(super) fn renew<'p>(
+        &mut self,
+        slots: &[Slot],
+        places: impl Iterator<Item = (usize, &'p Path)>,
+    ) {
         let Some(fd) = &self.fd else { return };
         self.names.clear();
+        self.places.clear();
         self.is_blind = false;
         let (mut is_complete, mut all_local) = (true, true);
         let mut ids: BTreeMap<&Path, Option<i32>> = BTreeMap::new();
@@ -111,7 +131,27 @@ impl Watches {
             keep(watched, name.to_owned());
             all_local &= news::is_local_at(parent);
         }
+        for (number, place) in places {
+            // One that is gone is a mount that is lost.
+            if let Ok(id) = inotify::add_watch(fd, place, flags()) {
+                self.places.insert(id, number);
+            }
+        }
         self.tell_all = is_complete && all_local;
+    }
+
+    /// Tells once that something has changed in what has this name in the directory with this
+    /// number.
+    pub(super) fn watch_once(&mut self, path: &Path, number: usize, name: &OsStr) {
+        let Some(fd) = &self.fd else { return };
+        let changes = WatchFlags::MODIFY | WatchFlags::CREATE | WatchFlags::MOVED_TO;
+        let flags = WatchFlags::ONESHOT | WatchFlags::ONLYDIR | WatchFlags::DONT_FOLLOW;
+        match inotify::add_watch(fd, path, changes | flags) {
+            Ok(id) => drop(self.entries.insert(id, (number, name.to_owned()))),
+            // Gone, or another kind of file.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+            Err(_) => self.is_blind = true,
+        }
     }
 }
 

@@ -165,6 +165,9 @@ pub struct StatusReport {
     pub targets: Vec<TargetReport>,
     /// Requests that wait for a person.
     pub pending: Vec<Waiting>,
+    /// Files, as printable text, that decide what git outside executes and that somebody inside
+    /// has changed before they were protected.
+    pub changed: Vec<String>,
 }
 
 /// What decides whether a path can be written.

@@ -239,6 +239,7 @@ fn replies_survive_the_round_trip() {
         }),
         targets: vec![TargetReport { lease, ..report.clone() }],
         pending: vec![waiting],
+        changed: vec!["/p/x".into()],
     };
     for reply in [
         Reply::List(vec![report.clone()]),

@@ -36,8 +36,8 @@ impl Server<'_> {
         // Before anybody reads of it and moves it again.
         let reports = self.registry.report(self.registry.all());
         for event in events {
-            let path = Escaped::path(&event.path).to_string();
-            let (event, message) = (event.what.name(), Some(path.as_str()));
+            let text = format!("{}{}", Escaped::path(&event.path), event.what.advice());
+            let (event, message) = (event.what.name(), Some(text.as_str()));
             self.record(&Entry { event, message, ..Entry::default() });
         }
         self.note_stale(&reports);

@@ -5,6 +5,8 @@ use super::leases::OWN;
 use super::queue::{Finished, Patience, Pending, Stage};
 use super::sessions::SessionId;
 use super::{Server, busy};
+use crate::escape::Escaped;
+use crate::heal::Healer;
 use crate::name::TargetName;
 use crate::proto::{
     self, Dialect, ErrorCode, Fault, OnBusy, Origin, Refusal, Reply, Request, SetRequest,
@@ -226,7 +228,9 @@ impl Server<'_> {
         let targets = self.report(&all);
         self.note_stale(&targets);
         let (sandbox, pending) = (self.context.sandbox.clone(), self.waiting(Instant::now()));
-        StatusReport { origin, sandbox, targets, pending }
+        let changed = self.context.healer.as_ref().map(Healer::changed).unwrap_or_default();
+        let changed = changed.iter().map(|path| Escaped::path(path).to_string()).collect();
+        StatusReport { origin, sandbox, targets, pending, changed }
     }
 
     fn why(&self, path: &Path) -> Verdict {

@@ -10,7 +10,7 @@ use crate::plan::{Plan, Policy, TargetPlan};
 use crate::report::{Link, Reporter};
 use remount_broker::escape::Escaped;
 use remount_broker::filter::broker_filter;
-use remount_broker::heal::{FileSource, Healer};
+use remount_broker::heal::{FileSource, Healer, Kept, Private};
 use remount_broker::held::Watch;
 use remount_broker::holders::Inspector;
 use remount_broker::name;
@@ -24,7 +24,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -164,7 +164,17 @@ fn healer(
         let name = plan.mounts.source_of(&path)?.file_name()?.to_owned();
         Some(FileSource { path, dir: fd, name, mode })
     });
-    Ok(Healer::new(plan.mounts.kept(), sources.collect(), table, limit))
+    let kept = plan.mounts.kept();
+    let private = match kept.iter().any(Kept::holds_worktrees) {
+        true => {
+            let host =
+                open(c"..", OFlags::PATH | OFlags::DIRECTORY).step("open the host's root")?;
+            let places = plan.mounts.private().map(Path::to_owned).collect();
+            Some(Private { host, places })
+        }
+        false => None,
+    };
+    Ok(Healer::new(kept, sources.collect(), table, limit, private))
 }
 
 /// A person who begins to hold something looks for running sandboxes after writing that

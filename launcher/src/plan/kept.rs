@@ -14,6 +14,13 @@ impl MountPlan {
         })
     }
 
+    /// Writable directories that the host does not see.
+    pub fn private(&self) -> impl Iterator<Item = &Path> {
+        let is_private =
+            |op: &&MountOp| matches!(op.kind, OpKind::Tmpfs { .. } | OpKind::Overlay { .. });
+        self.ops.iter().filter(is_private).map(|op| op.dest.as_path())
+    }
+
     /// What the broker keeps in its place: all that is mounted on a file of the host.
     pub fn kept(&self) -> Vec<Kept> {
         self.ops.iter().filter_map(kept).collect()

@@ -21,6 +21,8 @@ struct WireReply {
     targets: Option<Vec<TargetReport>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pending: Vec<Waiting>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    changed: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     holders: Option<Vec<Holder>>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -88,6 +90,7 @@ impl Reply {
                 sandbox: status.sandbox.clone(),
                 targets: Some(status.targets.clone()),
                 pending: status.pending.clone(),
+                changed: status.changed.clone(),
                 ..done
             },
             Self::Holders(Holders { holders, more }) => {
@@ -124,8 +127,9 @@ impl Reply {
         }
         Ok(match (wire.origin, wire.targets) {
             (Some(origin), Some(targets)) => {
-                let (sandbox, pending) = (wire.sandbox, wire.pending);
-                Self::Status(Box::new(StatusReport { origin, sandbox, targets, pending }))
+                let (sandbox, pending, changed) = (wire.sandbox, wire.pending, wire.changed);
+                let status = StatusReport { origin, sandbox, targets, pending, changed };
+                Self::Status(Box::new(status))
             }
             (None, Some(targets)) => Self::List(targets),
             (_, None) => match (holders, wire.why, wire.events) {

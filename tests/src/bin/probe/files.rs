@@ -120,6 +120,8 @@ pub(crate) fn act(name: &str, args: &Args) -> Option<Answer> {
         "hammer" => hammer(path(), args.at(1), args.at(2)),
         // `attack SECONDS PATH…`
         "attack" => Ok(attack(args.number(0), args.rest(1))),
+        // plant DIR NAME TEXT
+        "plant" => plant(path().as_ref(), args.text(1), args.text(2)),
         "churn" => churn(path(), args.get(1).map(crate::parse_number)),
         "getdents-count" => {
             std::fs::read_dir(path()).map(|entries| entries.count().to_string()).map_err(errno)
@@ -327,6 +329,34 @@ fn attack(seconds: i64, paths: &[std::ffi::OsString]) -> String {
         format!("{rounds} {changes} {of_original} {}{last}", times.join(","))
     });
     lines.collect::<Vec<_>>().join(";")
+}
+
+/// Spins on a directory until there is a file `stop`; whenever there is a new directory in it,
+/// writes `text` to `name` in that, again and again until it is refused. Answers how often it
+/// could.
+fn plant(place: &std::path::Path, name: &str, text: &str) -> Result<String, Errno> {
+    let mut known = std::collections::BTreeSet::new();
+    let mut written = 0u64;
+    crate::say("planting");
+    while !std::path::Path::new("stop").exists() {
+        let Ok(entries) = std::fs::read_dir(place) else { continue };
+        for entry in entries.flatten() {
+            if !known.insert(entry.file_name()) {
+                continue;
+            }
+            let file = entry.path().join(name);
+            // Git outside may have given up, and removed it.
+            let until = Instant::now() + Duration::from_millis(20);
+            while Instant::now() < until {
+                match std::fs::write(&file, text) {
+                    Ok(()) => written += 1,
+                    Err(error) if error.raw_os_error() == Some(libc::EROFS) => break,
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+    Ok(written.to_string())
 }
 
 /// Changes what is at a path, whatever it is. Answers which file or directory was changed.
