@@ -1,19 +1,12 @@
 //! What git follows on its own: pointers, and what an index names. None of it can be made to
 //! lead elsewhere, since git outside executes what it finds there.
 
-use remount_tests::{Answer, Inside, LIMIT, Sandbox, bin, require, wait_until};
+use remount_tests::{Answer, Inside, LIMIT, Sandbox, bin, wait_until};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
-}
-
-#[track_caller]
-fn git(sandbox: &Sandbox, cwd: &Path, words: &[&str]) -> String {
-    let options = ["-c", "protocol.file.allow=always"];
-    let outcome = sandbox.host(require("git")).cwd(cwd).options(options).command(words).run();
-    outcome.success().stdout()
 }
 
 /// Neither removed nor renamed: the name stays what it is.
@@ -45,7 +38,7 @@ fn a_link_on_the_way_of_a_pointer_stays() {
             std::fs::write(project.join("d/real/HEAD"), "ref: refs/heads/main\n").unwrap();
             std::fs::write(project.join(".git/commondir"), "../dl/real\n\r\n").unwrap();
         }
-        git(&sandbox, &project, &["status", "--short"]);
+        sandbox.git_prints(&project, &["status", "--short"]);
         sandbox
     };
     for what in ["gitdir", "commondir"] {
@@ -86,11 +79,11 @@ fn a_directory_on_the_way_of_a_pointer_stays() {
 fn a_link_on_the_way_of_a_linked_worktree_stays() {
     let sandbox = Sandbox::git();
     let tree = sandbox.outside().join("tree");
-    git(&sandbox, &sandbox.project(), &["worktree", "add", "-q", text(&tree)]);
+    sandbox.git_prints(&sandbox.project(), &["worktree", "add", "-q", text(&tree)]);
     symlink(sandbox.project(), tree.join("up")).unwrap();
     std::fs::write(tree.join("ordinary"), "").unwrap();
     std::fs::write(tree.join(".git"), "gitdir: up/.git/worktrees/tree\n").unwrap();
-    git(&sandbox, &tree, &["status", "--short"]);
+    sandbox.git_prints(&tree, &["status", "--short"]);
     let mut inside = sandbox.remount().cwd(&tree).serve();
     stays(&mut inside, "up");
     assert_eq!(inside.run(["git", "commit", "-q", "--allow-empty", "-m", "x"]).0, 0);
@@ -122,7 +115,7 @@ fn a_bare_repository_is_held() {
     for profile in ["default", "codex"] {
         let sandbox = Sandbox::new();
         let project = sandbox.project();
-        git(&sandbox, &project, &["init", "-q", "--bare", "."]);
+        sandbox.git_prints(&project, &["init", "-q", "--bare", "."]);
         std::fs::write(project.join("object"), "text").unwrap();
         let run = sandbox.host(bin("remount-run")).separated().cwd(&project);
         let mut inside = run.options(["--profile", profile]).serve();
@@ -143,14 +136,14 @@ fn with_submodules() -> Sandbox {
     let sandbox = Sandbox::git();
     let project = sandbox.project();
     for name in ["one", "two"] {
-        let other = sandbox.dir(&format!("outside/{name}"));
-        git(&sandbox, &other, &["init", "-q", "-b", "main"]);
-        git(&sandbox, &other, &["commit", "-q", "--allow-empty", "-m", "first"]);
+        let other = sandbox.dir(format!("outside/{name}"));
+        sandbox.git_prints(&other, &["init", "-q", "-b", "main"]);
+        sandbox.git_prints(&other, &["commit", "-q", "--allow-empty", "-m", "first"]);
         let place = format!("deps/{name}");
-        git(&sandbox, &project, &["submodule", "--quiet", "add", text(&other), &place]);
+        sandbox.git_prints(&project, &["submodule", "--quiet", "add", text(&other), &place]);
     }
-    git(&sandbox, &project, &["commit", "-qm", "submodules"]);
-    git(&sandbox, &project, &["submodule", "--quiet", "deinit", "-f", "deps/two"]);
+    sandbox.git_prints(&project, &["commit", "-qm", "submodules"]);
+    sandbox.git_prints(&project, &["submodule", "--quiet", "deinit", "-f", "deps/two"]);
     sandbox
 }
 
@@ -160,7 +153,7 @@ fn with_submodules() -> Sandbox {
 fn the_pointer_of_a_submodule_stays() {
     for profile in ["default", "codex"] {
         let sandbox = with_submodules();
-        let run = sandbox.host(bin("remount-run")).separated().cwd(&sandbox.project());
+        let run = sandbox.host(bin("remount-run")).separated().cwd(sandbox.project());
         let mut inside = run.options(["--profile", profile]).serve();
         inside.act(["write", "deps/one/.git", "gitdir: ../../x\n"]).errno("EROFS");
         for path in ["deps/one/.git", "deps/one", "deps"] {
@@ -168,7 +161,7 @@ fn the_pointer_of_a_submodule_stays() {
         }
         inside.act(["create", "deps/one/ordinary"]).ok();
         inside.end().success();
-        let status = git(&sandbox, &sandbox.project(), &["status", "--short", "-uno"]);
+        let status = sandbox.git_prints(&sandbox.project(), &["status", "--short", "-uno"]);
         assert_eq!(status, "", "{profile}");
     }
 }
@@ -188,7 +181,7 @@ fn where_git_is_read_only_no_submodule_comes_to_life() {
     assert_ne!(inside.run(["git", "init", "-q", "deps/two"]).0, 0);
     let (code, printed) = inside.run(["git", "init", "-q", "deps/three"]);
     assert_eq!(code, 0, "{printed}");
-    assert_eq!(git(&sandbox, &project, &["status", "--short", "-uno"]), "");
+    assert_eq!(sandbox.git_prints(&project, &["status", "--short", "-uno"]), "");
     inside.end().success();
     assert!(!project.join("deps/two/.git").exists());
 }
@@ -200,17 +193,14 @@ fn a_worktree_can_be_removed_and_moved_outside() {
     let project = sandbox.project();
     let (one, two) = (sandbox.outside().join("one"), sandbox.outside().join("two"));
     for tree in [&one, &two] {
-        git(&sandbox, &project, &["worktree", "add", "-q", text(tree)]);
+        sandbox.git_prints(&project, &["worktree", "add", "-q", text(tree)]);
     }
     let mut inside = sandbox.remount().serve();
     inside.act(["mkdir", ".git/worktrees/one/modules"]).errno("EEXIST");
     inside.act(["write", ".git/worktrees/one/modules", "x"]).errno("EROFS");
-    git(
-        &sandbox,
-        &project,
-        &["worktree", "move", text(&one), text(&sandbox.outside().join("new"))],
-    );
-    git(&sandbox, &project, &["worktree", "remove", text(&two)]);
+    let new = sandbox.outside().join("new");
+    sandbox.git_prints(&project, &["worktree", "move", text(&one), text(&new)]);
+    sandbox.git_prints(&project, &["worktree", "remove", text(&two)]);
     wait_until("the project can be written to", LIMIT, || {
         inside.act(["write", "ordinary", "x"]) == Answer::Ok(String::new())
     });
