@@ -58,6 +58,12 @@ pub fn pair() -> Result<Pair> {
     Ok(Pair { broker, inside })
 }
 
+/// The variable `name` of this process's environment; an empty one counts as unset.
+#[must_use]
+pub fn variable(name: &str) -> Option<std::ffi::OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
 /// The value of [`CHANNEL_VARIABLE`] for a channel that processes inherit as `fd`.
 ///
 /// # Errors
@@ -185,12 +191,12 @@ impl Connection {
     /// # Errors
     /// None of them leads to a broker.
     pub fn open(timeout: Duration) -> std::result::Result<Self, NoBroker> {
-        if let Some(value) = std::env::var_os(CHANNEL_VARIABLE)
+        if let Some(value) = variable(CHANNEL_VARIABLE)
             && let Some(stream) = through_channel(&value, timeout)
         {
             return Ok(Self { stream });
         }
-        let socket = std::env::var_os(SOCKET_VARIABLE).unwrap_or_else(|| DEFAULT_SOCKET.into());
+        let socket = variable(SOCKET_VARIABLE).unwrap_or_else(|| DEFAULT_SOCKET.into());
         match through_socket(Path::new(&socket), timeout) {
             Ok(stream) => Ok(Self { stream }),
             Err(errno) => Err(NoBroker { socket, errno }),

@@ -48,6 +48,21 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
+/// What clap says of a wrong command line, in several paragraphs and with arguments as they
+/// came: a message of one line, and what it suggests, fit for a terminal.
+#[must_use]
+pub fn told_by_clap(text: &str) -> (String, Option<String>) {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let message: Vec<&str> =
+        text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    let mut tips: Vec<&str> =
+        text.lines().filter_map(|line| line.trim_start().strip_prefix("tip: ")).collect();
+    // The value would be a command, which nobody calls so.
+    tips.retain(|tip| !tip.starts_with("to pass "));
+    let hint = (!tips.is_empty()).then(|| Escaped::text(&tips.join("; ")).to_string());
+    (Escaped::text(&message.join(" ")).to_string(), hint)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,9 +6,9 @@ mod tests;
 mod typed;
 
 use crate::hook::Agent;
-use crate::render;
 use clap::Parser;
 use clap::error::ErrorKind;
+use remount_broker::escape::told_by_clap;
 use remount_broker::proto::{Decision, OnBusy, Selection, SetRequest, Wish};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -100,31 +100,26 @@ pub(crate) enum Parsed {
     Run(Args),
     /// Help or version.
     Print(String),
-    /// What is wrong with it, fit for a terminal.
-    Wrong(String),
+    /// What is wrong with it, and what may have been meant, fit for a terminal.
+    Wrong(String, Option<String>),
 }
 
 pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Parsed {
     let words: Vec<_> = args.collect();
     match quick::parse(&words).map_or_else(|| Typed::try_parse_from(&words), Ok) {
-        Ok(typed) => typed.resolve().map_or_else(Parsed::Wrong, Parsed::Run),
+        Ok(typed) => {
+            typed.resolve().map_or_else(|message| Parsed::Wrong(message, None), Parsed::Run)
+        }
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Parsed::Print(error.to_string()),
             ErrorKind::MissingRequiredArgument if error.to_string().contains("--list") => {
-                Parsed::Wrong(
-                    "a command is missing: ro, rw, toggle, list, status or doctor".to_owned(),
-                )
+                let message = "a command is missing: ro, rw, toggle, list, status or doctor";
+                Parsed::Wrong(message.to_owned(), None)
             }
-            _ => Parsed::Wrong(one_line(&error.to_string())),
+            _ => {
+                let (message, hint) = told_by_clap(&error.to_string());
+                Parsed::Wrong(message, hint)
+            }
         },
     }
-}
-
-/// The message that clap prints over several lines, with arguments as they came: what is
-/// wrong, on one line and escaped.
-fn one_line(text: &str) -> String {
-    let text = text.strip_prefix("error: ").unwrap_or(text);
-    let text = text.split("\n\n").next().unwrap_or(text);
-    let lines: Vec<_> = text.lines().map(|line| render::line(line.trim())).collect();
-    lines.join(" ")
 }

@@ -14,8 +14,7 @@ mod run;
 
 use cli::{Args, Broker, Command, HookAction, Show};
 use hook::Agent;
-use remount_broker::channel::{CHANNEL_VARIABLE, SOCKET_VARIABLE};
-use remount_broker::channel::{DEFAULT_SOCKET, NoBroker};
+use remount_broker::channel::{self, CHANNEL_VARIABLE, DEFAULT_SOCKET, NoBroker, SOCKET_VARIABLE};
 use remount_broker::client::{Client, ClientError, TIMEOUT};
 use remount_broker::host::{NotOne, Running};
 use remount_broker::name::Authority;
@@ -90,8 +89,9 @@ pub fn main(args: impl Iterator<Item = OsString>) -> u8 {
             run(args, quiet).unwrap_or_else(|failure| explain(&failure))
         }
         cli::Parsed::Print(text) => print(&text),
-        cli::Parsed::Wrong(message) => {
-            complain(&message, Some("'remountctl --help' shows the usage"));
+        cli::Parsed::Wrong(message, hint) => {
+            let hint = hint.as_deref().unwrap_or("'remountctl --help' shows the usage");
+            complain(&message, Some(hint));
             Exit::Usage
         }
     };
@@ -213,7 +213,7 @@ fn connect(wanted: &Broker) -> Result<Way, Failure> {
 
 /// Whether this process seems to be in a sandbox: only the way to a broker depends on it.
 fn is_inside() -> bool {
-    let named = |name: &&str| std::env::var_os(name).is_some();
+    let named = |name: &&str| channel::variable(name).is_some();
     [CHANNEL_VARIABLE, SOCKET_VARIABLE].iter().any(named) || Path::new(DEFAULT_SOCKET).exists()
 }
 

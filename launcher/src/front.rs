@@ -12,7 +12,7 @@ use crate::reduced;
 use crate::report::{Failure, UNPERMITTED};
 use crate::spec::{Spec, SpecError};
 use crate::supervise;
-use remount_broker::escape::Escaped;
+use remount_broker::escape::{Escaped, told_by_clap};
 use remount_broker::reason::{IoReason, Reason};
 use remount_broker::scratch;
 use remount_broker::sys::{process, start};
@@ -112,25 +112,8 @@ fn usage(error: &clap::Error) -> Result<u8, Failure> {
         return print(&text);
     }
     let (message, hint) = told_by_clap(&text);
+    let hint = hint.unwrap_or_else(|| "remount-run --help lists the options".to_owned());
     Err(Failure { code: 125, message, hint: Some(hint) })
-}
-
-/// Clap's several paragraphs as a message of one line and a hint.
-fn told_by_clap(text: &str) -> (String, String) {
-    let text = text.strip_prefix("error: ").unwrap_or(text);
-    let message: Vec<&str> =
-        text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
-    let mut tips: Vec<&str> =
-        text.lines().filter_map(|line| line.trim_start().strip_prefix("tip: ")).collect();
-    // The value would be a command, which nobody calls so.
-    tips.retain(|tip| !tip.starts_with("to pass "));
-    let hint = if tips.is_empty() {
-        "remount-run --help lists the options".to_owned()
-    } else {
-        tips.join("; ")
-    };
-    // Words of the command line are in it.
-    (Escaped::text(&message.join(" ")).to_string(), Escaped::text(&hint).to_string())
 }
 
 fn failure(error: SpecError) -> Failure {

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use remount_broker::escape::Escaped;
+use remount_broker::escape::told_by_clap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -40,8 +40,8 @@ pub(crate) enum Parsed {
     Run(Args),
     /// Help or version.
     Print(String),
-    /// What is wrong with it, fit for a terminal.
-    Wrong(String),
+    /// What is wrong with it, and what may have been meant, fit for a terminal.
+    Wrong(String, Option<String>),
 }
 
 pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Parsed {
@@ -50,11 +50,8 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Parsed {
         Err(error) => match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Parsed::Print(error.to_string()),
             _ => {
-                let text = error.to_string();
-                let text = text.strip_prefix("error: ").unwrap_or(&text);
-                let first = text.split("\n\n").next().unwrap_or(text);
-                let lines = first.lines().map(|line| Escaped::text(line.trim()).to_string());
-                Parsed::Wrong(lines.collect::<Vec<_>>().join(" "))
+                let (message, hint) = told_by_clap(&error.to_string());
+                Parsed::Wrong(message, hint)
             }
         },
     }
@@ -70,7 +67,7 @@ mod tests {
             [&["--x\u{1b}[2J"][..], &["a\nb"], &["--socket"], &["--inetd", "--socket", "/x"]]
         {
             let words = std::iter::once("remountd").chain(line.iter().copied()).map(OsString::from);
-            let Parsed::Wrong(message) = parse(words) else { panic!("{line:?}") };
+            let Parsed::Wrong(message, _) = parse(words) else { panic!("{line:?}") };
             assert!(!message.is_empty() && !message.contains(char::is_control), "{message:?}");
         }
     }

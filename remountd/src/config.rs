@@ -5,16 +5,21 @@ use anyhow::{Context, Result, bail, ensure};
 use remount_broker::daemon::{Modes, Rule, Rules};
 use remount_broker::escape::Escaped;
 use remount_broker::name::{Authority, Mode, TargetName};
+use remount_broker::reason::IoReason;
+use rustix::fs::OFlags;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{File, FileType};
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// A file as it is written. What remountd's first version called `allow` is `targets`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct File {
+struct Text {
     #[serde(default)]
     socket: Option<PathBuf>,
     #[serde(default, alias = "allow")]
@@ -50,36 +55,64 @@ pub(crate) struct Config {
     pub rules: Rules,
 }
 
-/// The first of these files that there is, else the last.
-pub(crate) fn choose(files: &[PathBuf]) -> Option<&PathBuf> {
-    files.iter().find(|file| file.exists()).or(files.last())
+/// The first of these files that there is.
+pub(crate) fn choose(files: &[PathBuf]) -> Result<PathBuf> {
+    // One that cannot be looked at is there, and will be complained of.
+    let is_missing = |file: &Path| {
+        let found = file.symlink_metadata();
+        found.is_err_and(|it| matches!(it.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory))
+    };
+    files.iter().find(|file| !is_missing(file)).cloned().with_context(|| {
+        let shown: Vec<_> = files.iter().map(|file| Escaped::path(file).to_string()).collect();
+        format!(
+            "find a configuration: there is no {}\nhint: write one, as 'man remountd' says, or name one with --config",
+            shown.join(", and no ")
+        )
+    })
 }
 
 /// Reads a configuration that nobody can write but root and this user.
 pub(crate) fn load(file: &Path) -> Result<Config> {
     let shown = Escaped::path(file);
     let read = || format!("read the configuration {shown}");
-    let open = std::fs::File::open(file).with_context(read)?;
-    let meta = open.metadata().with_context(read)?;
+    let tried = |error: std::io::Error| anyhow::anyhow!("{}: {}", read(), IoReason(&error));
+    // Nobody who writes to a FIFO is waited for.
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    let open = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(file);
+    let open = open.map_err(tried)?;
+    let meta = open.metadata().map_err(tried)?;
+    if !meta.is_file() {
+        let what = kind(meta.file_type());
+        bail!("{}: it is {what}\nhint: name a regular file", read());
+    }
     let me = rustix::process::geteuid().as_raw();
     ensure!(
-        meta.is_file() && [0, me].contains(&meta.uid()) && meta.mode() & 0o022 == 0,
+        [0, me].contains(&meta.uid()) && meta.mode() & 0o022 == 0,
         "{}: others can change it\nhint: chown it to root or the user that runs remountd, and chmod go-w",
         read()
     );
-    let text = std::io::read_to_string(open).with_context(read)?;
+    let text = std::io::read_to_string(open).map_err(tried)?;
     parse(&text, file.extension()).with_context(read)
+}
+
+/// What stands where a regular file should; a socket cannot be opened.
+fn kind(found: FileType) -> &'static str {
+    match found {
+        _ if found.is_dir() => "a directory",
+        _ if found.is_fifo() => "a FIFO",
+        _ => "a device",
+    }
 }
 
 fn parse(text: &str, extension: Option<&OsStr>) -> Result<Config> {
     let is_yaml = extension.is_some_and(|it| it == "yaml" || it == "yml");
-    let file: File = if is_yaml {
+    let file: Text = if is_yaml {
         serde_saphyr::from_str(text).map_err(|error| clean(&error.to_string()))?
     } else {
         toml::from_str(text).map_err(|error| clean(&error.to_string()))?
     };
     if let Some(socket) = &file.socket {
-        ensure!(socket.is_absolute(), "socket: must be an absolute path");
+        absolute(socket).context("socket")?;
     }
     let rule = |(name, entry): (TargetName, Entry)| {
         let context = format!("target {name}");
@@ -145,9 +178,16 @@ fn rule(name: TargetName, entry: Entry) -> Result<Rule> {
 /// An absolute path without `.` and doubled slashes; `..` has no place in it.
 fn plain(path: &Path) -> Result<PathBuf> {
     use std::path::Component;
-    ensure!(path.is_absolute(), "must be an absolute path");
+    absolute(path)?;
     ensure!(!path.components().any(|it| it == Component::ParentDir), "must not have '..' in it");
     Ok(path.components().collect())
+}
+
+/// Both languages can write a NUL byte into a string, which no path can have.
+fn absolute(path: &Path) -> Result<()> {
+    ensure!(path.is_absolute(), "must be an absolute path");
+    ensure!(!path.as_os_str().as_bytes().contains(&0), "must not have a NUL byte in it");
+    Ok(())
 }
 
 #[cfg(test)]
@@ -201,6 +241,12 @@ mod tests {
         for (text, said) in [
             ("[targets.a]\npath = \"x\"\n", "absolute"),
             ("[targets.a]\npath = \"/x/../y\"\n", "'..'"),
+            ("[targets.a]\npath = \"/x\\u0000y\"\n", "path: must not have a NUL byte"),
+            (
+                "[targets.a]\npath = \"/x\"\nsource = \"/x\\u0000y\"\n",
+                "source: must not have a NUL byte",
+            ),
+            ("socket = \"/x\\u0000y\"\n", "socket: must not have a NUL byte"),
             ("[targets.a]\npath = \"/x\"\nfoo = 1\n", "foo"),
             ("[targets.A]\npath = \"/x\"\n", "target name"),
             ("[targets.a]\npath = \"/x\"\nauthority = \"confirm\"\n", "authority"),
@@ -219,6 +265,7 @@ mod tests {
         }
         for text in [
             "allow:\n  a: {}\n",
+            "allow:\n  a:\n    path: \"/x\\0y\"\n",
             "allow: [",
             "\u{1b}[2J: 1\n",
             "allow:\n  a:\n   path: 1\n  a:\n   path: 2\n",

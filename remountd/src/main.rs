@@ -7,21 +7,19 @@ mod listen;
 mod notify;
 mod run;
 
+use anyhow::{Result, bail};
 use cli::Parsed;
-use std::io::Write;
+use remount_broker::reason::IoReason;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let result = match cli::parse(std::env::args_os()) {
         Parsed::Run(args) => run::run(&args),
-        Parsed::Print(text) => {
-            return match std::io::stdout().write_all(text.as_bytes()) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(_) => ExitCode::FAILURE,
-            };
-        }
-        Parsed::Wrong(message) => {
-            complain(&format!("{message}\nhint: 'remountd --help' shows the usage"));
+        Parsed::Print(text) => print(&text),
+        Parsed::Wrong(message, hint) => {
+            let hint = hint.as_deref().unwrap_or("'remountd --help' shows the usage");
+            complain(&format!("{message}\nhint: {hint}"));
             return ExitCode::from(2);
         }
     };
@@ -31,6 +29,17 @@ fn main() -> ExitCode {
             complain(&format!("{error:#}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Prints to standard output; who reads no more of it wants no more.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            bail!("write to standard output: {}", IoReason(&error))
+        }
+        _ => Ok(()),
     }
 }
 

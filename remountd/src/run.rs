@@ -1,17 +1,16 @@
 //! What a command line leads to.
 
 use crate::cli::Args;
-use crate::complain;
 use crate::config::{self, Config};
 use crate::listen::{self, Reach};
 use crate::notify::notify;
+use crate::{complain, print};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use remount_broker::daemon::{Rules, Setup, Signalled, serve};
 use remount_broker::escape::Escaped;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -20,9 +19,12 @@ const SYSTEM: [&str; 2] = ["/etc/remountd/config.toml", "/etc/remountd/config.ya
 const SYSTEM_SOCKET: &str = "/run/remountd/remountd.sock";
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let files = if args.user { user_files()? } else { SYSTEM.map(PathBuf::from).to_vec() };
-    let file = args.config.as_ref().or(config::choose(&files)).context("find a configuration")?;
-    let Config { socket, rules } = config::load(file)?;
+    let file = match &args.config {
+        Some(file) => file.clone(),
+        None if args.user => config::choose(&user_files()?)?,
+        None => config::choose(&SYSTEM.map(PathBuf::from))?,
+    };
+    let Config { socket, rules } = config::load(&file)?;
     if args.list {
         return list(&rules);
     }
@@ -51,7 +53,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
     }
     notify("READY=1");
-    let on_signal = Box::new(|fd: std::os::fd::BorrowedFd<'_>| signalled(fd, file));
+    let on_signal = Box::new(|fd: std::os::fd::BorrowedFd<'_>| signalled(fd, &file));
     serve(Setup { listeners, connection, rules, signals, on_signal, log: Box::new(log) })?;
     notify("STOPPING=1");
     drop(owned);
@@ -63,7 +65,7 @@ fn list(rules: &Rules) -> Result<()> {
         format!("{} {}\n", rule.name, Escaped::path(&rule.path))
     };
     let text: String = rules.targets.iter().map(line).collect();
-    std::io::stdout().write_all(text.as_bytes()).context("write to standard output")
+    print(&text)
 }
 
 fn user_files() -> Result<Vec<PathBuf>> {
@@ -106,7 +108,7 @@ fn signalled(fd: std::os::fd::BorrowedFd<'_>, file: &Path) -> Signalled {
     match config {
         Ok(config) => Signalled::Reload(config.rules),
         Err(error) => {
-            complain(&format!("{error:#}; the rules from before stay in force"));
+            complain(&format!("the rules stay as they are: {error:#}"));
             Signalled::Nothing
         }
     }

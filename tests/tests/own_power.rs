@@ -3,6 +3,7 @@
 
 use remount_tests::daemon::Daemon;
 use remount_tests::{LIMIT, Sandbox, as_root, children, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Bits of `CAP_SYS_CHROOT`, `CAP_SYS_PTRACE`, `CAP_SYS_ADMIN` and, where there is a user
 /// namespace, `CAP_SYS_RESOURCE` (include/uapi/linux/capability.h).
@@ -60,4 +61,26 @@ fn a_helper_of_remountd_is_confined_before_it_is_needed() {
     wait_until("a helper is confined", LIMIT, || {
         children(pid).into_iter().any(|helper| filters(helper) == Some(around + 1))
     });
+}
+
+/// Whoever may signal the daemon's processes can end the one that waits: nothing is left of it,
+/// and the next request has another.
+#[test]
+fn a_helper_that_ends_before_it_is_needed_is_not_kept() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::new(&sandbox, "");
+    let pid = daemon.running.pid();
+    let around = filters(pid).expect("a daemon");
+    let mut waiting = None;
+    wait_until("one waits", LIMIT, || {
+        let all = children(pid);
+        // One that has done its errand has another filter.
+        waiting = all.iter().copied().find(|helper| filters(*helper) == Some(around + 1));
+        waiting.is_some() && all.len() == 1
+    });
+    let waiting = waiting.and_then(Pid::from_raw).expect("a helper");
+    kill_process(waiting, Signal::KILL).unwrap();
+    wait_until("it is gone", LIMIT, || children(pid).is_empty());
+    assert_eq!(daemon.sandboxed("\"$CTL\" --socket \"$S\" rw w").stdout(), "w: rw\n");
+    wait_until("another waits", LIMIT, || children(pid).len() == 1);
 }

@@ -157,6 +157,12 @@ fn the_socket_is_found_by_configuration_environment_and_descriptor() {
     assert_eq!(outcome.stdout(), "w: rw\n", "{outcome}");
     let outcome = daemon.sandboxed("REMOUNT_SOCKET=\"$S.none\" \"$CTL\" rw w");
     outcome.exits(4).says("s.sock.none");
+    // Empty is unset: the daemon is found where it is by itself.
+    let run = sandbox.dir("outside/run");
+    std::os::unix::fs::symlink(socket(&sandbox), run.join("remountd.sock")).unwrap();
+    let script = "REMOUNT_SOCKET= REMOUNT_CHANNEL= XDG_RUNTIME_DIR=\"$0\" \"$CTL\" rw w";
+    let outcome = daemon.sandboxed(&script.replace("$0", run.to_str().unwrap()));
+    assert_eq!(outcome.stdout(), "w: rw\n", "{outcome}");
     // Nothing of the directory is to be seen inside but the target.
     let script = r#"
 import os, subprocess, sys

@@ -2,7 +2,7 @@
 //! none holds up the daemon, each is told why.
 
 use remount_tests::daemon::{Daemon, socket};
-use remount_tests::{LIMIT, Sandbox, bin, mounts, wait_until};
+use remount_tests::{LIMIT, Sandbox, bin, children, mounts, require, wait_until};
 use std::path::{Path, PathBuf};
 
 /// Asks for `rw` and says the exit code; then that the directory is as it was.
@@ -72,7 +72,7 @@ fn a_mount_that_was_moved_is_not_switched() {
         "$0" bind-mount "$2" "$W"; "$0" mount-setattr "$W" ro; {TRY}
         "$0" umount "$W"; "$0" move-mount "$1" "$W"; {TRY}"#
     );
-    let command = sandbox.host(remount_tests::require("unshare"));
+    let command = sandbox.host(require("unshare"));
     let command = command.options(["--user", "--map-root-user", "--mount", "--"]).sh(&script);
     let command = daemon.with_variables(command).arg(bin("probe")).arg(&elsewhere).arg(&other);
     let outcome = command.run();
@@ -195,25 +195,35 @@ fn a_file_system_that_never_answers_holds_up_nobody_else() {
         return;
     }
     let hang = |at: &Path| {
-        let command = sandbox.host(remount_tests::require("unshare"));
+        let command = sandbox.host(require("unshare"));
         let command = command.options(["--user", "--map-root-user", "--mount", "--"]);
         let command = command.command(["/usr/bin/python3", "-c", HUNG]).arg(socket(&sandbox));
         command.arg(at).start_interactive()
     };
     let places = [target.as_path(), target.parent().unwrap()];
+    // Asked for before that, and to end while it lasts.
+    let lent = "\"$CTL\" --socket \"$S\" rw w -- sh -c 'echo lent; cat'
+        while echo x 2>/dev/null >\"$W/lent\"; do sleep 0.05; done; echo closed";
+    let lent = daemon.bwrap(words(&[&"--ro-bind", &target, &target])).sh(lent);
+    let mut lent = lent.start_interactive();
+    assert_eq!(lent.line(), "lent");
     // As many as one user may have.
     let mut hung: Vec<_> = (0..12).map(|number| hang(places[number % 2])).collect();
     for client in &mut hung {
         let line = client.line();
         assert!(
             line.starts_with("ERROR: ")
-                && line.contains("a file system in the sandbox does not answer"),
+                && line.contains("did not answer within 2s: stuck in a file system of the sandbox"),
             "{line}"
         );
     }
     let refused = daemon.sandboxed(TRY);
     assert_eq!(refused.stdout(), "code 1\n", "{refused}");
     refused.says("earlier ones are stuck in a file system");
+    // No request of anybody's is in the way of what ends a lease, the same user's neither.
+    lent.close_stdin();
+    assert_eq!(lent.line(), "closed");
+    lent.wait().success();
     daemon.let_everybody_in();
     let other = daemon.as_user("61299", TRY);
     assert_eq!(other.stdout(), "w: rw\ncode 0\nWROTE\n", "{other}");
@@ -223,6 +233,66 @@ fn a_file_system_that_never_answers_holds_up_nobody_else() {
     wait_until("helpers are there again", LIMIT, || {
         daemon.sandboxed(TRY).stdout() == "w: rw\ncode 0\nWROTE\n"
     });
+}
+
+/// Makes requests, and stops each helper as soon as it has answered: over a process in its user
+/// namespace this one has every right. Looking into one is refused all the same. Says what the
+/// answers were; what it has stopped stays so.
+const STOPS: &str = r#"
+import ctypes, os, signal, socket, sys
+listens, target, daemon = sys.argv[1:]
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.mount(target.encode(), target.encode(), None, 0x1000, None):
+    sys.exit(os.strerror(ctypes.get_errno()))
+s = socket.socket(socket.AF_UNIX); s.connect(listens)
+stopped, answers = set(), set()
+for number in range(600):
+    s.sendall(b"ro w\n" if number % 2 else b"rw w\n")
+    answers.add(s.recv(999).decode().strip())
+    for pid in open(f"/proc/{daemon}/task/{daemon}/children").read().split():
+        try:
+            # One without an errand: of the same user's, it could be stopped, too.
+            if "CapEff:\t0000000000000000" in open(f"/proc/{pid}/status").read(): continue
+            if pid not in stopped: os.kill(int(pid), signal.SIGSTOP)
+        except OSError: continue
+        stopped.add(pid)
+        if libc.ptrace(0x4206, int(pid), None, None) == 0: sys.exit("traced") # PTRACE_SEIZE
+    if len(stopped) > 60: break
+print(*answers, flush=True)
+sys.stdin.read()
+"#;
+
+/// Who has all rights in a sandbox may stop the helpers there. That is in nobody's way.
+#[test]
+fn a_helper_that_is_stopped_holds_up_nobody() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::new(&sandbox, "");
+    daemon.let_everybody_in();
+    let pid = daemon.running.pid();
+    let words = ["--user", "--map-root-user", "--mount", "--", "/usr/bin/python3", "-c", STOPS];
+    let command = sandbox.host(require("unshare")).options(words);
+    let command = command.arg(socket(&sandbox)).arg(daemon.target()).arg(pid.to_string());
+    let command = match remount_tests::as_root() {
+        false => command,
+        true => sandbox
+            .host(require("setpriv"))
+            .options(["--reuid", "61298", "--regid", "61298", "--clear-groups", "--"])
+            .command(command.words()),
+    };
+    let mut hostile = command.start_interactive();
+    assert_eq!(hostile.line(), "OK");
+    wait_until("what was stopped is gone", LIMIT, || children(pid).len() <= 1);
+    // As root another user's, else the same user's other sandbox.
+    let other = |script: &str| match remount_tests::as_root() {
+        true => daemon.as_user("61299", script).stdout(),
+        false => daemon.sandboxed(script).stdout(),
+    };
+    assert_eq!(other(TRY), "w: rw\ncode 0\nWROTE\n");
+    let lease = r#""$CTL" --socket "$S" rw w --for 1s; echo x >"$W/first" && echo WROTE
+        while echo x 2>/dev/null >"$W/a"; do sleep 0.05; done; echo closed"#;
+    assert_eq!(other(lease), "w: rw\nWROTE\nclosed\n");
+    hostile.close_stdin();
+    hostile.wait().success();
 }
 
 /// The namespace that a client connected from is where its requests act, or nowhere.

@@ -2,9 +2,11 @@
 
 use remount_tests::daemon::{Daemon, configure, remountd, socket};
 use remount_tests::{Cmd, LIMIT, Sandbox, bin, listens, require, wait_until};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 
 #[test]
 fn a_stale_socket_makes_way_and_nothing_else_does() {
@@ -111,6 +113,66 @@ fn a_configuration_that_others_can_change_is_refused() {
     std::fs::set_permissions(&config, std::fs::Permissions::from_mode(0o666)).unwrap();
     start().option("--list").run().exits(1).says("others can change it");
     Cmd::plain(bin("remountd")).option("--version").run().success();
+}
+
+/// Whoever makes a FIFO there, nobody writes to it, and nobody waits for that.
+#[test]
+fn a_configuration_that_is_no_file_is_refused() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::new(&sandbox, "");
+    let config = sandbox.root().join("outside/remountd.toml");
+    let at = |path: &Path| remountd(&sandbox).option("--config").option(path).run();
+    std::fs::remove_file(&config).unwrap();
+    let fifo = |path: &Path| {
+        mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a FIFO");
+    };
+    fifo(&config);
+    daemon.running.kill(Signal::HUP);
+    // The rules are those that there were.
+    assert_eq!(daemon.sandboxed("\"$CTL\" --socket \"$S\" rw w").stdout(), "w: rw\n");
+    daemon.running.kill(Signal::TERM);
+    let outcome = daemon.running.wait();
+    outcome.success().says("the rules stay as they are: read the configuration").says("a FIFO");
+    let yaml = sandbox.root().join("outside/remountd.yaml");
+    fifo(&yaml);
+    for path in [&config, &yaml] {
+        at(path).exits(1).says(": it is a FIFO\nhint: ");
+    }
+    at(&sandbox.dir("outside/config.toml")).exits(1).says(": it is a directory\nhint: ");
+    at(Path::new("/dev/null")).exits(1).says(": it is a device\nhint: ");
+    at(&sandbox.file("outside/nul.toml", "[targets.w]\npath = \"/x\\u0000y\"\n"))
+        .exits(1)
+        .says("target w: path: must not have a NUL byte in it");
+}
+
+#[test]
+fn without_a_configuration_it_says_where_one_may_be() {
+    let sandbox = Sandbox::new();
+    let base = sandbox.dir("outside/none");
+    let start = || sandbox.host(bin("remountd")).env("XDG_CONFIG_HOME", &base);
+    let outcome = start().options(["--user", "--list"]).run();
+    for said in ["none/remount/remountd.toml", "none/remount/remountd.yaml", "hint: write one"] {
+        outcome.exits(1).says(said);
+    }
+    // Either will do; the first of them counts.
+    sandbox.file("outside/none/remount/remountd.yaml", "socket: /x\n");
+    start().options(["--user", "--list"]).run().success();
+    sandbox.file("outside/none/remount/remountd.toml", "nonsense");
+    start().options(["--user", "--list"]).run().exits(1).says("remountd.toml");
+}
+
+#[test]
+fn what_cannot_be_printed_is_said() {
+    let sandbox = Sandbox::new();
+    let config = configure(&sandbox, "");
+    for words in [format!("--list --config '{}'", config.display()), "--help".to_owned()] {
+        let to = |file: &str| {
+            let script = format!("'{}' {words} >{file}", bin("remountd").display());
+            sandbox.host(require("sh")).command(["-c", &script]).run()
+        };
+        to("/dev/full").exits(1).says("remountd: write to standard output: no space left");
+        to("/dev/null").success();
+    }
 }
 
 #[test]

@@ -18,7 +18,7 @@ use rustix::process::{
     pidfd_send_signal, waitid, waitpid,
 };
 use std::collections::{BTreeSet, VecDeque};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// How long a helper may take. Requests that find their target busy take a quarter of a
@@ -26,9 +26,14 @@ use std::time::{Duration, Instant};
 const DEADLINE: Duration = Duration::from_secs(2);
 
 /// Helpers at a time; of one user, not more than a part of them. One that waits for a
-/// file system may be beyond the reach of SIGKILL, and counts as long as it is there.
+/// file system may be beyond the reach of SIGKILL, and who has all rights in its sandbox can
+/// make its end slow: it counts as long as it is there.
 const MOST: usize = 48;
 const MOST_OF_ONE: usize = 12;
+
+/// What is known of one whose time is over. Who has all rights in a sandbox may stop it there.
+const NO_ANSWER: &str = "its helper did not answer within 2s: stuck in a file system of the \
+                         sandbox, or stopped by somebody there";
 
 /// An answer is no longer: our own helper wrote it, but where it was is no good company.
 const LONGEST: usize = 256 << 10;
@@ -50,17 +55,26 @@ struct Ready {
 pub(super) struct Helper {
     pid: Pid,
     pub pidfd: OwnedFd,
-    /// Where its answers come from; when this is closed, it ends.
+    /// Where its answers come from, until its end is seen to.
     pub socket: Option<OwnedFd>,
     /// Whether it was sent SIGKILL, which it may not heed.
-    given_up: bool,
+    killed: bool,
     input: Vec<u8>,
     deadline: Instant,
     uid: u32,
+    sort: Sort,
     /// The namespace, and what of it nobody else may touch meanwhile.
     claim: Claim,
     /// For whom it works, in the order of its answers.
     jobs: VecDeque<u64>,
+}
+
+/// What a helper is sent for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sort {
+    Request,
+    /// The end of a lease.
+    Close,
 }
 
 /// Targets of a namespace, by name.
@@ -88,19 +102,30 @@ impl Helpers {
     }
 
     /// Whether another one may be sent for this user.
-    pub fn has_room(&self, uid: u32) -> bool {
-        self.running.len() < MOST && self.of_user(uid).count() < MOST_OF_ONE
+    ///
+    /// No request of anybody's keeps a lease from its end: what ends leases has room of its own,
+    /// and every user some of it. Those that are stuck do not count there, and are few: one for
+    /// a target, and their user's requests, which leases come from, have so much less room.
+    pub fn has_room(&self, uid: u32, sort: Sort) -> bool {
+        let of_sort = self.running.iter().filter(|helper| helper.sort == sort);
+        if sort == Sort::Request {
+            return of_sort.count() < MOST && self.of_user(uid).count() < MOST_OF_ONE;
+        }
+        let own = self.of_user(uid).filter(|helper| helper.sort == sort && !helper.killed).count();
+        own == 0 || own < MOST_OF_ONE && of_sort.filter(|helper| !helper.killed).count() < MOST
     }
 
+    /// Those that are done count again if closing them is not enough.
     fn of_user(&self, uid: u32) -> impl Iterator<Item = &Helper> {
         self.running.iter().filter(move |helper| helper.uid == uid && !helper.is_done())
     }
 
-    /// Whether all that this user may have are stuck: nothing will move soon.
-    pub fn is_hopeless(&self, uid: u32) -> bool {
-        !self.has_room(uid)
-            && (self.of_user(uid).all(|helper| helper.given_up)
-                || self.running.iter().filter(|helper| helper.given_up).count() == MOST)
+    /// Whether all that this user may have for requests are stuck: nothing will move soon.
+    pub fn is_hopeless(&self, uid: u32, now: Instant) -> bool {
+        let is_stuck = |helper: &&Helper| helper.killed && helper.deadline <= now;
+        let all = || self.running.iter().filter(|helper| helper.sort == Sort::Request);
+        self.of_user(uid).filter(is_stuck).count() >= MOST_OF_ONE
+            || all().filter(is_stuck).count() >= MOST
     }
 
     /// Whether somebody works on any of these.
@@ -115,7 +140,7 @@ impl Helpers {
     pub fn send(
         &mut self,
         (errand, place): (&Errand, &Place),
-        uid: u32,
+        (uid, sort): (u32, Sort),
         claim: Claim,
         jobs: Vec<u64>,
     ) -> KernelResult<()> {
@@ -135,7 +160,7 @@ impl Helpers {
                 fresh
             }
         };
-        self.running.push(Helper { uid, claim, jobs: jobs.into(), ..ready.into() });
+        self.running.push(Helper { uid, sort, claim, jobs: jobs.into(), ..ready.into() });
         self.put_off();
         Ok(())
     }
@@ -163,8 +188,21 @@ impl Helpers {
     /// Sees to the end of one that is of no use.
     fn bury(&mut self, ready: Ready) {
         let mut helper = Helper::from(ready);
-        helper.give_up("");
+        helper.end();
         self.running.push(helper);
+    }
+
+    /// What becomes readable when the one that is ready ends, which is not its to do.
+    pub fn ready(&self) -> Option<BorrowedFd<'_>> {
+        self.ready.as_ref().map(|ready| ready.socket.as_fd())
+    }
+
+    /// Sees to the end of the one that was ready. The next request makes another: if it is
+    /// their nature to end, one for each request is enough.
+    pub fn bury_ready(&mut self) {
+        if let Some(ended) = self.ready.take() {
+            self.bury(ended);
+        }
     }
 
     fn put_off(&mut self) {
@@ -204,7 +242,7 @@ impl Helpers {
         }
         self.running.retain_mut(|helper| {
             if helper.socket.is_some() && !helper.is_done() && helper.deadline <= now {
-                outcomes.extend(helper.give_up("a file system in the sandbox does not answer"));
+                outcomes.extend(helper.give_up(NO_ANSWER));
             }
             helper.socket.is_some() || !helper.has_ended()
         });
@@ -213,9 +251,8 @@ impl Helpers {
 
     fn do_chores(&mut self) {
         self.chores = None;
-        for helper in self.running.iter_mut().filter(|helper| helper.is_done()) {
-            helper.socket = None;
-        }
+        // One that was stopped after its answer would not see that its socket is closed.
+        self.running.iter_mut().filter(|helper| helper.is_done()).for_each(Helper::end);
         if self.ready.is_none() {
             // If it fails now, only time is lost: the next request forks its own, and if that
             // fails too, its client is told why, and so is the log.
@@ -230,10 +267,11 @@ impl From<Ready> for Helper {
             pid,
             pidfd,
             socket: Some(socket),
-            given_up: false,
+            killed: false,
             input: Vec::new(),
             deadline: Instant::now() + DEADLINE,
             uid: 0,
+            sort: Sort::Request,
             claim: ((0, 0), BTreeSet::new()),
             jobs: VecDeque::new(),
         }
@@ -243,7 +281,7 @@ impl From<Ready> for Helper {
 impl Helper {
     /// Whether it has answered all that it was asked, and did not have to be given up.
     fn is_done(&self) -> bool {
-        self.jobs.is_empty() && !self.given_up
+        self.jobs.is_empty() && !self.killed
     }
 
     fn answers(&mut self) -> Vec<Outcome> {
@@ -263,16 +301,20 @@ impl Helper {
     }
 
     fn give_up(&mut self, why: &str) -> Vec<Outcome> {
-        self.socket = None;
-        self.given_up = true;
-        // It may have ended.
-        pidfd_send_signal(&self.pidfd, Signal::KILL).unwrap_or(());
+        self.end();
         let failed = |job| {
             let message = format!("carry out the request: {why}");
             let hint = "'remountctl list' shows what became of it";
             (job, Err(refusal(ErrorCode::Failed, message, hint)))
         };
         std::mem::take(&mut self.jobs).into_iter().map(failed).collect()
+    }
+
+    fn end(&mut self) {
+        // It may have ended.
+        pidfd_send_signal(&self.pidfd, Signal::KILL).unwrap_or(());
+        self.socket = None;
+        self.killed = true;
     }
 
     fn has_ended(&self) -> bool {

@@ -1,7 +1,7 @@
 //! Requests that need a look into a sandbox: queued, given to helpers, concluded.
 
 use super::errand::{Act, Errand, Task};
-use super::helpers::{Outcome, cannot_start};
+use super::helpers::{Outcome, Sort, cannot_start};
 use super::place::{NsId, Place, refusal};
 use super::rules::Who;
 use super::serve::Daemon;
@@ -73,13 +73,18 @@ impl Daemon<'_> {
                 continue;
             }
             let names = job.claims();
-            let (id, uid) = (job.place.id, job.who.peer.uid);
+            let (id, uid, sort) = (job.place.id, job.who.peer.uid, job.sort());
             let waits = taken.iter().any(|(ns, name)| *ns == id && names.contains(name));
-            let blocked = waits || self.helpers.is_taken(id, &names) || !self.helpers.has_room(uid);
+            let has_room = self.helpers.has_room(uid, sort);
+            let blocked = waits || self.helpers.is_taken(id, &names) || !has_room;
+            let is_hopeless = sort == Sort::Request && self.helpers.is_hopeless(uid, now);
             if now >= job.not_before && !blocked {
                 self.send(index - 1);
-            } else if now >= job.give_up || self.helpers.is_hopeless(uid) {
-                let message = "carry out the request: earlier ones are stuck in a file system";
+            } else if now >= job.give_up || is_hopeless {
+                let message = match is_hopeless {
+                    true => "carry out the request: earlier ones are stuck in a file system",
+                    false => "carry out the request: earlier ones took too long",
+                };
                 let outcome = (job.id, Err(refusal(ErrorCode::Failed, message, "try again later")));
                 self.finish(outcome);
                 index -= 1;
@@ -95,7 +100,7 @@ impl Daemon<'_> {
         let now = Instant::now();
         let first = &self.queue[index];
         let (place, who) = (first.place.clone(), first.who.clone());
-        let spots = first.task.spots.clone();
+        let (spots, sort) = (first.task.spots.clone(), first.sort());
         let (mut tasks, mut jobs, mut claims) = (Vec::new(), Vec::new(), BTreeSet::new());
         for job in self.queue[index..].iter_mut().filter(|job| !job.started) {
             let same = job.place.id == place.id && job.task.spots == spots;
@@ -110,7 +115,8 @@ impl Daemon<'_> {
         let ids = jobs.clone();
         let errand = Errand::new(&place, &who, self.world.privileged, &tasks);
         let claim = (place.id, claims);
-        let started = self.helpers.send((&errand, &place), who.peer.uid, claim, jobs);
+        let user = (who.peer.uid, sort);
+        let started = self.helpers.send((&errand, &place), user, claim, jobs);
         if let Err(errno) = started {
             for id in ids {
                 self.finish((id, Err(cannot_start(errno))));
@@ -221,7 +227,9 @@ impl Daemon<'_> {
             let task = Task { spots: vec![spot], optional: false, act, deadline };
             let from = (OWN, Dialect::Json);
             let job = Job::new(self.last_job, from, Kind::Close(tries), (place, who), task);
-            self.queue.push(job);
+            // Before all requests: those for the same target would keep it waiting.
+            let next = self.queue.iter().position(|job| job.sort() == Sort::Request);
+            self.queue.insert(next.unwrap_or(self.queue.len()), job);
         }
     }
 
@@ -280,6 +288,13 @@ impl Job {
             not_before: now,
             give_up: now + TURN,
             started: false,
+        }
+    }
+
+    fn sort(&self) -> Sort {
+        match self.kind {
+            Kind::Close(_) => Sort::Close,
+            _ => Sort::Request,
         }
     }
 

@@ -120,6 +120,8 @@ enum Token {
     Source(usize),
     Client(SessionId),
     Helper(usize),
+    /// The helper that has no errand yet.
+    Ready,
 }
 
 /// Serves until a signal ends it, or the only connection there is has ended.
@@ -176,8 +178,9 @@ fn room_for_clients() -> Result<usize, DaemonError> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
         .map_err(DaemonError::Prepare)?;
-    // For each a connection and a process, a request's two namespaces, a lease's two.
-    let room = maximum.unwrap_or(u64::MAX).saturating_sub(RESERVED) / 6;
+    // For each a connection and a process, a request's two namespaces, a lease's two and who
+    // ends it.
+    let room = maximum.unwrap_or(u64::MAX).saturating_sub(RESERVED) / 7;
     let room = room.clamp(4, MOST_CLIENTS);
     Ok(usize::try_from(room).unwrap_or(4))
 }
@@ -203,6 +206,7 @@ impl Daemon<'_> {
                 match *token {
                     Token::Signal | Token::Source(_) => {}
                     Token::Helper(index) => outcomes.extend(self.helpers.hear(index)),
+                    Token::Ready => self.helpers.bury_ready(),
                     Token::Client(id) => {
                         let gone = self.clients.get_mut(id).is_some_and(|it| !it.session.ready());
                         if gone {
@@ -242,6 +246,9 @@ impl Daemon<'_> {
         for (index, helper) in self.helpers.running.iter().enumerate() {
             let fd = helper.socket.as_ref().unwrap_or(&helper.pidfd);
             awaited.add(Token::Helper(index), fd.as_fd(), PollFlags::IN);
+        }
+        if let Some(fd) = self.helpers.ready() {
+            awaited.add(Token::Ready, fd, PollFlags::IN);
         }
         for (id, client) in self.clients.iter() {
             if let Some((fd, flags)) = client.session.interest() {

@@ -36,7 +36,7 @@ use std::time::Instant;
 
 /// A helper's whole life, which begins before there is a request: it gives up what it does not
 /// need, waits at `socket` for its one errand, answers each step of it there with a line, and
-/// ends when the daemon closes the other end, so that its end is in nobody's way.
+/// waits for the daemon to end it, so that its end is in nobody's way.
 pub(super) fn visit(
     proc: BorrowedFd<'_>,
     filters: &Filters,

@@ -105,13 +105,34 @@ fn wrong_usage_is_one_clean_line() {
         &["ro", "a", "--pid", "x"],
         &["ro", "a", "--socket", "/s", "-s", "x"],
     ] {
-        let Parsed::Wrong(message) = words(line) else { panic!("{line:?}") };
+        let Parsed::Wrong(message, _) = words(line) else { panic!("{line:?}") };
         assert!(!message.is_empty(), "{line:?}");
         assert!(!message.contains(char::is_control), "{line:?}: {message:?}");
     }
     let bytes = [&b"remountctl"[..], b"ro", b"\xff\x1b"];
     let args = bytes.into_iter().map(|arg| OsString::from_vec(arg.to_vec()));
-    assert!(matches!(parse(args), Parsed::Wrong(_)));
+    assert!(matches!(parse(args), Parsed::Wrong(..)));
+}
+
+#[test]
+fn what_was_probably_meant_is_said() {
+    for (line, meant) in [
+        (&["statsu"][..], Some("'status'")),
+        (&["lst"], Some("'list'")),
+        (&["tog", "a"], Some("'toggle'")),
+        (&["status", "--jsno"], Some("'--json'")),
+        (&["--sokcet", "/s", "list"], Some("'--socket'")),
+        (&["\u{1b}[2J"], None),
+        // Behind `--` there is a command.
+        (&["rw", "a", "--\u{1b}x"], None),
+    ] {
+        let Parsed::Wrong(message, hint) = words(line) else { panic!("{line:?}") };
+        let is_right = match (meant, &hint) {
+            (Some(meant), Some(hint)) => hint.contains(meant),
+            (meant, hint) => meant.is_none() && hint.is_none(),
+        };
+        assert!(is_right, "{line:?}: {message}: {hint:?}");
+    }
 }
 
 /// What words there are: those that the quick look knows, and what makes them mean another thing.
