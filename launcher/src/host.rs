@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 use std::ffi::{OsStr, OsString};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
@@ -72,6 +72,11 @@ pub trait Files {
     /// # Errors
     /// As `open(2)` and `read(2)`; `EINVAL` if it is not a regular file.
     fn read(&self, path: &Path) -> Result<Vec<u8>, Errno>;
+    /// A regular file, whole.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; `EFBIG` if it has more than `most` bytes.
+    fn read_whole(&self, path: &Path, most: usize) -> Result<Vec<u8>, Errno>;
     /// Calls `each` for the names in a directory, in no order.
     ///
     /// # Errors
@@ -128,13 +133,25 @@ impl Files for RealFiles {
     }
 
     fn read(&self, path: &Path) -> Result<Vec<u8>, Errno> {
-        use rustix::fs::{Mode, OFlags};
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let fd = rustix::fs::open(path, flags, Mode::empty())?;
-        if !mount::stat(fd.as_fd())?.is_file() {
-            return Err(Errno::INVAL);
+        read_up_to(open_regular(path)?, 64 << 10)
+    }
+
+    fn read_whole(&self, path: &Path, most: usize) -> Result<Vec<u8>, Errno> {
+        let fd = open_regular(path)?;
+        let size = usize::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(usize::MAX);
+        if size > most {
+            return Err(Errno::FBIG);
         }
-        read_up_to(fd.as_fd(), 64 << 10)
+        let mut bytes = vec![0; size];
+        let mut end = 0;
+        while end < size {
+            match rustix::io::read(&fd, &mut bytes[end..])? {
+                0 => break,
+                count => end += count,
+            }
+        }
+        bytes.truncate(end);
+        Ok(bytes)
     }
 
     fn names(&self, path: &Path, most: usize, each: &mut dyn FnMut(&OsStr)) -> Result<(), Errno> {
@@ -180,6 +197,14 @@ impl Files for RealFiles {
 /// All that can be read from a file of the kernel's.
 pub(crate) fn read_to_end(fd: impl AsFd) -> Result<Vec<u8>, Errno> {
     read_up_to(fd, 64 << 20)
+}
+
+/// Waits for nobody, whatever is at `path`.
+fn open_regular(path: &Path) -> Result<OwnedFd, Errno> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let fd = rustix::fs::open(path, flags, Mode::empty())?;
+    if mount::stat(fd.as_fd())?.is_file() { Ok(fd) } else { Err(Errno::INVAL) }
 }
 
 fn read_up_to(fd: impl AsFd, limit: usize) -> Result<Vec<u8>, Errno> {

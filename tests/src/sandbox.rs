@@ -60,6 +60,15 @@ impl Sandbox {
         sandbox
     }
 
+    /// What git outside prints, in `cwd`.
+    #[track_caller]
+    pub fn git_prints(&self, cwd: &Path, words: &[&str]) -> String {
+        // Submodules that are directories.
+        let options = ["-c", "protocol.file.allow=always"];
+        let git = self.host(require("git")).cwd(cwd).options(options);
+        git.command(words).run().success().stdout()
+    }
+
     pub fn root(&self) -> &Path {
         &self.root
     }

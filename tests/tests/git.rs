@@ -1,6 +1,6 @@
 //! What git executes cannot be changed, wherever a repository keeps it.
 
-use remount_tests::{Answer, Cmd, Inside, LIMIT, Sandbox, bin, require, wait_until};
+use remount_tests::{Answer, Cmd, Inside, LIMIT, Sandbox, bin, wait_until};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -8,29 +8,22 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-#[track_caller]
-fn git(sandbox: &Sandbox, cwd: &Path, words: &[&str]) -> String {
-    let options = ["-c", "protocol.file.allow=always"];
-    let outcome = sandbox.host(require("git")).cwd(cwd).options(options).command(words).run();
-    outcome.success().stdout()
-}
-
 /// Where git keeps something that belongs to the worktree at `cwd`.
 #[track_caller]
 fn git_path(sandbox: &Sandbox, cwd: &Path, name: &str) -> PathBuf {
     let words = ["rev-parse", "--path-format=absolute", "--git-path", name];
-    PathBuf::from(git(sandbox, cwd, &words).trim_end())
+    PathBuf::from(sandbox.git_prints(cwd, &words).trim_end())
 }
 
 /// A submodule of the project whose name has a slash, with one commit.
 fn with_submodule() -> (Sandbox, PathBuf) {
     let sandbox = Sandbox::git();
     let other = sandbox.dir("outside/other");
-    git(&sandbox, &other, &["init", "-q", "-b", "main"]);
-    git(&sandbox, &other, &["commit", "-q", "--allow-empty", "-m", "first"]);
+    sandbox.git_prints(&other, &["init", "-q", "-b", "main"]);
+    sandbox.git_prints(&other, &["commit", "-q", "--allow-empty", "-m", "first"]);
     let project = sandbox.project();
-    git(&sandbox, &project, &["submodule", "--quiet", "add", text(&other), "lib/deep/x"]);
-    git(&sandbox, &project, &["commit", "-qm", "submodule"]);
+    sandbox.git_prints(&project, &["submodule", "--quiet", "add", text(&other), "lib/deep/x"]);
+    sandbox.git_prints(&project, &["commit", "-qm", "submodule"]);
     (sandbox, project.join("lib/deep/x"))
 }
 
@@ -41,7 +34,7 @@ fn worktrees() -> Vec<(&'static str, Sandbox, PathBuf)> {
     let mut all = vec![("a repository", plain, project)];
     let linked = Sandbox::git();
     let tree = linked.outside().join("tree");
-    git(&linked, &linked.project(), &["worktree", "add", "-q", text(&tree)]);
+    linked.git_prints(&linked.project(), &["worktree", "add", "-q", text(&tree)]);
     all.push(("a linked worktree", linked, tree));
     let (sandbox, submodule) = with_submodule();
     all.push(("a submodule", sandbox, submodule));
@@ -52,6 +45,31 @@ fn worktrees() -> Vec<(&'static str, Sandbox, PathBuf)> {
         symlink(place, project.join(".git")).unwrap();
         all.push((name, sandbox, project));
     }
+    // As git reads pointers: through links, up again, whatever ends of lines they end in.
+    for (name, pointer) in [
+        ("a pointer through a link", "gitdir: dl/real\n"),
+        ("a pointer that goes up again", "gitdir: other/../d/real\n"),
+        ("a pointer that ends in CR LF", "gitdir: d/real\r\n"),
+        ("a pointer that ends in two lines", "gitdir: d/real\n\n"),
+    ] {
+        let sandbox = Sandbox::git();
+        let project = sandbox.project();
+        for dir in ["d", "other"] {
+            std::fs::create_dir(project.join(dir)).unwrap();
+        }
+        symlink("d", project.join("dl")).unwrap();
+        std::fs::rename(project.join(".git"), project.join("d/real")).unwrap();
+        std::fs::write(project.join(".git"), pointer).unwrap();
+        all.push((name, sandbox, project));
+    }
+    let sandbox = Sandbox::git();
+    let project = sandbox.project();
+    let objects = sandbox.dir("outside").join("objects");
+    std::fs::rename(project.join(".git"), project.join("real")).unwrap();
+    std::fs::rename(project.join("real/objects"), &objects).unwrap();
+    symlink(objects, project.join("real/objects")).unwrap();
+    symlink("real", project.join(".git")).unwrap();
+    all.push(("objects elsewhere", sandbox, project));
     all
 }
 
@@ -140,12 +158,12 @@ fn commits_work_and_hooks_cannot_be_changed() {
         let commit = ["sh", "-c", "git add ordinary && git commit -qm inside"];
         let (code, printed) = inside.run(commit);
         // A link that leads out of the project may lead anywhere: what it names is not opened.
-        let is_open = name != "a link outside";
+        let is_open = !["a link outside", "objects elsewhere"].contains(&name);
         assert_eq!(code == 0, is_open, "{printed}");
         inside.end().success();
-        let subject = git(&sandbox, &cwd, &["log", "-1", "--format=%s"]);
+        let subject = sandbox.git_prints(&cwd, &["log", "-1", "--format=%s"]);
         assert_eq!(subject == "inside\n", is_open, "{subject}");
-        assert_eq!(git(&sandbox, &cwd, &["status", "--short", "-uno"]), "");
+        assert_eq!(sandbox.git_prints(&cwd, &["status", "--short", "-uno"]), "");
     }
 }
 
@@ -159,7 +177,7 @@ fn the_place_of_worktrees_stays_what_it_is() {
         let worktrees = project.join(".git/worktrees");
         if has_one {
             let tree = sandbox.outside().join("tree");
-            git(&sandbox, &project, &["worktree", "add", "-q", text(&tree)]);
+            sandbox.git_prints(&project, &["worktree", "add", "-q", text(&tree)]);
         }
         let mut inside = sandbox.remount().serve();
         inside.act(["mkdir", ".git/build"]).ok();
@@ -182,15 +200,15 @@ fn worktrees_can_be_added_on_both_sides() {
     let worktrees = project.join(".git/worktrees");
     let mut inside = sandbox.remount().serve();
     let outer = sandbox.outside().join("outer");
-    git(&sandbox, &project, &["worktree", "add", "-q", text(&outer)]);
-    git(&sandbox, &project, &["worktree", "remove", text(&outer)]);
+    sandbox.git_prints(&project, &["worktree", "add", "-q", text(&outer)]);
+    sandbox.git_prints(&project, &["worktree", "remove", text(&outer)]);
     wait_until("it is back", LIMIT, || worktrees.exists());
     wait_until("it can be used", LIMIT, || {
         inside.run(["git", "worktree", "add", "-q", "inner"]).0 == 0
     });
     inside.act(["rename", ".git/worktrees", ".git/x"]).errno("EBUSY");
     inside.end().success();
-    let list = git(&sandbox, &project, &["worktree", "list"]);
+    let list = sandbox.git_prints(&project, &["worktree", "list"]);
     assert_eq!(list.lines().count(), 2, "{list}");
     assert_eq!(std::fs::metadata(&worktrees).unwrap().mode() & 0o7000, 0);
 }
@@ -227,7 +245,7 @@ fn a_submodule_can_be_worked_in_and_none_can_be_made() {
     inside.act(["unlink", text(&own.join("index.lock"))]).ok();
     inside.act(["mkdir", text(&modules.join("new"))]).errno("EROFS");
     inside.end().success();
-    let subject = git(&sandbox, &submodule, &["log", "-1", "--format=%s"]);
+    let subject = sandbox.git_prints(&submodule, &["log", "-1", "--format=%s"]);
     assert_eq!(subject, "inside\n");
 }
 
@@ -257,7 +275,7 @@ fn a_git_directory_of_another_linked_worktree_is_not_opened() {
     let sandbox = Sandbox::git();
     let project = sandbox.project();
     let tree = sandbox.outside().join("tree");
-    git(&sandbox, &project, &["worktree", "add", "-q", text(&tree)]);
+    sandbox.git_prints(&project, &["worktree", "add", "-q", text(&tree)]);
     let new = project.join(".git/objects/new");
     let other = sandbox.dir("outside/agent");
     std::fs::copy(tree.join(".git"), other.join(".git")).unwrap();

@@ -12,11 +12,6 @@ fn rofs() -> Answer {
     Answer::Errno("EROFS".into())
 }
 
-#[track_caller]
-fn git(sandbox: &Sandbox, cwd: &Path, words: &[&str]) -> String {
-    sandbox.host(require("git")).cwd(cwd).command(words).run().success().stdout()
-}
-
 /// Waits until the git directory of a worktree is read-only.
 #[track_caller]
 fn protected(inside: &mut Inside, git_dir: &Path) {
@@ -35,7 +30,7 @@ fn worlds() -> Vec<(Sandbox, PathBuf)> {
     let project = plain.project();
     let linked = Sandbox::git();
     let tree = linked.outside().join("own");
-    git(&linked, &linked.project(), &["worktree", "add", "-q", text(&tree)]);
+    linked.git_prints(&linked.project(), &["worktree", "add", "-q", text(&tree)]);
     vec![(plain, project), (linked, tree)]
 }
 
@@ -51,7 +46,10 @@ fn what_is_added_outside_is_protected() {
         let (code, printed) = inside.run(add);
         assert_eq!(code, 0, "{printed}");
         for round in 0..2 {
-            git(&sandbox, &sandbox.project(), &["worktree", "add", "-q", "--detach", text(&tree)]);
+            sandbox.git_prints(
+                &sandbox.project(),
+                &["worktree", "add", "-q", "--detach", text(&tree)],
+            );
             protected(&mut inside, &other);
             inside.act(["open-write", text(&other.join("commondir"))]).errno("EROFS");
             inside.act(["write", text(&other.join("config.worktree")), "x"]).errno("EROFS");
@@ -61,12 +59,12 @@ fn what_is_added_outside_is_protected() {
                 inside.act(["open-write", text(&own.join(name))]).ok();
             }
             // Outside all works, also to remove it.
-            git(&sandbox, &tree, &["commit", "-q", "--allow-empty", "-m", "outside"]);
+            sandbox.git_prints(&tree, &["commit", "-q", "--allow-empty", "-m", "outside"]);
             let target = if cwd == sandbox.project() { "workspace" } else { "git" };
             inside.ctl(&format!("ro {target}"), 0);
             inside.ctl(&format!("rw {target}"), 0);
             inside.act(["open-write", text(&other.join("commondir"))]).errno("EROFS");
-            git(&sandbox, &sandbox.project(), &["worktree", "remove", text(&tree)]);
+            sandbox.git_prints(&sandbox.project(), &["worktree", "remove", text(&tree)]);
             assert!(!other.exists(), "{round}");
             assert!(!inside.ctl("status", 0).contains("stale"));
         }
@@ -94,10 +92,10 @@ fn a_private_directory_tells_whose_worktree_it_is() {
     let mut inside = sandbox.remount().serve();
     let (code, printed) = inside.run(["git", "worktree", "add", "-q", "/tmp/inner"]);
     assert_eq!(code, 0, "{printed}");
-    git(&sandbox, &sandbox.project(), &["worktree", "add", "-q", text(&tree)]);
+    sandbox.git_prints(&sandbox.project(), &["worktree", "add", "-q", text(&tree)]);
     protected(&mut inside, &worktrees.join(tree.file_name().unwrap()));
     inside.act(["open-write", text(&worktrees.join("inner/commondir"))]).ok();
-    git(&sandbox, &sandbox.project(), &["worktree", "remove", text(&tree)]);
+    sandbox.git_prints(&sandbox.project(), &["worktree", "remove", text(&tree)]);
     inside.end().success();
 }
 
@@ -162,7 +160,7 @@ fn a_crowd_is_bounded() {
         std::fs::create_dir(worktrees.join(format!("crowd{number}"))).unwrap();
     }
     wait_until("it is closed", LIMIT, || inside.act(["utime", text(&worktrees)]) == rofs());
-    git(&sandbox, &sandbox.project(), &["worktree", "add", "-q", text(&tree)]);
+    sandbox.git_prints(&sandbox.project(), &["worktree", "add", "-q", text(&tree)]);
     inside.act(["open-write", text(&worktrees.join("tree/commondir"))]).errno("EROFS");
     assert!(inside.ctl("status", 0).contains("stale"));
     for number in 0..crowd {

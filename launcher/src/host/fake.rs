@@ -115,6 +115,10 @@ impl Files for FakeFiles {
         }
     }
 
+    fn read_whole(&self, path: &Path, most: usize) -> Result<Vec<u8>, Errno> {
+        self.read(path).and_then(|it| if it.len() > most { Err(Errno::FBIG) } else { Ok(it) })
+    }
+
     fn names(&self, path: &Path, _: usize, each: &mut dyn FnMut(&OsStr)) -> Result<(), Errno> {
         let dir = self.follow(path, 0)?;
         let children = self.nodes.keys().filter(|child| child.parent() == Some(&dir));

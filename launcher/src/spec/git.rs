@@ -1,10 +1,14 @@
 //! Where a repository's own files are. Git is never run: its configuration could
 //! make it execute anything, and the agent can write some of it.
 
+mod index;
 mod pointer;
+
+pub(super) use pointer::Way;
 
 use crate::host::Files;
 use crate::paths::is_in;
+use pointer::Trail;
 use remount_broker::placeholder::Kind;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -46,12 +50,17 @@ const EXECUTED: &[(&str, StandIn)] = &[
     ("lazygit.yml", StandIn::Text("")),
 ];
 
-/// Of those below `worktrees`: without the other two it is none.
+/// Of those below `worktrees`: without the last two it is none. `git worktree remove` refuses
+/// one that has a directory of submodules.
 const EXECUTED_OF_WORKTREE: &[(&str, StandIn)] = &[
     ("config.worktree", StandIn::Text("")),
+    ("modules", StandIn::Text("")),
     ("commondir", StandIn::None),
     ("gitdir", StandIn::None),
 ];
+
+/// A larger index is not read.
+const LARGEST_INDEX: usize = 256 << 20;
 
 /// As many directories are looked at below one `modules`: an agent may have made any number.
 const MOST_MODULES: usize = 1000;
@@ -97,27 +106,60 @@ impl GitDir {
     }
 }
 
-/// Finds the git directory of the worktree at `root`, if it has one that can be
-/// trusted to be one.
-///
-/// `.git` may be a file or a symlink that names a directory anywhere; the agent can
-/// write it, so what it names is believed only if that directory looks like git's and names
-/// this worktree in turn, or is in the worktree: there nothing is granted, only protected.
-pub(super) fn git_dir(root: &Path, files: &dyn Files) -> Option<GitDir> {
-    let dot_git = root.join(".git");
-    let stat = files.lstat(&dot_git).ok()?;
-    let (common, more) = if stat.is_dir() {
-        let named = pointer::common_dir(&dot_git, files);
-        let more = named.filter(|named| *named != dot_git && is_in(named, root));
-        (dot_git, more)
-    } else {
-        (pointer::common_of_pointer(&dot_git, root, files)?, None)
-    };
-    let mut rules = Rules { files, found: Vec::new() };
-    for dir in [&common].into_iter().chain(&more) {
-        rules.git_dir(dir);
+/// What is to be held at one worktree.
+#[derive(Debug, Default)]
+pub(super) struct Repository {
+    /// Its git directory, if that can be trusted to be one.
+    pub dir: Option<GitDir>,
+    /// Paths that git follows from there: where they lead must not change.
+    pub ways: Vec<Way>,
+    /// Where its index says that other repositories are: git looks into each of them, and
+    /// executes what its configuration says.
+    pub links: Vec<PathBuf>,
+    /// Directories that `dir` has rules for.
+    ruled: Vec<PathBuf>,
+}
+
+impl Repository {
+    /// Finds what belongs to the worktree at `root`.
+    ///
+    /// `.git` may be a file or a symlink that names a directory anywhere; the agent can
+    /// write it, so what it names is believed only if that directory looks like git's and names
+    /// this worktree in turn, or is in the worktree: there nothing is granted, only protected.
+    pub fn find(root: &Path, files: &dyn Files) -> Self {
+        let dot_git = root.join(".git");
+        let trail = Trail::follow(root, files);
+        let is_dir = trail.own.as_ref() == Some(&dot_git);
+        let common = match &trail.own {
+            Some(_) if is_dir => Some(dot_git),
+            Some(_) => trail.believed(root, files),
+            // Without a worktree.
+            None => pointer::is_git_dir(root, files).then(|| root.to_owned()),
+        };
+        let links = trail.own.as_ref().map_or_else(Vec::new, |own| links(root, own, files));
+        let Some(common) = common else {
+            return Self { ways: trail.ways, links, ..Self::default() };
+        };
+        let named = trail.common.filter(|named| *named != common && is_in(named, root));
+        let ruled: Vec<PathBuf> = [common.clone()].into_iter().chain(named).collect();
+        let mut rules = Rules { files, found: Vec::new() };
+        for dir in &ruled {
+            rules.git_dir(dir);
+        }
+        let dir = Some(GitDir { common, rules: rules.found });
+        Self { dir, ways: trail.ways, links, ruled }
     }
-    Some(GitDir { common, rules: rules.found })
+
+    /// Whether there are rules for what is in this directory.
+    pub fn rules(&self, dir: &Path) -> bool {
+        self.ruled.iter().any(|ruled| is_in(dir, ruled))
+    }
+}
+
+/// Where the index of the worktree at `root` says that there are other repositories.
+fn links(root: &Path, own: &Path, files: &dyn Files) -> Vec<PathBuf> {
+    let Ok(text) = files.read_whole(&own.join("index"), LARGEST_INDEX) else { return Vec::new() };
+    index::links(&text).into_iter().map(|path| root.join(path)).collect()
 }
 
 /// Collects rules.
@@ -129,6 +171,7 @@ struct Rules<'f> {
 impl Rules<'_> {
     fn git_dir(&mut self, dir: &Path) {
         self.add(dir, EXECUTED);
+        self.add(dir, &[("modules", StandIn::Directory)]);
         self.modules(dir);
         let worktrees = dir.join("worktrees");
         self.found.push(Rule { path: worktrees.clone(), what: RuleKind::Pinned });
@@ -151,7 +194,6 @@ impl Rules<'_> {
     /// so that a new one would be executed: only what is there is written to.
     fn modules(&mut self, dir: &Path) {
         let modules = dir.join("modules");
-        self.add(dir, &[("modules", StandIn::Directory)]);
         let mut found = Vec::new();
         if !self.git_dirs(&modules, &mut 0, &mut found) {
             return;

@@ -113,8 +113,8 @@ impl<'h> Layout<'h> {
         let run = read_only.then(|| host.files.find(Path::new("/run")).ok()).flatten();
         let view = View::new(host.files.as_ref(), run.as_ref());
         let mut layout = Self { run, read_only, ..Self::new(host, view, authority) };
-        let git = git::git_dir(&variables.workspace, host.files.as_ref());
-        let mut wishes = layout.wishes_of_profile(profile, variables, git.as_ref())?;
+        let git = git::Repository::find(&variables.workspace, host.files.as_ref());
+        let mut wishes = layout.wishes_of_profile(profile, variables, git.dir.as_ref())?;
         if read_only {
             wishes = read_only::wishes(wishes, authority);
         }

@@ -5,60 +5,136 @@ use crate::host::{Files, Found};
 use crate::paths::is_in;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-/// The git directory that belongs to the worktree at `root`, whose `.git` is a file or a
-/// symlink.
-pub(super) fn common_of_pointer(dot_git: &Path, root: &Path, files: &dyn Files) -> Option<PathBuf> {
-    let found = files.find(dot_git).ok()?;
-    if found.stat.is_dir() {
-        return believed(found.path, root, files);
+/// A path that a file of git's names, which git follows without a look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::spec) struct Way {
+    /// As it is written, from `base` on.
+    pub named: PathBuf,
+    /// Where it begins.
+    pub base: PathBuf,
+    /// Where that leads, if there is something.
+    pub leads_to: Option<PathBuf>,
+}
+
+impl Way {
+    /// The directories from which it goes up again.
+    pub fn turns(&self) -> Vec<PathBuf> {
+        let mut way = PathBuf::new();
+        let mut turns = Vec::new();
+        for component in self.named.components() {
+            if component == Component::ParentDir {
+                turns.push(way.clone());
+            }
+            way.push(component);
+        }
+        turns
     }
-    let named = pointer(&files.read(&found.path).ok()?, Some(b"gitdir: "), root)?;
-    let own = files.find(&named).ok()?.path;
-    common_of_worktree(&own, &found, files).or_else(|| believed(own, root, files))
 }
 
-/// The main git directory of a linked worktree, if that says that its pointer is this one.
-fn common_of_worktree(own: &Path, dot_git: &Found, files: &dyn Files) -> Option<PathBuf> {
-    let back = files.find(&pointer(&files.read(&own.join("gitdir")).ok()?, None, own)?).ok()?;
-    let common = common_dir(own, files)?;
-    let is_inside = back.path == dot_git.path && is_in(own, &common.join("worktrees"));
-    (is_inside && is_git_dir(&common, files)).then_some(common)
+/// Where the `.git` of a worktree leads.
+#[derive(Debug, Default)]
+pub(super) struct Trail {
+    /// `.git` itself, if it is there: without symlinks.
+    dot_git: Option<Found>,
+    /// The worktree's own git directory, in which its index is.
+    pub own: Option<PathBuf>,
+    /// What that says the common one is.
+    pub common: Option<PathBuf>,
+    /// What was followed.
+    pub ways: Vec<Way>,
 }
 
-/// The directory that `commondir` names.
-pub(super) fn common_dir(own: &Path, files: &dyn Files) -> Option<PathBuf> {
-    let text = files.read(&own.join("commondir")).ok()?;
-    Some(files.find(&pointer(&text, None, own)?).ok()?.path)
+impl Trail {
+    /// Follows the `.git` of the worktree at `root`.
+    pub fn follow(root: &Path, files: &dyn Files) -> Self {
+        let dot_git = root.join(".git");
+        let mut trail = Self::default();
+        let found = match files.lstat(&dot_git) {
+            Ok(stat) if stat.is_dir() => Some(Found { path: dot_git, stat }),
+            Ok(_) => files.find(&dot_git).ok(),
+            Err(_) => return trail,
+        };
+        let Some(found) = found else { return trail };
+        trail.own = match found.stat.is_dir() {
+            true => Some(found.path.clone()),
+            false => trail.step(&found.path, Some(b"gitdir: "), root, files),
+        };
+        trail.dot_git = Some(found);
+        if let Some(own) = trail.own.clone() {
+            trail.common = trail.step(&own.join("commondir"), None, &own, files);
+        }
+        trail
+    }
+
+    /// Where the pointer in `file` leads.
+    fn step(
+        &mut self,
+        file: &Path,
+        prefix: Option<&[u8]>,
+        base: &Path,
+        files: &dyn Files,
+    ) -> Option<PathBuf> {
+        let named = pointer(&files.read(file).ok()?, prefix, base)?;
+        let leads_to = files.find(&named).ok().map(|found| found.path);
+        self.ways.push(Way { named, base: base.to_owned(), leads_to: leads_to.clone() });
+        leads_to
+    }
+
+    /// The git directory that belongs to the worktree at `root`, whose `.git` is a file or a
+    /// symlink.
+    pub fn believed(&self, root: &Path, files: &dyn Files) -> Option<PathBuf> {
+        let (own, dot_git) = (self.own.as_ref()?, self.dot_git.as_ref()?);
+        if dot_git.stat.is_dir() {
+            return believed(own, root, files);
+        }
+        self.common_of_worktree(own, dot_git, files).or_else(|| believed(own, root, files))
+    }
+
+    /// The main git directory of a linked worktree, if that says that its pointer is this one.
+    fn common_of_worktree(
+        &self,
+        own: &Path,
+        dot_git: &Found,
+        files: &dyn Files,
+    ) -> Option<PathBuf> {
+        let text = files.read(&own.join("gitdir")).ok()?;
+        let back = files.find(&pointer(&text, None, own)?).ok()?;
+        let common = self.common.clone()?;
+        let is_inside = back.path == dot_git.path && is_in(own, &common.join("worktrees"));
+        (is_inside && is_git_dir(&common, files)).then_some(common)
+    }
 }
 
 /// A git directory that is in the worktree itself or, as a submodule's does, says that this
 /// is its worktree.
-fn believed(own: PathBuf, root: &Path, files: &dyn Files) -> Option<PathBuf> {
+fn believed(own: &Path, root: &Path, files: &dyn Files) -> Option<PathBuf> {
     let says_so = |name: &&str| {
         let text = files.read(&own.join(name)).ok()?;
         let worktree = own.join(OsStr::from_bytes(&core_worktree(&text)?));
         Some(files.find(&worktree).ok()?.path == root)
     };
     let is_own = || ["config.worktree", "config"].iter().any(|name| says_so(name) == Some(true));
-    let is_inside = own != root && is_in(&own, root);
-    (is_git_dir(&own, files) && (is_inside || is_own())).then_some(own)
+    let is_inside = own != root && is_in(own, root);
+    (is_git_dir(own, files) && (is_inside || is_own())).then(|| own.to_owned())
 }
 
-fn is_git_dir(dir: &Path, files: &dyn Files) -> bool {
-    let has = |name: &str, is_dir: bool| {
-        files.lstat(&dir.join(name)).is_ok_and(|stat| stat.is_dir() == is_dir)
-    };
-    has("objects", true) && has("refs", true) && has("HEAD", false)
+/// What git takes for one of its directories (`is_git_directory`, setup.c): symlinks are as good.
+pub(super) fn is_git_dir(dir: &Path, files: &dyn Files) -> bool {
+    let is_dir = |name: &str| files.find(&dir.join(name)).is_ok_and(|it| it.stat.is_dir());
+    // A symbolic reference may be a link to a branch that is not there yet.
+    let has_head = files.lstat(&dir.join("HEAD")).is_ok_and(|stat| !stat.is_dir());
+    has_head && is_dir("objects") && is_dir("refs")
 }
 
-/// The path in a pointer file: one line, relative to `base`.
+/// The path in a pointer file, relative to `base`, as git reads it (`read_gitfile_gently` and
+/// `get_common_dir_noenv`, setup.c): up to a zero byte, without the ends of lines at its end.
 fn pointer(text: &[u8], prefix: Option<&[u8]>, base: &Path) -> Option<PathBuf> {
-    let line = text.strip_suffix(b"\n").unwrap_or(text);
-    let path = line.strip_prefix(prefix.unwrap_or_default())?;
-    let plain = !path.is_empty() && !path.iter().any(|b| matches!(b, b'\n' | 0));
-    plain.then(|| base.join(OsStr::from_bytes(path)))
+    let end = text.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r'))?;
+    let path = text[..=end].strip_prefix(prefix.unwrap_or_default())?;
+    let path = path.split(|byte| *byte == 0).next().filter(|path| !path.is_empty())?;
+    Some(base.join(OsStr::from_bytes(path)))
 }
 
 /// `core.worktree` of a configuration: the last one that it has. What is written in a way

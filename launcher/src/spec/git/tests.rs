@@ -17,7 +17,7 @@ fn worktree(back: &str) -> FakeFiles {
 }
 
 fn found(root: &str, files: &FakeFiles) -> Option<GitDir> {
-    git_dir(Path::new(root), files)
+    Repository::find(Path::new(root), files).dir
 }
 
 fn has(found: &GitDir, path: &str) -> bool {

@@ -1,6 +1,6 @@
 //! The project's git directory: what of it can be changed.
 
-use super::super::git::{GitDir, RuleKind};
+use super::super::git::{Repository, RuleKind, Way};
 use super::super::view::Area;
 use super::super::{Asker, Entry, SpecError, What};
 use super::Layout;
@@ -9,38 +9,112 @@ use crate::profile::GitPolicy;
 use remount_broker::placeholder::Kind;
 use std::path::Path;
 
+/// As many repositories in others are looked at.
+const MOST_REPOSITORIES: usize = 1000;
+
 impl Layout<'_> {
-    /// Protects what git executes or, if the profile says so, all of git's.
+    /// Protects what git executes or, if the profile says so, all of git's; also in the
+    /// repositories that this one says are in its worktree.
     pub(super) fn protect_repository(
         &mut self,
         workspace: &Path,
-        git: Option<GitDir>,
+        repository: Repository,
         policy: GitPolicy,
     ) -> Result<(), SpecError> {
-        let dot_git = workspace.join(".git");
-        match (policy, git) {
-            (GitPolicy::Ro, git) => {
-                if let Some(git) = git {
-                    self.protect(&git.common, &Asker::Git, &IfMissing::Skip)?;
+        self.protect_work_tree(workspace, &repository, policy)?;
+        if policy == GitPolicy::Rw {
+            return Ok(());
+        }
+        let mut links = repository.links.clone();
+        for _ in 0..MOST_REPOSITORIES {
+            let Some(root) = links.pop() else { break };
+            let place = self.view.locate(&root.join(".git"));
+            if !place.is_ok_and(|place| self.existing(&place).is_some()) {
+                // In the other policy, whoever commits can name another place.
+                if policy == GitPolicy::Ro {
+                    self.protect_end(&root)?;
                 }
-                // Where there is no repository none can be made.
-                self.protect(&dot_git, &Asker::Git, &IfMissing::Guard(Kind::Directory))?;
+                continue;
             }
-            (GitPolicy::Hooks, Some(git)) => {
-                for rule in git.rules {
-                    match rule.what {
-                        RuleKind::Executed(stand_in) => {
-                            let missing = stand_in.map_or(IfMissing::Skip, IfMissing::Guard);
-                            self.protect(&rule.path, &Asker::Git, &missing)?;
-                        }
-                        RuleKind::Open => self.open_part(&rule.path)?,
-                        RuleKind::Pinned => self.pin(&rule.path)?,
+            let mut other = Repository::find(&root, self.host.files.as_ref());
+            links.append(&mut other.links);
+            // A submodule's is in this one's.
+            other.dir = other.dir.filter(|dir| !repository.rules(&dir.common));
+            self.protect_work_tree(&root, &other, policy)?;
+        }
+        Ok(())
+    }
+
+    fn protect_work_tree(
+        &mut self,
+        root: &Path,
+        repository: &Repository,
+        policy: GitPolicy,
+    ) -> Result<(), SpecError> {
+        let dot_git = root.join(".git");
+        let dir = repository.dir.as_ref();
+        // Of one without a worktree nothing would be left to write to.
+        let is_bare = dir.is_some_and(|dir| dir.common == root);
+        if policy == GitPolicy::Ro {
+            if let Some(dir) = dir.filter(|_| !is_bare) {
+                self.protect(&dir.common, &Asker::Git, &IfMissing::Skip)?;
+            }
+            // Where there is no repository none can be made.
+            self.protect(&dot_git, &Asker::Git, &IfMissing::Guard(Kind::Directory))?;
+        }
+        if policy == GitPolicy::Hooks || policy == GitPolicy::Ro && is_bare {
+            for rule in dir.map_or(&[][..], |dir| &dir.rules) {
+                match &rule.what {
+                    RuleKind::Executed(stand_in) => {
+                        let missing = stand_in.clone().map_or(IfMissing::Skip, IfMissing::Guard);
+                        self.protect(&rule.path, &Asker::Git, &missing)?;
                     }
+                    RuleKind::Open => self.open_part(&rule.path)?,
+                    RuleKind::Pinned => self.pin(&rule.path)?,
                 }
             }
-            (GitPolicy::Hooks, None) | (GitPolicy::Rw, _) => {}
+        }
+        if policy != GitPolicy::Rw {
+            for way in &repository.ways {
+                self.hold_way(way, root, repository)?;
+            }
         }
         self.protect_pointer(&dot_git)
+    }
+
+    /// Keeps a path that git follows leading where it does: symlinks on it, directories that it
+    /// goes up from, and what is at its end, if that is not known to be git's: nothing there
+    /// can be made to look so.
+    fn hold_way(
+        &mut self,
+        way: &Way,
+        root: &Path,
+        repository: &Repository,
+    ) -> Result<(), SpecError> {
+        // What git cannot follow either, it does not follow.
+        let Ok((place, links)) = self.view.locate_way(&way.named) else { return Ok(()) };
+        self.protect_links(links, &Asker::Git);
+        for dir in way.turns() {
+            if let Ok(turn) = self.view.locate(&dir)
+                && !way.base.starts_with(&turn.path)
+            {
+                self.pin(&turn.path)?;
+            }
+        }
+        let is_known = way.leads_to.as_ref().is_some_and(|end| repository.rules(end));
+        if is_known || root.starts_with(&place.path) {
+            return Ok(());
+        }
+        self.protect_end(&place.path)
+    }
+
+    /// Protects what git may take for a directory of its own, if nobody has said what it is.
+    fn protect_end(&mut self, path: &Path) -> Result<(), SpecError> {
+        let Ok(place) = self.view.locate(path) else { return Ok(()) };
+        if self.entries.iter().any(|entry| entry.dest == place.path) {
+            return Ok(());
+        }
+        self.protect(&place.path, &Asker::Git, &IfMissing::Guard(Kind::Directory))
     }
 
     /// The `.git` of a linked worktree or a submodule is a file, or it is a symlink: whoever

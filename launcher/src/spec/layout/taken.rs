@@ -37,7 +37,7 @@ impl<'h> Layout<'h> {
             let origin = Asker::Profile(mode.origin.clone());
             layout.protect(&variables.workspace, &origin, &IfMissing::Skip)?;
         } else {
-            let git = git::git_dir(&variables.workspace, host.files.as_ref());
+            let git = git::Repository::find(&variables.workspace, host.files.as_ref());
             layout.protect_repository(&variables.workspace, git, profile.workspace.git.value)?;
         }
         layout.protect_configuration(args, variables)?;
