@@ -345,8 +345,9 @@ fn what_is_of_another_kind_is_known_before_the_first_look() {
         std::os::unix::fs::symlink("evil", project.join(".idea")).unwrap();
     });
     protected(&mut inside, ".envrc");
-    held(&mut inside, ".idea");
+    // The look that came to it may not have come to the other one.
     settled(&mut inside);
+    held(&mut inside, ".idea");
     assert_eq!(inside.act(["read", ".envrc"]).ok(), "new");
     inside.end().success();
 }
