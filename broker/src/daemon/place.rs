@@ -3,7 +3,7 @@
 use super::rules::Who;
 use crate::proto::{ErrorCode, Refusal};
 use crate::reason::Reason;
-use crate::sys::namespace::{owner, owner_uid};
+use crate::sys::namespace::{self, Kind, owner, owner_uid};
 use crate::sys::socket::peer_pidfd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, Mode, OFlags, openat, statat};
@@ -78,9 +78,7 @@ impl World {
             Err(Errno::NOPROTOOPT) => self.find_by_number(who)?,
             Err(_) => return Err(gone()),
         };
-        let process = self.peer(&pidfd, who)?;
-        let id = id_at(process.dir.as_fd(), "ns/mnt").map_err(|errno| unseen("look at", errno))?;
-        process.check_alive()?;
+        let id = self.peer(&pidfd, who)?.namespace_id(Kind::Mount, "look at")?;
         Ok(Home { pidfd, id })
     }
 
@@ -113,9 +111,7 @@ impl World {
             refusal(ErrorCode::NotAuthorised, message, "")
         };
         let caller = self.peer(&home.pidfd, who)?;
-        let same = id_at(caller.dir.as_fd(), "ns/pid") == Ok(self.pids);
-        caller.check_alive()?;
-        if !same {
+        if caller.namespace_id(Kind::Pid, "look at")? != self.pids {
             return Err(denied("the caller numbers processes in its own way"));
         }
         let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
@@ -123,43 +119,25 @@ impl World {
             || refusal(ErrorCode::UnknownTarget, format!("find process {pid}: there is none"), "");
         let number = number.ok_or_else(none)?;
         let pidfd = pidfd_open(number, PidfdFlags::empty()).map_err(|_| none())?;
-        let process = self.process(number, &pidfd)?;
+        let process = Process { number, pidfd: &pidfd, proc: self.proc.as_fd() };
         if process.real_uid() != Some(who.peer.uid) {
             return Err(denied("it is another user's"));
         }
         self.place(&process)
     }
 
-    fn peer<'a>(&self, pidfd: &'a OwnedFd, who: &Who) -> Result<Process<'a>, Refusal> {
-        self.process(number(who)?, pidfd)
-    }
-
-    fn process<'a>(&self, number: Pid, pidfd: &'a OwnedFd) -> Result<Process<'a>, Refusal> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let name = number.as_raw_nonzero().get().to_string();
-        let dir = openat(&self.proc, name, flags, Mode::empty()).map_err(|errno| match errno {
-            Errno::NOENT => gone(),
-            errno => unseen("look at", errno),
-        })?;
-        // The directory is of the process that had the number when it was opened. If the
-        // one of the pidfd has not ended by now, it had it all the time.
-        let process = Process { number, pidfd, dir };
-        process.check_alive()?;
-        Ok(process)
+    fn peer<'a>(&'a self, pidfd: &'a OwnedFd, who: &Who) -> Result<Process<'a>, Refusal> {
+        Ok(Process { number: number(who)?, pidfd, proc: self.proc.as_fd() })
     }
 
     fn place(&self, process: &Process<'_>) -> Result<Place, Refusal> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let open = |path| openat(&process.dir, path, flags, Mode::empty());
-        let mount = open("ns/mnt").map_err(|errno| unseen("enter", errno))?;
-        let pids = id_at(process.dir.as_fd(), "ns/pid").map_err(|errno| unseen("enter", errno))?;
-        process.check_alive()?;
-        let stat = rustix::fs::fstat(&mount).map_err(|errno| unseen("enter", errno))?;
-        let id = (stat.st_dev, stat.st_ino);
+        let mount = process.namespace(Kind::Mount, "enter")?;
+        let pids = process.namespace_id(Kind::Pid, "enter")?;
+        let id = id_of(mount.as_fd()).map_err(|errno| unseen("enter", errno))?;
         let user = owner(mount.as_fd()).map_err(|errno| unseen("find the owner of", errno))?;
         let owner = owner_uid(user.as_fd()).map_err(|errno| unseen("find the owner of", errno))?;
-        let stat = rustix::fs::fstat(&user).map_err(|errno| unseen("enter", errno))?;
-        let user = ((stat.st_dev, stat.st_ino) != self.users).then_some(user);
+        let of_user = id_of(user.as_fd()).map_err(|errno| unseen("enter", errno))?;
+        let user = (of_user != self.users).then_some(user);
         Ok(Place { id, mount, user, is_host: self.is_host(id), owner, pids, pid: process.number })
     }
 }
@@ -169,11 +147,46 @@ impl World {
 struct Process<'a> {
     number: Pid,
     pidfd: &'a OwnedFd,
-    /// Its directory in `/proc`.
-    dir: OwnedFd,
+    /// The host's `/proc`.
+    proc: BorrowedFd<'a>,
 }
 
 impl Process<'_> {
+    /// Its directory in `/proc`.
+    fn dir(&self) -> Result<OwnedFd, Refusal> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let name = self.number.as_raw_nonzero().get().to_string();
+        let dir = openat(self.proc, name, flags, Mode::empty()).map_err(|errno| match errno {
+            Errno::NOENT => gone(),
+            errno => unseen("look at", errno),
+        })?;
+        // The directory is of the process that had the number when it was opened. If the
+        // one of the pidfd has not ended by now, it had it all the time.
+        self.check_alive()?;
+        Ok(dir)
+    }
+
+    /// One of its namespaces, to do this with it.
+    fn namespace(&self, kind: Kind, what: &str) -> Result<OwnedFd, Refusal> {
+        match namespace::of_process(self.pidfd.as_fd(), kind) {
+            Ok(opened) => Ok(opened),
+            Err(Errno::SRCH) => Err(gone()),
+            Err(Errno::NOTTY) => {
+                let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+                let opened = openat(self.dir()?, kind.path(), flags, Mode::empty());
+                let opened = opened.map_err(|errno| unseen(what, errno))?;
+                self.check_alive()?;
+                Ok(opened)
+            }
+            Err(errno) => Err(unseen(what, errno)),
+        }
+    }
+
+    fn namespace_id(&self, kind: Kind, what: &str) -> Result<NsId, Refusal> {
+        let opened = self.namespace(kind, what)?;
+        id_of(opened.as_fd()).map_err(|errno| unseen(what, errno))
+    }
+
     fn check_alive(&self) -> Result<(), Refusal> {
         let mut fds = [PollFd::new(self.pidfd, PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -185,7 +198,7 @@ impl Process<'_> {
 
     fn real_uid(&self) -> Option<u32> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let file = openat(&self.dir, "status", flags, Mode::empty()).ok()?;
+        let file = openat(self.dir().ok()?, "status", flags, Mode::empty()).ok()?;
         let text = std::io::read_to_string(std::fs::File::from(file)).ok()?;
         let line = text.lines().find_map(|line| line.strip_prefix("Uid:"))?;
         self.check_alive().ok()?;
@@ -204,6 +217,11 @@ fn number(who: &Who) -> Result<Pid, Refusal> {
 
 fn id_at(dir: BorrowedFd<'_>, path: &str) -> KernelResult<NsId> {
     let stat = statat(dir, path, AtFlags::empty())?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+fn id_of(namespace: BorrowedFd<'_>) -> KernelResult<NsId> {
+    let stat = rustix::fs::fstat(namespace)?;
     Ok((stat.st_dev, stat.st_ino))
 }
 

@@ -9,6 +9,50 @@ const NS_GET_USERNS: u32 = 0xb701;
 /// `_IO(NSIO, 0x4)`, likewise.
 const NS_GET_OWNER_UID: u32 = 0xb704;
 
+/// Which namespace of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Its mount namespace.
+    Mount,
+    /// Its PID namespace.
+    Pid,
+}
+
+impl Kind {
+    /// Below a process's directory in `/proc`.
+    #[must_use]
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Mount => "ns/mnt",
+            Self::Pid => "ns/pid",
+        }
+    }
+
+    /// `PIDFD_GET_MNT_NAMESPACE`, `_IO(0xFF, 3)`, and `PIDFD_GET_PID_NAMESPACE`, `_IO(0xFF, 5)`,
+    /// include/uapi/linux/pidfd.h.
+    fn request(self) -> u32 {
+        match self {
+            Self::Mount => 0xff03,
+            Self::Pid => 0xff05,
+        }
+    }
+}
+
+/// Opens a namespace of the process that `pidfd` is open on: of that one and no other, while it
+/// lives. Tells what `/proc` tells, to whom that would.
+///
+/// # Errors
+/// `ESRCH` if it has ended, `EACCES` if this process may not look, `ENOTTY` before Linux 6.11.
+pub fn of_process(pidfd: BorrowedFd<'_>, kind: Kind) -> Result<OwnedFd> {
+    // SAFETY: the request takes no argument and touches no memory of this process.
+    let opened = unsafe { libc::ioctl(pidfd.as_raw_fd(), kind.request() as _, 0) };
+    if opened < 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: the kernel just made this descriptor; nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(opened) })
+}
+
 /// The user namespace that owns the namespace which `fd` is open on (`NS_GET_USERNS`,
 /// ioctl_ns(2)).
 ///
