@@ -192,15 +192,18 @@ fn what_comes_in_its_place_is_closed_until_all_in_it_is_protected() {
     let closed = |inside: &mut Inside| {
         wait_until("the project is closed", LIMIT, || inside.act(["utime", "."]) == rofs());
     };
-    for round in 0..rounds {
-        std::fs::rename(&git, &saved).unwrap();
-        closed(&mut inside);
+    let comes_back = |inside: &mut Inside| {
         copy(&pristine, &git);
-        settled(&mut inside);
+        settled(inside);
         inside.act(["append", ".git/config", "x"]).errno("EROFS");
         inside.act(["create", ".git/index.lock"]).ok();
         inside.act(["unlink", ".git/index.lock"]).ok();
         std::fs::remove_dir_all(&saved).unwrap();
+    };
+    for round in 0..rounds {
+        std::fs::rename(&git, &saved).unwrap();
+        closed(&mut inside);
+        comes_back(&mut inside);
 
         // Nothing in it yet: it stays closed, whatever is missing.
         std::fs::rename(&git, &saved).unwrap();
@@ -214,12 +217,7 @@ fn what_comes_in_its_place_is_closed_until_all_in_it_is_protected() {
         // The host is not kept from anything.
         std::fs::remove_dir_all(&git).unwrap();
         closed(&mut inside);
-        copy(&pristine, &git);
-        settled(&mut inside);
-        inside.act(["append", ".git/config", "x"]).errno("EROFS");
-        inside.act(["create", ".git/index.lock"]).ok();
-        inside.act(["unlink", ".git/index.lock"]).ok();
-        std::fs::remove_dir_all(&saved).unwrap();
+        comes_back(&mut inside);
     }
     let commit = ["commit", "-q", "--allow-empty", "-m", "inside"];
     let words = ["git", "-c", "user.name=a", "-c", "user.email=a@b"];
