@@ -223,6 +223,15 @@ impl Connection {
         Ok(Self { stream: hand_over(shared, timeout)? })
     }
 
+    /// One that was made in another way. Calls on it wait from now on, for any time.
+    ///
+    /// # Errors
+    /// As `fcntl(2)`.
+    pub fn of_stream(stream: OwnedFd) -> Result<Self> {
+        rustix::io::ioctl_fionbio(&stream, false)?;
+        Ok(Self { stream })
+    }
+
     /// The connection's stream socket.
     pub fn into_fd(self) -> OwnedFd {
         self.stream

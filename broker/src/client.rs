@@ -63,6 +63,10 @@ pub const TIMEOUT: Duration = Duration::from_secs(10);
 /// sleep and to be woken takes a processor longer than a toggle, above all a virtual one.
 const LOOK: Duration = Duration::from_micros(50);
 
+/// The same for the answer to a request that was sent while this process began: most of the time
+/// that it takes has passed.
+const LOOK_AFTER_START: Duration = Duration::from_micros(200);
+
 /// An answer that took no longer may come within [`LOOK`] of looking.
 const SOON: Duration = Duration::from_micros(100);
 
@@ -106,8 +110,10 @@ pub struct Client {
     broken: bool,
     /// Of remountd: the process whose sandbox every request is about.
     process: Option<u32>,
-    /// Whether the last answer came soon.
-    lively: bool,
+    /// How long the next answer is looked for without sleeping.
+    look: Duration,
+    /// Whether the next request has been sent by somebody else.
+    sent: bool,
 }
 
 impl Client {
@@ -133,6 +139,13 @@ impl Client {
     #[must_use]
     pub fn of_process(self, process: u32) -> Self {
         Self { process: Some(process), ..self }
+    }
+
+    /// The next request has been sent on this connection already: it is not sent again, and
+    /// its answer is the one that is due.
+    #[must_use]
+    pub fn after_sending(self) -> Self {
+        Self { sent: true, look: LOOK_AFTER_START, ..self }
     }
 
     /// Changes the mode of `names`, all of them or, on any error, none. The answer has
@@ -286,17 +299,15 @@ impl Client {
         }
         // Until the answer is there: giving up half-way leaves one behind.
         self.broken = true;
-        match self.send(&line) {
+        match if std::mem::take(&mut self.sent) { Ok(()) } else { self.send(&line) } {
             // It may have said why before it hung up.
             Ok(()) | Err(ClientError::Closed) => {}
             Err(error) => return Err(error),
         }
         let asked = Instant::now();
-        if self.lively {
-            self.look(asked);
-        }
+        self.look(asked);
         let reply = Reply::from_json(&self.receive()?)?;
-        self.lively = asked.elapsed() <= SOON;
+        self.look = if asked.elapsed() <= SOON { LOOK } else { Duration::ZERO };
         self.broken = false;
         match reply {
             Reply::Refused(refusal) => Err(ClientError::Refused(refusal)),
@@ -315,11 +326,11 @@ impl Client {
         Ok(())
     }
 
-    /// Waits for something to read, but no longer than [`LOOK`], and without sleeping.
+    /// Waits for something to read, but no longer than is worth while, and without sleeping.
     fn look(&self, since: Instant) {
         let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
         let is_none = || rustix::net::recv(&self.stream, &mut [0_u8; 1][..], flags);
-        while since.elapsed() < LOOK && matches!(is_none(), Err(Errno::AGAIN)) {
+        while since.elapsed() < self.look && matches!(is_none(), Err(Errno::AGAIN)) {
             // Who answers may be waiting for this processor.
             rustix::thread::sched_yield();
         }
@@ -351,7 +362,8 @@ impl Client {
 /// For a connection made in another way than [`Client::connect`] makes it.
 impl From<Connection> for Client {
     fn from(connection: Connection) -> Self {
-        Self { stream: connection.into_fd(), broken: false, process: None, lively: false }
+        let stream = connection.into_fd();
+        Self { stream, broken: false, process: None, look: Duration::ZERO, sent: false }
     }
 }
 

@@ -6,6 +6,7 @@ use remount_broker::channel::Connection;
 use remount_broker::client::{Client, ClientError, TIMEOUT};
 use remount_broker::proto::{ErrorCode, Refusal, Selection, SetRequest, Wish};
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -64,6 +65,14 @@ pub(super) fn connect(places: &[PathBuf], pid: Option<u32>) -> Result<Way, Failu
         }
     }
     Err(last)
+}
+
+/// The connection on which the request was sent before this program began.
+pub(super) fn asked(wanted: &Broker, stream: OwnedFd) -> Result<Way, Failure> {
+    let connection = Connection::of_stream(stream).map_err(ClientError::Transport)?;
+    let client = Client::from(connection).after_sending();
+    // Only a line that names a socket is sent so early.
+    Ok(Way { daemon: wanted.socket.clone(), ..client.into() })
 }
 
 /// Whether this may be the first version's answer to what it does not know: it hangs up.

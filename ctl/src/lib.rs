@@ -3,6 +3,7 @@
 //!
 //! Programs that want to switch targets themselves use [`remount_broker::client`].
 
+mod ahead;
 mod cli;
 mod daemon;
 mod doctor;
@@ -103,7 +104,10 @@ fn run(args: Args, quiet: bool) -> Result<Exit, Failure> {
     let wanted = &args.broker;
     Ok(match args.command {
         Command::Set(set) => {
-            let mut way = connect(wanted)?;
+            let mut way = match ahead::take() {
+                Some(stream) => daemon::asked(wanted, stream)?,
+                None => connect(wanted)?,
+            };
             let text = match change(&mut way, set.clone()) {
                 Err(error) if daemon::is_first(&way, &error) => daemon::classic(way, &set, error)?,
                 Err(error) => return Err(outside::why_ended(error, way.sandbox, set.busy)),

@@ -1,5 +1,5 @@
 //! What a helper is told. It was there before the request, so all that it has to know comes
-//! over its socket: one line of JSON, and with it the namespaces to enter.
+//! over its socket: one message, and with it the namespaces to enter.
 
 use super::place::{NsId, Place};
 use super::rules::Who;
@@ -16,6 +16,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+/// What ends a message, and is nowhere else in it (consistent overhead byte stuffing).
+const END: u8 = 0;
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,8 +107,7 @@ impl Errand {
     /// As `sendmsg(2)`: `EPIPE` if it has ended.
     pub fn send(&self, socket: BorrowedFd<'_>, place: &Place) -> KernelResult<()> {
         // A path that is not UTF-8 comes neither from a configuration nor from a client.
-        let mut line = serde_json::to_vec(self).map_err(|_| Errno::ILSEQ)?;
-        line.push(b'\n');
+        let message = postcard::to_allocvec_cobs(self).map_err(|_| Errno::ILSEQ)?;
         let mut fds = Vec::new();
         if !place.is_host {
             fds.push(place.mount.as_fd());
@@ -116,7 +118,7 @@ impl Errand {
         if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&fds)) {
             return Err(Errno::NOBUFS);
         }
-        let mut rest = &line[..];
+        let mut rest = &message[..];
         while !rest.is_empty() {
             let part = [IoSlice::new(rest)];
             let sent = rustix::net::sendmsg(socket, &part, &mut control, SendFlags::NOSIGNAL);
@@ -137,9 +139,9 @@ impl Errand {
     /// # Errors
     /// As `recvmsg(2)`; `EPROTO` for what is no errand.
     pub fn receive(socket: BorrowedFd<'_>) -> KernelResult<Option<(Self, Namespaces)>> {
-        let (mut line, mut fds) = (Vec::new(), Vec::new());
+        let (mut message, mut fds) = (Vec::new(), Vec::new());
         let mut chunk = [0_u8; 4096];
-        while !line.ends_with(b"\n") {
+        while !message.ends_with(&[END]) {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let received = retry_on_intr(|| {
@@ -149,14 +151,14 @@ impl Errand {
             if received.bytes == 0 {
                 return Ok(None);
             }
-            line.extend_from_slice(&chunk[..received.bytes]);
+            message.extend_from_slice(&chunk[..received.bytes]);
             for message in control.drain() {
                 if let RecvAncillaryMessage::ScmRights(descriptors) = message {
                     fds.extend(descriptors);
                 }
             }
         }
-        let errand: Self = serde_json::from_slice(&line).map_err(|_| Errno::PROTO)?;
+        let errand: Self = postcard::from_bytes_cobs(&mut message).map_err(|_| Errno::PROTO)?;
         let mut fds = fds.into_iter();
         let namespaces = Namespaces { mount: fds.next(), user: fds.next() };
         if errand.is_host == namespaces.mount.is_some() {

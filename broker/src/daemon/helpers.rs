@@ -42,6 +42,10 @@ const LONGEST: usize = 256 << 10;
 /// then, and no process that begins or ends is in its way.
 const LATER: Duration = Duration::from_micros(500);
 
+/// How long an answer is looked for without sleeping. Most errands take less, and to sleep and to
+/// be woken takes a processor a good part of it, above all a virtual one.
+pub(super) const LOOK: Duration = Duration::from_micros(200);
+
 /// A process without an errand.
 #[derive(Debug)]
 struct Ready {
@@ -86,6 +90,8 @@ pub(super) struct Helpers {
     ready: Option<Ready>,
     /// When one is to be made ready, and those that are done are to end.
     chores: Option<Instant>,
+    /// Until then an answer is looked for without sleeping.
+    look: Option<Instant>,
     /// The host's `/proc`.
     proc: OwnedFd,
     filters: Filters,
@@ -98,7 +104,7 @@ pub(super) type Outcome = (u64, Result<Reply, Refusal>);
 impl Helpers {
     pub fn new(proc: OwnedFd) -> Self {
         let (filters, heap) = (Filters::new(), Heap::find());
-        Self { running: Vec::new(), ready: None, chores: None, proc, filters, heap }
+        Self { running: Vec::new(), ready: None, chores: None, look: None, proc, filters, heap }
     }
 
     /// Whether another one may be sent for this user.
@@ -161,6 +167,7 @@ impl Helpers {
             }
         };
         self.running.push(Helper { uid, sort, claim, jobs: jobs.into(), ..ready.into() });
+        self.look = Some(Instant::now() + LOOK);
         self.put_off();
         Ok(())
     }
@@ -215,6 +222,11 @@ impl Helpers {
         working.map(|it| it.deadline).chain(self.chores).min()
     }
 
+    /// Until when an answer is to be expected so soon that sleeping is not worth while.
+    pub fn soon(&self, now: Instant) -> Option<Instant> {
+        self.look.filter(|then| *then > now)
+    }
+
     /// Reads what the helper at `index` has to say.
     pub fn hear(&mut self, index: usize) -> Vec<Outcome> {
         let Some(helper) = self.running.get_mut(index) else { return Vec::new() };
@@ -229,6 +241,7 @@ impl Helpers {
             _ => helper.give_up("its helper ended before it answered"),
         };
         if helper.is_done() {
+            self.look = None;
             self.put_off();
         }
         outcomes

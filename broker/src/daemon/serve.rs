@@ -2,7 +2,7 @@
 
 use super::clients::Clients;
 use super::errand::Spot;
-use super::helpers::{Helpers, Outcome};
+use super::helpers::{Helpers, LOOK, Outcome};
 use super::jobs::{Key, Queue};
 use super::place::{Place, World};
 use super::rules::{Rules, Who};
@@ -255,7 +255,12 @@ impl Daemon<'_> {
                 awaited.add(Token::Client(id), fd, flags);
             }
         }
-        awaited.wait(pause).map_err(DaemonError::Poll)
+        let may_look = pause.is_none_or(|pause| pause > LOOK);
+        match self.helpers.soon(now).filter(|_| may_look) {
+            Some(then) => awaited.look_until(then, pause),
+            None => awaited.wait(pause),
+        }
+        .map_err(DaemonError::Poll)
     }
 
     /// How long the loop may sleep if nothing happens; `None` for ever.
