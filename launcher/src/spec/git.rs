@@ -62,6 +62,9 @@ const EXECUTED_OF_WORKTREE: &[(&str, StandIn)] = &[
 /// A larger index is not read.
 const LARGEST_INDEX: usize = 256 << 20;
 
+/// Nor a larger configuration.
+const LARGEST_CONFIG: usize = 1 << 20;
+
 /// As many directories are looked at below one `modules`: an agent may have made any number.
 const MOST_MODULES: usize = 1000;
 
@@ -136,7 +139,10 @@ impl Repository {
             // Without a worktree.
             None => pointer::is_git_dir(root, files).then(|| root.to_owned()),
         };
-        let links = trail.own.as_ref().map_or_else(Vec::new, |own| links(root, own, files));
+        let links = trail
+            .own
+            .as_ref()
+            .map_or_else(Vec::new, |own| links(root, own, common.as_deref().unwrap_or(own), files));
         let Some(common) = common else {
             return Self { ways: trail.ways, links, ..Self::default() };
         };
@@ -156,10 +162,15 @@ impl Repository {
     }
 }
 
-/// Where the index of the worktree at `root` says that there are other repositories.
-fn links(root: &Path, own: &Path, files: &dyn Files) -> Vec<PathBuf> {
+/// Where the index of the worktree at `root` says that there are other repositories; its git
+/// directory is `own`, and the repository's `common`.
+fn links(root: &Path, own: &Path, common: &Path, files: &dyn Files) -> Vec<PathBuf> {
     let Ok(text) = files.read_whole(&own.join("index"), LARGEST_INDEX) else { return Vec::new() };
-    index::links(&text).into_iter().map(|path| root.join(path)).collect()
+    let is_sha256 = || {
+        let config = files.read_whole(&common.join("config"), LARGEST_CONFIG).unwrap_or_default();
+        index::is_sha256(&String::from_utf8_lossy(&config))
+    };
+    index::links(&text, is_sha256).into_iter().map(|path| root.join(path)).collect()
 }
 
 /// Collects rules.

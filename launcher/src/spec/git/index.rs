@@ -12,7 +12,8 @@ const MOST_LINKS: usize = 1000;
 /// The mode of an entry that is the commit of another repository.
 const GITLINK: u32 = 0o160_000;
 
-/// Lengths of an object's name: SHA-1, SHA-256. The index does not say which.
+/// Lengths of an object's name: SHA-1, SHA-256. The index does not say which, and a small one may
+/// make sense either way.
 const HASHES: [usize; 2] = [20, 32];
 
 /// Where an entry has its mode, and where the object's name begins.
@@ -20,9 +21,24 @@ const MODE: usize = 24;
 const HASH: usize = 40;
 
 /// The paths, from the worktree on, of entries that are other repositories; none of an index
-/// that is not in order, which git would not read either.
-pub(super) fn links(text: &[u8]) -> Vec<PathBuf> {
-    HASHES.iter().find_map(|hash| Entries::new(text, *hash)?.links()).unwrap_or_default()
+/// that is not in order, which git would not read either, nor of one that is split.
+/// `is_sha256` says which objects the repository has, and is asked only where it matters.
+pub(super) fn links(text: &[u8], is_sha256: impl FnOnce() -> bool) -> Vec<PathBuf> {
+    let read = HASHES.map(|hash| Entries::new(text, hash)?.links());
+    match read {
+        [Some(_), Some(long)] if is_sha256() => long,
+        [short, long] => short.or(long).unwrap_or_default(),
+    }
+}
+
+/// Whether a repository's configuration says that its objects are named by SHA-256
+/// (git-config(1), `extensions.objectFormat`; git reads it without what is included).
+pub(super) fn is_sha256(config: &str) -> bool {
+    config.lines().any(|line| {
+        let line: String = line.chars().filter(|it| !it.is_whitespace() && *it != '"').collect();
+        let line = line.to_ascii_lowercase();
+        line.trim_start_matches("[extensions]").starts_with("objectformat=sha256")
+    })
 }
 
 struct Entries<'t> {
@@ -114,16 +130,21 @@ mod tests {
         assert!(done.status.success(), "{words:?}: {}", String::from_utf8_lossy(&done.stderr));
     }
 
-    fn index_of(format: &str, version: &str) -> Vec<u8> {
-        let name = format!("index-{format}-{version}-{}", std::process::id());
+    const FILES: &[&str] = &["a", "deps/b", "deps/sub-x", "zz"];
+    const SUBS: &[&str] = &["deps/sub", "vendor/longer/name"];
+
+    /// What git writes: the index and the configuration.
+    fn index_of(format: &str, version: &str, files: &[&str], subs: &[&str]) -> (Vec<u8>, String) {
+        let thread = std::thread::current().id();
+        let name = format!("index-{format}-{version}-{}-{thread:?}", std::process::id());
         let dir = &std::env::temp_dir().join(name);
         std::fs::create_dir(dir).unwrap();
         git(dir, &["init", "-q", "--object-format", format, "."]);
-        for name in ["a", "deps/b", "deps/sub-x", "zz"] {
+        for name in files {
             std::fs::create_dir_all(dir.join(name).parent().unwrap()).unwrap();
             std::fs::write(dir.join(name), name).unwrap();
         }
-        for name in ["deps/sub", "vendor/longer/name"] {
+        for name in subs {
             let sub = dir.join(name);
             std::fs::create_dir_all(&sub).unwrap();
             git(&sub, &["init", "-q", "--object-format", format, "."]);
@@ -137,25 +158,43 @@ mod tests {
             git(dir, &["add", "--intent-to-add", "later"]);
         }
         let text = std::fs::read(dir.join(".git/index")).unwrap();
+        let config = std::fs::read_to_string(dir.join(".git/config")).unwrap();
         std::fs::remove_dir_all(dir).unwrap();
-        text
+        (text, config)
     }
 
     #[test]
     fn what_git_writes_is_read() {
-        let wanted = ["deps/sub", "vendor/longer/name"].map(PathBuf::from);
-        for format in ["sha1", "sha256"] {
-            for version in ["2", "3", "4"] {
-                assert_eq!(links(&index_of(format, version)), wanted, "{format} {version}");
+        for (files, subs) in [(FILES, SUBS), (&[], &SUBS[..1]), (&["x", "y"], &SUBS[1..])] {
+            for (format, version) in
+                ["sha1", "sha256"].iter().flat_map(|it| ["2", "3", "4"].map(|number| (it, number)))
+            {
+                let (text, config) = index_of(format, version, files, subs);
+                let found = links(&text, || is_sha256(&config));
+                let wanted: Vec<_> = subs.iter().map(PathBuf::from).collect();
+                assert_eq!(found, wanted, "{format} {version} {files:?}");
             }
         }
     }
 
     #[test]
+    fn the_format_is_what_the_configuration_says() {
+        for (config, is) in [
+            ("[extensions]\n\tobjectformat = sha256\n", true),
+            ("[extensions]objectFormat=\"SHA256\"\n", true),
+            ("[extensions]\n# objectformat = sha256\n", false),
+            ("[extensions]\n\tobjectformat = sha1\n", false),
+            ("[core]\n\tbare = false\n", false),
+        ] {
+            assert_eq!(is_sha256(config), is, "{config}");
+        }
+    }
+
+    #[test]
     fn what_is_cut_off_has_none() {
-        let whole = index_of("sha1", "2");
-        assert_eq!(links(&whole[..whole.len() / 2]), Vec::<PathBuf>::new());
-        assert_eq!(links(b""), Vec::<PathBuf>::new());
+        let (whole, _) = index_of("sha1", "2", FILES, SUBS);
+        assert_eq!(links(&whole[..whole.len() / 2], || false), Vec::<PathBuf>::new());
+        assert_eq!(links(b"", || false), Vec::<PathBuf>::new());
     }
 
     proptest! {
@@ -169,7 +208,7 @@ mod tests {
             text.extend(version.to_be_bytes());
             text.extend(count.to_be_bytes());
             text.extend(rest);
-            for path in links(&text) {
+            for path in links(&text, || version % 2 == 0) {
                 prop_assert!(path.components().all(|it| matches!(it, Component::Normal(_))));
             }
         }
