@@ -9,7 +9,7 @@ use crate::held::Watch;
 use crate::name::Mode;
 use crate::proto::Fault;
 use crate::reason::Reason;
-use crate::sandbox::{Authorized, Index, Registry};
+use crate::sandbox::{Authorized, Index, Registry, Why};
 use crate::sys::mount::{self, Attributes, Reach};
 use crate::target::Member;
 use rustix::io::{Errno, Result as KernelResult};
@@ -133,9 +133,10 @@ impl Step {
 fn refused(registry: &Registry, target: Index) -> Option<Fault> {
     let name = || registry.target(target).name.clone();
     let lost = |path: &Path| Fault::Lost { name: name(), path: path.to_owned() };
-    let stale = |path: &Path| Fault::Stale { name: name(), path: path.to_owned(), mode: Mode::Rw };
-    let lost = registry.lost(target).map(lost);
-    lost.or_else(|| registry.crowded(target).map(stale)).or_else(|| registry.held(target))
+    let crowded = |path: &Path| Fault::Crowded { name: name(), path: path.to_owned() };
+    let unprotected = |why| registry.unprotected(target, why);
+    let lost = unprotected(Why::Lost).map(lost);
+    lost.or_else(|| unprotected(Why::Crowded).map(crowded)).or_else(|| registry.held(target))
 }
 
 /// Why an attempt did not get to its end.

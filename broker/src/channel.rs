@@ -226,7 +226,7 @@ impl Connection {
     /// One that was made in another way. Calls on it wait from now on, for any time.
     ///
     /// # Errors
-    /// As `fcntl(2)`.
+    /// As `ioctl(2)`.
     pub fn of_stream(stream: OwnedFd) -> Result<Self> {
         rustix::io::ioctl_fionbio(&stream, false)?;
         Ok(Self { stream })

@@ -17,6 +17,7 @@ mod back;
 mod follow;
 mod hold;
 mod news;
+mod tries;
 mod watches;
 mod worktrees;
 
@@ -52,9 +53,6 @@ const SEARCH_EVERY: Duration = Duration::from_millis(10);
 /// How long a placeholder may be missing: whoever replaces it in two steps is not to find
 /// another one in the way.
 const GRACE: Duration = Duration::from_millis(500);
-
-/// Tries to mount on a file whose rename is under way, each of a few microseconds.
-const TRIES: u32 = 2000;
 
 /// A mount that is to stay where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,7 +128,7 @@ pub enum What {
     Protected,
     /// A file in such a directory is not as git makes it: somebody inside was faster.
     Changed,
-    /// There are more git directories of worktrees than can be looked after: none can be made.
+    /// Not all git directories of worktrees there can be protected: nothing can be made there.
     Crowded,
     /// No longer.
     Uncrowded,
@@ -159,7 +157,7 @@ impl What {
                 ": changed from inside before it was protected; do not run git in that worktree, \
                               remove its directory and the one of this file without git, and add it again"
             }
-            Self::Crowded => ": too many worktrees; remove some",
+            Self::Crowded => ": not all worktrees there can be protected; remove some",
             _ => "",
         }
     }
@@ -399,15 +397,5 @@ impl Kind {
             Self::Other(target) | Self::Followed(target) => *target,
             _ => None,
         }
-    }
-}
-
-/// Between two tries. Whoever is waited for is running elsewhere and done in a moment;
-/// if not, he needs this processor, and gives it back late if others want it too.
-fn pause(turn: u32) {
-    if turn.is_multiple_of(32) {
-        std::thread::yield_now();
-    } else {
-        std::hint::spin_loop();
     }
 }

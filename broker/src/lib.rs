@@ -1,7 +1,7 @@
 //! The broker: the privileged half of a sandbox, which switches preconfigured
 //! mounts between read-only and read-write while the sandbox runs.
 //!
-//! Everything `unsafe` in the project is in [`sys`]; every other module is safe Rust.
+//! Everything `unsafe` is in [`sys`]; every other module is safe Rust.
 
 pub mod apply;
 pub mod channel;
@@ -10,6 +10,7 @@ pub mod daemon;
 
 pub mod escape;
 pub mod filter;
+pub mod git;
 pub mod heal;
 pub mod held;
 pub mod holders;

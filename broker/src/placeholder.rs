@@ -311,7 +311,7 @@ impl Locked<'_> {
         }
         let mut all_away = Vec::new();
         for record in dead {
-            let mut bases = Bases::default();
+            let (mut bases, failed) = (Bases::default(), removed.failed.len());
             for entry in record.entries.iter().rev() {
                 // Its directory is somewhere else now, or gone: whoever moved it knows why.
                 // In the place of that there may be one, too.
@@ -320,14 +320,14 @@ impl Locked<'_> {
                     continue;
                 };
                 let wants = |record: &Record| record.holds(&there) || record.names(&there);
-                let is_found = !live.iter().any(wants)
-                    && remove(base.as_fd(), &there, uid, &mut spares, &mut removed);
+                let is_found = live.iter().any(wants)
+                    || remove(base.as_fd(), &there, uid, &mut spares, &mut removed);
                 bases.note(entry, Some(there.base_id), is_found);
             }
             let away = bases.away();
             if !away.is_empty() {
                 all_away.push((record.name, away));
-            } else if removed.failed.is_empty() {
+            } else if removed.failed.len() == failed {
                 self.forget(&record.name)?;
             }
         }

@@ -40,7 +40,7 @@ mod report;
 mod request;
 mod wire;
 
-pub use fault::{ErrorCode, Fault, LOST_HINT, Malformed, Refusal};
+pub use fault::{CROWDED_HINT, ErrorCode, Fault, LOST_HINT, Malformed, Refusal};
 pub use report::{
     Grant, Hold, Holder, Holders, Lease, Origin, SandboxInfo, State, StatusReport, TargetReport,
     Verdict, Waiting,

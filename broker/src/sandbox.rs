@@ -45,12 +45,26 @@ pub struct Registry {
     targets: Vec<Target>,
     /// The modes that were asked for last: what a mount that is put back gets.
     wanted: Vec<Cell<Mode>>,
-    /// Targets in which something that is to be protected is not in its place: they stay as
-    /// they are.
-    lost: Vec<(Index, PathBuf)>,
-    /// Targets in which there is more than can be protected: the same.
-    crowded: Vec<(Index, PathBuf)>,
+    /// Targets in which something that is to be protected is not: they stay as they are.
+    unprotected: Vec<Unprotected>,
     mounts: Box<dyn Mounts>,
+}
+
+/// Something in a target that is to be protected and is not.
+#[derive(Debug)]
+pub(crate) struct Unprotected {
+    pub target: Index,
+    pub path: PathBuf,
+    pub why: Why,
+}
+
+/// Why it is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// It is not in its place.
+    Lost,
+    /// There is more than can be protected.
+    Crowded,
 }
 
 /// The right to change modes, and which: made by [`Registry::authorize`] only, and spent
@@ -89,8 +103,8 @@ impl Registry {
                 return Err(BadTargets::Empty(target.name.clone()));
             }
         }
-        let (wanted, lost, crowded) = (Vec::new(), Vec::new(), Vec::new());
-        let mut registry = Self { targets, wanted, lost, crowded, mounts };
+        let (wanted, unprotected) = (Vec::new(), Vec::new());
+        let mut registry = Self { targets, wanted, unprotected, mounts };
         registry.wanted = registry.all().map(|index| Cell::new(registry.mode(index))).collect();
         Ok(registry)
     }
@@ -141,26 +155,15 @@ impl Registry {
         }
     }
 
-    /// Sets in which targets what is not protected that is to be: what is lost, and where there
-    /// is too much.
-    pub(crate) fn set_unprotected(
-        &mut self,
-        lost: Vec<(Index, PathBuf)>,
-        crowded: Vec<(Index, PathBuf)>,
-    ) {
-        (self.lost, self.crowded) = (lost, crowded);
+    /// Sets what in which targets is not protected that is to be.
+    pub(crate) fn set_unprotected(&mut self, unprotected: Vec<Unprotected>) {
+        self.unprotected = unprotected;
     }
 
-    /// What in a target is to be protected and is not in its place.
-    pub(crate) fn lost(&self, index: Index) -> Option<&Path> {
-        let mut all = self.lost.iter();
-        all.find(|(target, _)| *target == index).map(|(_, path)| path.as_path())
-    }
-
-    /// Where in a target there is more than can be protected.
-    pub(crate) fn crowded(&self, index: Index) -> Option<&Path> {
-        let mut all = self.crowded.iter();
-        all.find(|(target, _)| *target == index).map(|(_, path)| path.as_path())
+    /// What in a target is to be protected and is not, for this reason.
+    pub(crate) fn unprotected(&self, index: Index, why: Why) -> Option<&Path> {
+        let mut all = self.unprotected.iter();
+        all.find(|it| (it.target, it.why) == (index, why)).map(|it| it.path.as_path())
     }
 
     pub(crate) fn mounts(&self) -> &dyn Mounts {
@@ -282,13 +285,16 @@ impl Registry {
 
     fn describe(&self, index: Index, mode: Mode, state: State) -> TargetReport {
         let target = self.target(index);
-        let is_protected = self.lost(index).is_none() && self.crowded(index).is_none();
+        let unprotected = |why| self.unprotected(index, why).map(Path::to_owned);
+        let (lost, crowded) = (unprotected(Why::Lost), unprotected(Why::Crowded));
+        let is_protected = lost.is_none() && crowded.is_none();
         TargetReport {
             name: target.name.clone(),
             path: target.path.clone(),
             mode,
             state: if is_protected { state } else { State::Stale },
-            lost: self.lost(index).map(Path::to_owned),
+            lost,
+            crowded,
             authority: target.authority,
             lease: None,
         }

@@ -120,7 +120,8 @@ impl Scratch {
         let processes = names(open_dir(CWD, Path::new("/proc"))?.as_fd())?;
         let processes = processes.iter().filter_map(|name| name.to_str().ok());
         let numbers = processes.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
-        // One that has ended, or that this user may not look into, is none of his sandboxes.
+        // One that this user may not look into is no command of his sandboxes; of their background
+        // processes it can be one that makes itself unreadable, such as an ssh-agent.
         let environments =
             numbers.filter_map(|pid| std::fs::read(format!("/proc/{pid}/environ")).ok());
         Ok(environments.into_iter().any(|it| it.split(|byte| *byte == 0).any(|it| it == given)))

@@ -6,7 +6,8 @@ use remount_broker::escape::Escaped;
 use remount_broker::host::Running;
 use remount_broker::name::Mode;
 use remount_broker::proto::{
-    Event, Hold, Holders, LOST_HINT, Lease, SandboxInfo, State, TargetReport, Verdict, Waiting,
+    CROWDED_HINT, Event, Hold, Holders, LOST_HINT, Lease, SandboxInfo, State, TargetReport,
+    Verdict, Waiting,
 };
 use serde::Serialize;
 use std::path::Path;
@@ -40,16 +41,21 @@ pub(crate) fn table(targets: &[TargetReport]) -> String {
 fn notes(targets: &[TargetReport]) -> String {
     let note = |target: &TargetReport| {
         let name = &target.name;
-        match (&target.lost, target.state) {
-            (Some(lost), _) => Some(format!(
+        match (&target.lost, &target.crowded, target.state) {
+            (Some(lost), ..) => Some(format!(
                 "{name} is stale: around {} it is read-only, since that was moved, removed or replaced \
                  outside\nhint: {LOST_HINT}\n",
                 path(lost)
             )),
-            (None, State::Stale) => Some(format!(
+            (None, Some(crowded), _) => Some(format!(
+                "{name} is stale: {} is read-only, since not all worktrees there can be protected\n\
+                 hint: {CROWDED_HINT}\n",
+                path(crowded)
+            )),
+            (None, None, State::Stale) => Some(format!(
                 "{name} is stale: moved or replaced outside, can no longer be made writable\n"
             )),
-            (None, _) => None,
+            (None, None, _) => None,
         }
     };
     targets.iter().filter_map(note).collect()
@@ -385,6 +391,7 @@ mod tests {
             mode: Mode::Rw,
             state: State::Ok,
             lost: None,
+            crowded: None,
             authority: Authority::Inside,
             lease: None,
         }

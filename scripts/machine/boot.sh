@@ -11,7 +11,7 @@ die() {
 need() { # need TOOL…
     local tool
     for tool; do
-        command -v "$tool" >/dev/null || die "$tool is missing; scripts/packages says what has it"
+        command -v "$tool" >/dev/null || die "$tool is missing: install Debian's package (scripts/packages; mmdebstrap's own)"
     done
 }
 

@@ -162,7 +162,10 @@ fn a_crowd_is_bounded() {
     wait_until("it is closed", LIMIT, || inside.act(["utime", text(&worktrees)]) == rofs());
     sandbox.git_prints(&sandbox.project(), &["worktree", "add", "-q", text(&tree)]);
     inside.act(["open-write", text(&worktrees.join("tree/commondir"))]).errno("EROFS");
-    assert!(inside.ctl("status", 0).contains("stale"));
+    let all = "not all worktrees there can be protected";
+    assert!(inside.ctl("status", 0).contains(all), "{}", inside.ctl("status", 0));
+    let refused = inside.ctl("rw git", 6);
+    assert!(refused.contains("make git writable: not all worktrees in"), "{refused}");
     for number in 0..crowd {
         std::fs::remove_dir(worktrees.join(format!("crowd{number}"))).unwrap();
     }

@@ -14,7 +14,7 @@ use rustix::io::{Errno, Result as KernelResult};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, pidfd_open,
+    PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, pidfd_open,
     pidfd_send_signal, waitid, waitpid,
 };
 use std::collections::{BTreeSet, VecDeque};
@@ -49,7 +49,6 @@ pub(super) const LOOK: Duration = Duration::from_micros(200);
 /// A process without an errand.
 #[derive(Debug)]
 struct Ready {
-    pid: Pid,
     pidfd: OwnedFd,
     socket: OwnedFd,
 }
@@ -57,7 +56,6 @@ struct Ready {
 /// A process in a sandbox.
 #[derive(Debug)]
 pub(super) struct Helper {
-    pid: Pid,
     pub pidfd: OwnedFd,
     /// Where its answers come from, until its end is seen to.
     pub socket: Option<OwnedFd>,
@@ -189,7 +187,7 @@ impl Helpers {
             kill_process(pid, Signal::KILL).unwrap_or(());
             waitpid(Some(pid), WaitOptions::empty()).map(drop).unwrap_or(());
         })?;
-        Ok(Ready { pid, pidfd, socket })
+        Ok(Ready { pidfd, socket })
     }
 
     /// Sees to the end of one that is of no use.
@@ -275,9 +273,8 @@ impl Helpers {
 }
 
 impl From<Ready> for Helper {
-    fn from(Ready { pid, pidfd, socket }: Ready) -> Self {
+    fn from(Ready { pidfd, socket }: Ready) -> Self {
         Self {
-            pid,
             pidfd,
             socket: Some(socket),
             killed: false,
@@ -333,7 +330,6 @@ impl Helper {
     fn has_ended(&self) -> bool {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         let ended = waitid(WaitId::PidFd(self.pidfd.as_fd()), options);
-        debug_assert!(self.pid.as_raw_nonzero().get() > 1);
         !matches!(ended, Ok(None) | Err(Errno::INTR))
     }
 }

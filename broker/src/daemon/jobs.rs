@@ -79,7 +79,8 @@ impl Daemon<'_> {
             let blocked = waits || self.helpers.is_taken(id, &names) || !has_room;
             let is_hopeless = sort == Sort::Request && self.helpers.is_hopeless(uid, now);
             if now >= job.not_before && !blocked {
-                self.send(index - 1);
+                // If it could not be sent, it is no longer there.
+                index -= usize::from(!self.send(index - 1));
             } else if now >= job.give_up || is_hopeless {
                 let message = match is_hopeless {
                     true => "carry out the request: earlier ones are stuck in a file system",
@@ -95,8 +96,9 @@ impl Daemon<'_> {
         }
     }
 
-    /// Starts a helper for the job at `index`, and for those like it behind it.
-    fn send(&mut self, index: usize) {
+    /// Starts a helper for the job at `index`, and for those like it behind it. Else they are
+    /// concluded.
+    fn send(&mut self, index: usize) -> bool {
         let now = Instant::now();
         let first = &self.queue[index];
         let (place, who) = (first.place.clone(), first.who.clone());
@@ -121,13 +123,14 @@ impl Daemon<'_> {
             for id in ids {
                 self.finish((id, Err(cannot_start(errno))));
             }
-            return;
+            return false;
         }
         // Who asks is written down at the end, and is known by then: this is the time for it.
         let asked = |job: &&Job| job.kind == Kind::Set && ids.contains(&job.id);
         for job in self.queue.iter().filter(asked) {
             self.command(job.session);
         }
+        true
     }
 
     /// What is to be done with an answer.

@@ -226,6 +226,6 @@ fn id_of(namespace: BorrowedFd<'_>) -> KernelResult<NsId> {
 }
 
 fn unseen(what: &str, errno: Errno) -> Refusal {
-    let message = format!("{what} the caller's mount namespace: {:#}", Reason::from(errno));
+    let message = format!("{what} the process's namespaces: {:#}", Reason::from(errno));
     refusal(ErrorCode::NotAuthorised, message, "")
 }

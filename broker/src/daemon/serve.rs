@@ -27,8 +27,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// Descriptors that are not for clients: what the daemon has open, and pipes and pidfds
-/// of helpers.
+/// Descriptors that are not for clients: what the daemon has open, and sockets and pidfds of
+/// a few helpers.
 const RESERVED: u64 = 40;
 
 /// The most clients, whatever the limit on descriptors is.
@@ -188,14 +188,13 @@ fn room_for_clients() -> Result<usize, DaemonError> {
 impl Daemon<'_> {
     fn work(&mut self, tokens: &[Token], patience: &Patience) {
         let mut outcomes: Vec<Outcome> = Vec::new();
-        let mut newcomers = Vec::new();
+        // Who connects has mostly asked, too, by the time that this is seen.
+        let mut newcomers: Vec<Token> = Vec::new();
         for token in tokens {
             if let Token::Source(index) = *token {
                 self.take_connections(index, patience, &mut newcomers);
             }
         }
-        // Who connects has mostly asked, too, by the time that this is seen.
-        let newcomers: Vec<Token> = newcomers.into_iter().map(Token::Client).collect();
         let tokens = || tokens.iter().chain(&newcomers);
         {
             // Whatever closes what a peer has sent can be made to wait by the peer.
@@ -276,16 +275,13 @@ impl Daemon<'_> {
         due.min().map(|at| at.saturating_duration_since(now))
     }
 
-    fn take_connections(
-        &mut self,
-        index: usize,
-        patience: &Patience,
-        newcomers: &mut Vec<SessionId>,
-    ) {
+    fn take_connections(&mut self, index: usize, patience: &Patience, newcomers: &mut Vec<Token>) {
         for _ in 0..BATCH {
             let Some(source) = self.sources.get_mut(index) else { return };
             match accept(source.fd.as_fd()) {
-                Ok(Some(stream)) => newcomers.extend(self.admit(stream, patience)),
+                Ok(Some(stream)) => {
+                    newcomers.extend(self.admit(stream, patience).map(Token::Client));
+                }
                 Ok(None) => return,
                 Err(_) => {
                     source.paused_until = Some(Instant::now() + BACK_OFF);

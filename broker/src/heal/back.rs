@@ -3,7 +3,8 @@
 //! One that has protected paths below it comes back read-only: at first none of those is in
 //! its place. It gets its mode when all of them are ([`super::hold`]).
 
-use super::{GRACE, Healer, Kept, Kind, Shape, Slot, TRIES, pause};
+use super::tries::{Tried, insist};
+use super::{GRACE, Healer, Kept, Kind, Shape, Slot};
 use crate::name::Mode;
 use crate::placeholder;
 use crate::sandbox::Registry;
@@ -32,8 +33,7 @@ impl Healer {
             Err(Errno::NOENT) if self.may_stand_in(slot, now) => self.stand_in(index)?,
             Err(errno) => return Err(errno),
         }
-        let mut last = Errno::NOENT;
-        for turn in 1..=TRIES {
+        insist(|| {
             let slot = &self.slots[index];
             let at = mount::open_exact_or_link(CWD, &slot.kept.path)?;
             let stat = mount::stat(at.as_fd())?;
@@ -43,7 +43,7 @@ impl Healer {
             if stat.is_mount_root && slot.is_its_own(&stat) {
                 let was = slot.mount;
                 self.adopt(index, at, &stat, registry)?;
-                return Ok(was.is_some());
+                return Ok(Tried::Is(was.is_some()));
             }
             if slot.kept.kind.is_changeable() && !slot.is_nested {
                 // Where nobody inside can put anything, another directory is not the one
@@ -51,17 +51,8 @@ impl Healer {
                 return Err(Errno::STALE);
             }
             self.retire(index, registry)?;
-            match self.mount(index, at.as_fd(), &stat, registry) {
-                Ok(()) => {}
-                // The rename is not complete yet; or the one slot that there is was taken.
-                Err(errno @ (Errno::NOENT | Errno::NOSPC)) => {
-                    last = errno;
-                    pause(turn);
-                }
-                Err(errno) => return Err(errno),
-            }
-        }
-        Err(last)
+            Ok(Tried::Mounted(self.mount(index, at.as_fd(), &stat, registry)))
+        })
     }
 
     /// Takes what is mounted there for what belongs there.

@@ -1,6 +1,7 @@
 //! Single files, as they are on the host now.
 
-use super::{Healer, Kind, TRIES, pause};
+use super::tries::{Tried, insist};
+use super::{Healer, Kind};
 use crate::name::Mode;
 use crate::sandbox::Registry;
 use crate::sys::mount::{self, FileStat};
@@ -39,30 +40,25 @@ impl FileSource {
 impl Healer {
     /// Shows the file that is at the host's path now. Whether it is another one.
     pub(super) fn follow(&mut self, index: usize, registry: &mut Registry) -> Result<bool, Errno> {
-        let mut last = Errno::NOENT;
-        for turn in 1..=TRIES {
+        insist(|| {
             let slot = &self.slots[index];
-            let Some(source) = &slot.source else { return Ok(false) };
+            let Some(source) = &slot.source else { return Ok(Tried::Is(false)) };
             let shown = mount::lstat_at(CWD, &slot.kept.path).ok().filter(|it| it.is_mount_root);
             let own = shown.filter(|shown| slot.mount.is_none_or(|own| own == shown.mount_id));
             let file = match mount::open_exact(source.dir.as_fd(), &source.name) {
                 // Removed: what was there last is shown until there is another.
-                Err(Errno::NOENT) if own.is_some() => return Ok(false),
+                Err(Errno::NOENT) if own.is_some() => return Ok(Tried::Is(false)),
                 result => result?,
             };
             if let Some(own) = own.filter(|own| is_file(file.as_fd(), own)) {
                 self.slots[index].mount = Some(own.mount_id);
-                return Ok(false);
+                return Ok(Tried::Is(false));
             }
-            match self.show(index, file.as_fd(), own.is_some(), registry) {
-                Ok(()) => return Ok(true),
-                // The rename is not complete yet; or the one slot that there is was taken.
-                Err(errno @ (Errno::NOENT | Errno::NOSPC)) => last = errno,
-                Err(errno) => return Err(errno),
-            }
-            pause(turn);
-        }
-        Err(last)
+            Ok(match self.show(index, file.as_fd(), own.is_some(), registry) {
+                Ok(()) => Tried::Is(true),
+                failed => Tried::Mounted(failed),
+            })
+        })
     }
 
     /// Mounts `file` in its place, instead of the one that is there.

@@ -1,9 +1,10 @@
 //! What holds the lost: nothing is to be created there meanwhile.
 
-use super::{Event, Healer, Slot, What, pause};
+use super::tries::pause;
+use super::{Event, Healer, Slot, What};
 use crate::holders::Inspector;
 use crate::name::Mode;
-use crate::sandbox::Registry;
+use crate::sandbox::{Registry, Unprotected, Why};
 use crate::sys::mount::{self, Attributes, Reach};
 use rustix::fs::CWD;
 use rustix::io::Errno;
@@ -53,15 +54,14 @@ impl Healer {
     /// Makes them read-only; the answer is one that is busy.
     fn close_holders(&mut self, registry: &mut Registry) -> Option<usize> {
         let lost = self.slots.iter().filter(|slot| slot.lost_since.is_some());
-        let lost = lost.filter_map(|slot| {
-            let target = self.slots[slot.holder?].kept.kind.target()?;
-            Some((target, slot.kept.path.clone()))
+        let lost = lost.filter_map(|slot| Some((slot.holder?, &slot.kept.path, Why::Lost)));
+        let crowded = self.worktrees.closed();
+        let crowded = crowded.map(|place| (place, &self.slots[place].kept.path, Why::Crowded));
+        let unprotected = lost.chain(crowded).filter_map(|(holder, path, why)| {
+            let target = self.slots[holder].kept.kind.target()?;
+            Some(Unprotected { target, path: path.clone(), why })
         });
-        let crowded = self.worktrees.closed().filter_map(|place| {
-            let kept = &self.slots[place].kept;
-            Some((kept.kind.target()?, kept.path.clone()))
-        });
-        registry.set_unprotected(lost.collect(), crowded.collect());
+        registry.set_unprotected(unprotected.collect());
         let mut busy = None;
         for holder in self.holders().difference(&self.closed.clone()) {
             // A file may be open for writing: until it is closed, this is tried again.

@@ -132,9 +132,11 @@ impl Watches {
             all_local &= news::is_local_at(parent);
         }
         for (number, place) in places {
-            // One that is gone is a mount that is lost.
-            if let Ok(id) = inotify::add_watch(fd, place, flags()) {
-                self.places.insert(id, number);
+            match inotify::add_watch(fd, place, flags()) {
+                Ok(id) => drop(self.places.insert(id, number)),
+                // It is a mount that is lost.
+                Err(Errno::NOENT | Errno::NOTDIR) => {}
+                Err(_) => (is_complete, self.is_blind) = (false, true),
             }
         }
         self.tell_all = is_complete && all_local;

@@ -7,7 +7,8 @@
 
 mod check;
 
-use super::{Event, Healer, Kept, Shape, Slot, TRIES, What, pause};
+use super::tries::{Tried, insist};
+use super::{Event, Healer, Kept, Shape, Slot, What};
 use crate::name::Mode;
 use crate::placeholder::Kind as StandIn;
 use crate::sys::mount;
@@ -123,8 +124,7 @@ impl Worktrees {
 
     /// The mounts in which nothing can be protected, and so nothing may be changed.
     pub(super) fn closed(&self) -> impl Iterator<Item = usize> {
-        let is_closed = |place: &&Place| place.is_crowded || !place.unprotected.is_empty();
-        self.places.iter().filter(is_closed).map(|place| place.slot)
+        self.places.iter().filter(|place| place.is_closed()).map(|place| place.slot)
     }
 
     /// What somebody inside has changed, before it was protected.
@@ -147,18 +147,21 @@ impl Healer {
             if self.slots[place.slot].lost_since.is_some() {
                 continue;
             }
-            let was_crowded = place.is_crowded;
+            let was_closed = place.is_closed();
             if is_all {
                 place.find();
             }
-            for name in std::mem::take(&mut place.touched) {
-                let is_there = self.visit(number, place, &name, private.as_ref(), events);
-                if !is_there {
+            while let Some(name) = place.touched.pop_first() {
+                if !self.visit(number, place, &name, private.as_ref(), events) {
                     place.forget(&name);
                 }
+                // Nothing can be made there, and what failed once may take long to fail again.
+                if place.unprotected.contains(&name) {
+                    break;
+                }
             }
-            if was_crowded != place.is_crowded {
-                let what = if was_crowded { What::Uncrowded } else { What::Crowded };
+            if was_closed != place.is_closed() {
+                let what = if was_closed { What::Uncrowded } else { What::Crowded };
                 events.push(Event { path: place.path.clone(), what });
             }
         }
@@ -193,6 +196,7 @@ impl Healer {
         self.watches.watch_once(&path, number, name);
         let is_new = entry.mount.is_none();
         if is_new {
+            place.unprotected.remove(name);
             if !is_of_others(&path, &self.slots, private) {
                 return true;
             }
@@ -204,7 +208,6 @@ impl Healer {
                     return true;
                 }
             }
-            place.unprotected.remove(name);
             events.push(Event { path: path.clone(), what: What::Protected });
         }
         if entry.changed.is_none() {
@@ -217,25 +220,16 @@ impl Healer {
 
     /// Makes a directory read-only, by a mount of itself. Answers its id.
     fn protect(&self, path: &Path) -> Result<u64, Errno> {
-        let mut last = Errno::NOENT;
-        for turn in 1..=TRIES {
+        insist(|| {
             let at = mount::open_exact(CWD, path)?;
             let stat = mount::stat(at.as_fd())?;
             if stat.is_mount_root && mount::is_read_only(&at)? {
-                return Ok(stat.mount_id);
+                return Ok(Tried::Is(stat.mount_id));
             }
-            let tree = self.detached(at.as_fd(), Mode::Ro)?;
-            match mount::attach(tree.as_fd(), at.as_fd()) {
-                Ok(()) => {}
-                // It is being removed; or the one slot that there is was taken.
-                Err(errno @ (Errno::NOENT | Errno::NOSPC)) => {
-                    last = errno;
-                    pause(turn);
-                }
-                Err(errno) => return Err(errno),
-            }
-        }
-        Err(last)
+            let tree = self.detached(at.as_fd(), Mode::Ro);
+            let attach = |tree: OwnedFd| mount::attach(tree.as_fd(), at.as_fd());
+            Ok(Tried::Mounted(tree.and_then(attach)))
+        })
     }
 }
 
@@ -259,6 +253,11 @@ impl Place {
         }
         self.touched.extend(self.entries.keys().cloned());
         self.touched.extend(found);
+    }
+
+    /// Whether something in it cannot be protected.
+    fn is_closed(&self) -> bool {
+        self.is_crowded || !self.unprotected.is_empty()
     }
 
     fn forget(&mut self, name: &OsStr) {

@@ -89,6 +89,14 @@ pub enum Fault {
         /// What.
         path: PathBuf,
     },
+    /// Something in the target is to be protected, and cannot be.
+    #[error("make {name} writable: not all worktrees in {} can be protected", Escaped::path(.path))]
+    Crowded {
+        /// The target.
+        name: TargetName,
+        /// Where the git directories of worktrees are.
+        path: PathBuf,
+    },
     /// A mount was taken out of the tree, where the kernel lets nobody change it.
     #[error(
         "make {name} read-only: {} was detached, and what is in it already can still write",
@@ -178,7 +186,10 @@ impl Fault {
             | Self::AlreadyWaiting { .. }
             | Self::Denied(_)
             | Self::Unanswered(_) => ErrorCode::NotAuthorised,
-            Self::Stale { .. } | Self::Lost { .. } | Self::Detached { .. } => ErrorCode::Stale,
+            Self::Stale { .. }
+            | Self::Lost { .. }
+            | Self::Crowded { .. }
+            | Self::Detached { .. } => ErrorCode::Stale,
             Self::Busy { .. } | Self::Spared { .. } => ErrorCode::Busy,
             Self::Failed { .. } | Self::Dropped | Self::NoSuchRequest(_) => ErrorCode::Failed,
         }
@@ -202,6 +213,7 @@ impl Fault {
                 Some("mend the file 'held' in $XDG_STATE_HOME/remount, outside, or remove it")
             }
             Self::Lost { .. } => Some(LOST_HINT),
+            Self::Crowded { .. } => Some(CROWDED_HINT),
             Self::Stale { .. } | Self::Detached { .. } => Some(
                 "the directory was moved or replaced outside; start the sandbox anew to write there",
             ),
@@ -225,6 +237,9 @@ impl Fault {
 pub const LOST_HINT: &str = "make it again or move it back, outside: until then what is around it \
                              is read-only; what the sandbox made itself comes back in a moment";
 
+/// What to do where there are more worktrees than can be protected.
+pub const CROWDED_HINT: &str = "remove some, outside ('git worktree prune' those that are gone)";
+
 /// The word for a fault in a reply: a program decides by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -235,7 +250,7 @@ pub enum ErrorCode {
     UnknownTarget,
     /// [`Fault::NotAuthorised`].
     NotAuthorised,
-    /// [`Fault::Stale`], [`Fault::Lost`] or [`Fault::Detached`].
+    /// [`Fault::Stale`], [`Fault::Lost`], [`Fault::Crowded`] or [`Fault::Detached`].
     Stale,
     /// [`Fault::BadRequest`].
     BadRequest,

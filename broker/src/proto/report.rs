@@ -61,6 +61,15 @@ pub struct TargetReport {
         deserialize_with = "from_text_if_any"
     )]
     pub lost: Option<PathBuf>,
+    /// Where in it there are more git directories of worktrees than can be protected: the same,
+    /// until some are removed.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "lossy_if_any",
+        deserialize_with = "from_text_if_any"
+    )]
+    pub crowded: Option<PathBuf>,
     /// Who may make it writable.
     pub authority: Authority,
     /// The end that its `rw` has.

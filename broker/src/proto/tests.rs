@@ -207,6 +207,7 @@ fn replies_survive_the_round_trip() {
         mode: Mode::Ro,
         state: State::Stale,
         lost: Some(PathBuf::from("/home/u/a b/.idea")),
+        crowded: None,
         authority: Authority::Confirm,
         lease: None,
     };
@@ -279,6 +280,7 @@ fn a_path_of_any_bytes_stays_on_its_line() {
         mode: Mode::Rw,
         state: State::Ok,
         lost: None,
+        crowded: None,
         authority: Authority::Inside,
         lease: None,
     };

@@ -12,7 +12,7 @@ use crate::proto::{
     self, Dialect, ErrorCode, Fault, OnBusy, Origin, Refusal, Reply, Request, SetRequest,
     StatusReport, TargetReport, Verdict,
 };
-use crate::sandbox::{Index, Standing};
+use crate::sandbox::{Index, Standing, Why};
 use std::path::Path;
 use std::time::Instant;
 
@@ -251,7 +251,7 @@ impl Server<'_> {
             let mode = self.registry.mode_at(index, path);
             verdict.mode = Some(mode);
             if mode == Mode::Ro && self.registry.wanted(index) == Mode::Rw {
-                let lost = self.registry.lost(index);
+                let lost = self.registry.unprotected(index, Why::Lost);
                 verdict.lost = lost.map(|lost| Escaped::path(lost).to_string());
             }
         }

@@ -9,6 +9,7 @@ pub(super) use pointer::Way;
 use crate::host::Files;
 use crate::paths::is_in;
 use pointer::Trail;
+use remount_broker::git::extensions_say;
 use remount_broker::placeholder::Kind;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
@@ -168,9 +169,14 @@ fn links(root: &Path, own: &Path, common: &Path, files: &dyn Files) -> Vec<PathB
     let Ok(text) = files.read_whole(&own.join("index"), LARGEST_INDEX) else { return Vec::new() };
     let is_sha256 = || {
         let config = files.read_whole(&common.join("config"), LARGEST_CONFIG).unwrap_or_default();
-        index::is_sha256(&String::from_utf8_lossy(&config))
+        is_sha256(&String::from_utf8_lossy(&config))
     };
     index::links(&text, is_sha256).into_iter().map(|path| root.join(path)).collect()
+}
+
+/// Whether a repository's objects are named by SHA-256 (git-config(1), `extensions.objectFormat`).
+fn is_sha256(config: &str) -> bool {
+    extensions_say(config, &["objectformat=sha256"])
 }
 
 /// Collects rules.

@@ -1,5 +1,6 @@
 //! What git writes into the git directory of a worktree, and what is something else.
 
+use crate::git::extensions_say;
 use crate::sys::mount;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -31,6 +32,18 @@ const LATER: [&str; 3] = ["modules", "rebase-merge", "rebase-apply"];
 /// No pointer is longer than a path (`PATH_MAX`) and a few words.
 const LONGEST: usize = 4096 + 16;
 
+/// As much is read of a repository's configuration.
+const LARGEST: usize = 1 << 18;
+
+/// That worktrees have configuration of their own (git-config(1), `extensions.worktreeConfig`).
+const HAS_CONFIG: [&str; 5] = [
+    "worktreeconfig",
+    "worktreeconfig=true",
+    "worktreeconfig=yes",
+    "worktreeconfig=on",
+    "worktreeconfig=1",
+];
+
 /// The first of what in a git directory in `worktrees` is not as git makes it; with `is_new` also
 /// what git makes later only. What is missing may still come.
 pub(super) fn changed(git_dir: &Path, worktrees: &Path, is_new: bool) -> Option<OsString> {
@@ -50,12 +63,7 @@ pub(super) fn changed(git_dir: &Path, worktrees: &Path, is_new: bool) -> Option<
     found = found.or_else(|| DIRECTORIES.iter().find(is_no_directory));
     found = found.or_else(|| LATER.iter().find(is_early));
     let repository = worktrees.parent()?;
-    // Git copies the one that the repository has.
-    let is_copied = || {
-        let own = repository.join(CONFIG);
-        rustix::fs::statat(CWD, &own, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|it| it.st_size > 0)
-    };
-    let is_planted = || is_early(&&CONFIG) && !is_copied();
+    let is_planted = || is_early(&&CONFIG) && !is_copied(git_dir, repository);
     let leads_elsewhere = || match read(CWD, &git_dir.join(COMMONDIR)) {
         Ok(text) => !text.is_empty() && named(&text, git_dir).as_deref() != Some(repository),
         Err(errno) => errno != Errno::NOENT,
@@ -69,16 +77,36 @@ pub(super) fn changed(git_dir: &Path, worktrees: &Path, is_new: bool) -> Option<
     Some(name.into())
 }
 
+/// Whether the worktree's own configuration is the repository's, which git copies where the
+/// repository has such (git-worktree(1)): it may be what stands in for one, and empty.
+fn is_copied(git_dir: &Path, repository: &Path) -> bool {
+    let size = |dir: &Path| {
+        let stat = rustix::fs::statat(CWD, dir.join(CONFIG), AtFlags::SYMLINK_NOFOLLOW);
+        stat.map_or(0, |stat| stat.st_size)
+    };
+    let has_such = || {
+        let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let config = read_with(CWD, &repository.join("config"), resolve, LARGEST);
+        config.is_ok_and(|config| extensions_say(&String::from_utf8_lossy(&config), &HAS_CONFIG))
+    };
+    size(repository) > 0 || size(git_dir) == 0 && has_such()
+}
+
 /// What a file says that is no link, and on the way to which there is none.
 ///
 /// # Errors
 /// As `openat2(2)` and `read(2)`; `EINVAL` if it is no regular file, `EFBIG` if it is longer than
 /// a pointer.
 pub(super) fn read(dir: BorrowedFd<'_>, path: &Path) -> Result<Vec<u8>, Errno> {
-    read_with(dir, path, ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS)
+    read_with(dir, path, ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS, LONGEST)
 }
 
-fn read_with(dir: BorrowedFd<'_>, path: &Path, resolve: ResolveFlags) -> Result<Vec<u8>, Errno> {
+fn read_with(
+    dir: BorrowedFd<'_>,
+    path: &Path,
+    resolve: ResolveFlags,
+    most: usize,
+) -> Result<Vec<u8>, Errno> {
     // Not waiting for the other end of a FIFO.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve)?;
@@ -86,10 +114,10 @@ fn read_with(dir: BorrowedFd<'_>, path: &Path, resolve: ResolveFlags) -> Result<
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(Errno::INVAL);
     }
-    let mut text = vec![0; LONGEST + 1];
+    let mut text = vec![0; most + 1];
     let length = rustix::io::read(&file, &mut text)?;
     text.truncate(length);
-    if length > LONGEST { Err(Errno::FBIG) } else { Ok(text) }
+    if length > most { Err(Errno::FBIG) } else { Ok(text) }
 }
 
 /// The path that a pointer in `git_dir` names: absolute, and nothing in it leads upwards.
@@ -114,7 +142,7 @@ pub(super) fn named(text: &[u8], git_dir: &Path) -> Option<PathBuf> {
 /// take for ever to answer.
 pub(super) fn leads_back(place: BorrowedFd<'_>, pointer: &Path, git_dir: &Path) -> bool {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
-    let Ok(text) = read_with(place, pointer, resolve) else { return false };
+    let Ok(text) = read_with(place, pointer, resolve, LONGEST) else { return false };
     let own = text.strip_prefix(b"gitdir: ").and_then(|line| named(line, Path::new("/")));
     own.is_some_and(|own| own.file_name() == git_dir.file_name())
 }
@@ -156,6 +184,11 @@ mod tests {
             assert_eq!(changed(false).is_some(), is_always_said, "{name}");
             std::fs::remove_file(own.join(name)).unwrap();
         }
+        std::fs::write(own.join("config.worktree"), "").unwrap();
+        std::fs::write(root.join("config.worktree"), "").unwrap();
+        assert_eq!(changed(true), Some("config.worktree".into()));
+        std::fs::write(root.join("config"), "[extensions]\n\tworktreeConfig = true\n").unwrap();
+        assert_eq!(changed(true), None, "git copies what stands in for the repository's");
         std::fs::write(own.join("config.worktree"), "[core]").unwrap();
         assert_eq!((changed(true), changed(false)), (Some("config.worktree".into()), None));
         std::fs::write(root.join("config.worktree"), "[core]").unwrap();

@@ -31,16 +31,6 @@ pub(super) fn links(text: &[u8], is_sha256: impl FnOnce() -> bool) -> Vec<PathBu
     }
 }
 
-/// Whether a repository's configuration says that its objects are named by SHA-256
-/// (git-config(1), `extensions.objectFormat`; git reads it without what is included).
-pub(super) fn is_sha256(config: &str) -> bool {
-    config.lines().any(|line| {
-        let line: String = line.chars().filter(|it| !it.is_whitespace() && *it != '"').collect();
-        let line = line.to_ascii_lowercase();
-        line.trim_start_matches("[extensions]").starts_with("objectformat=sha256")
-    })
-}
-
 struct Entries<'t> {
     rest: &'t [u8],
     version: u32,
@@ -120,6 +110,7 @@ impl<'t> Entries<'t> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::git::is_sha256;
     use proptest::prelude::*;
     use std::process::Command;
 
@@ -174,19 +165,6 @@ mod tests {
                 let wanted: Vec<_> = subs.iter().map(PathBuf::from).collect();
                 assert_eq!(found, wanted, "{format} {version} {files:?}");
             }
-        }
-    }
-
-    #[test]
-    fn the_format_is_what_the_configuration_says() {
-        for (config, is) in [
-            ("[extensions]\n\tobjectformat = sha256\n", true),
-            ("[extensions]objectFormat=\"SHA256\"\n", true),
-            ("[extensions]\n# objectformat = sha256\n", false),
-            ("[extensions]\n\tobjectformat = sha1\n", false),
-            ("[core]\n\tbare = false\n", false),
-        ] {
-            assert_eq!(is_sha256(config), is, "{config}");
         }
     }
 
