@@ -83,6 +83,17 @@ pub enum Condition {
         /// The values that satisfy the test.
         values: &'static [u32],
     },
+    /// If the low 32 bits of `arg` are `is`, those of `other` are one of `values`.
+    ThenLowIn {
+        /// Which argument decides.
+        arg: Arg,
+        /// When the other one is tested.
+        is: u32,
+        /// Which argument is tested then.
+        other: Arg,
+        /// The values that satisfy the test.
+        values: &'static [u32],
+    },
     /// The argument, all of it, is not 0.
     NonZero {
         /// Which argument.

@@ -14,6 +14,7 @@
 //! is to be protected comes back read-only, until all of that is in its place.
 
 mod back;
+mod doubt;
 mod follow;
 mod hold;
 mod news;
@@ -126,7 +127,8 @@ pub enum What {
     Resumed,
     /// The git directory of a worktree that was added outside is read-only.
     Protected,
-    /// A file in such a directory is not as git makes it: somebody inside was faster.
+    /// A file in such a directory is not as git makes it, or one that was replaced outside can
+    /// still be changed: somebody inside was faster.
     Changed,
     /// Not all git directories of worktrees there can be protected: nothing can be made there.
     Crowded,
@@ -144,7 +146,7 @@ impl What {
             Self::Halted => "sandbox-halted",
             Self::Resumed => "sandbox-resumed",
             Self::Protected => "worktree-protected",
-            Self::Changed => "worktree-changed",
+            Self::Changed => "changed-before",
             Self::Crowded => "worktrees-closed",
             Self::Uncrowded => "worktrees-opened",
         }
@@ -154,8 +156,9 @@ impl What {
     pub(crate) fn advice(self) -> &'static str {
         match self {
             Self::Changed => {
-                ": changed from inside before it was protected; do not run git in that worktree, \
-                              remove its directory and the one of this file without git, and add it again"
+                ": changed from inside before it was protected, or open to be; of a worktree: run no \
+                 git in it, remove its directory and the one of this file without git, and add it \
+                 again; any other: compare it, replace it, and remove its other names"
             }
             Self::Crowded => ": not all worktrees there can be protected; remove some",
             _ => "",
@@ -211,6 +214,7 @@ struct Slot {
     /// It was writable when it was first seen. What was not is read-only on the host, and
     /// never becomes writable.
     was_writable: bool,
+    file: doubt::File,
     lost_since: Option<Instant>,
 }
 
@@ -245,6 +249,7 @@ impl Healer {
             let source = sources.iter().position(|source| source.path == kept.path);
             let source = source.map(|place| sources.swap_remove(place));
             let (mount, lost_since, was_writable, below) = (None, None, false, Vec::new());
+            let file = doubt::File::default();
             slots.push(Slot {
                 kept,
                 below,
@@ -253,6 +258,7 @@ impl Healer {
                 source,
                 mount,
                 was_writable,
+                file,
                 lost_since,
             });
         }
@@ -281,9 +287,9 @@ impl Healer {
         (self.table.as_fd(), self.watches.source())
     }
 
-    /// What somebody inside has changed in git directories before they were protected.
+    /// What somebody inside has changed before it was protected, or may have.
     pub(crate) fn changed(&self) -> Vec<PathBuf> {
-        self.worktrees.changed().collect()
+        self.worktrees.changed().chain(self.doubted()).collect()
     }
 
     /// When to look even if nothing has happened.
@@ -344,7 +350,10 @@ impl Healer {
                     slot.lost_since = Some(now);
                     What::Lost
                 }
-                Err(_) => continue,
+                Err(_) => {
+                    events.extend(self.say_doubt(index, now));
+                    continue;
+                }
             };
             // The directories that are watched are the same after a file was replaced.
             self.is_watching_old |= was_lost || slot.lost_since.is_some() || !slot.below.is_empty();
@@ -369,7 +378,10 @@ impl Healer {
     fn pause(&self, is_busy: bool, now: Instant) -> Duration {
         let mut lost =
             self.slots.iter().filter_map(|slot| Some((slot, slot.lost_since?))).peekable();
-        let every = match (is_busy, self.watches.miss_something(), lost.peek().is_some()) {
+        // Nobody tells when a file is closed.
+        let is_searching =
+            self.watches.miss_something() || self.slots.iter().any(|slot| slot.file.is_doubted);
+        let every = match (is_busy, is_searching, lost.peek().is_some()) {
             (true, ..) => RETRY_EVERY,
             (false, true, true) => SEARCH_EVERY,
             (false, true, false) => UNTOLD_EVERY,

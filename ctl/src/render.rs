@@ -93,8 +93,9 @@ pub(crate) fn status(status: &Status) -> String {
     }
     for path in &status.changed {
         text.push_str(&format!(
-            "changed: {}\nhint: this was made or changed inside before it could be protected; run no git in \
-             its worktree: remove both directories without git, and add it again\n",
+            "changed: {}\nhint: this was made or changed inside before it could be protected, or still can \
+             be; of a worktree: run no git in it, remove both directories without git, and add it \
+             again; any other: compare it, replace it, and remove its other names (find -samefile)\n",
             line(path)
         ));
     }

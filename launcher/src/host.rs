@@ -199,12 +199,16 @@ pub(crate) fn read_to_end(fd: impl AsFd) -> Result<Vec<u8>, Errno> {
     read_up_to(fd, 64 << 20)
 }
 
-/// Waits for nobody, whatever is at `path`.
+/// Only looks at what is no regular file: to open a FIFO or a device does something to others,
+/// and a sandbox may have made `path` lead to one. What is opened is what was looked at.
 fn open_regular(path: &Path) -> Result<OwnedFd, Errno> {
     use rustix::fs::{Mode, OFlags};
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let fd = rustix::fs::open(path, flags, Mode::empty())?;
-    if mount::stat(fd.as_fd())?.is_file() { Ok(fd) } else { Err(Errno::INVAL) }
+    let place = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    if !mount::stat(place.as_fd())?.is_file() {
+        return Err(Errno::INVAL);
+    }
+    let link = format!("/proc/self/fd/{}", place.as_raw_fd());
+    rustix::fs::open(link, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
 }
 
 fn read_up_to(fd: impl AsFd, limit: usize) -> Result<Vec<u8>, Errno> {

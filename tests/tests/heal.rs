@@ -505,6 +505,79 @@ fn where_what_holds_the_lost_is_busy_the_sandbox_stands_still() {
     assert!(!project.join(".idea").exists());
 }
 
+/// What `status` says outside: inside nobody may be able to ask.
+fn status(sandbox: &Sandbox) -> String {
+    sandbox.ctl().option("status").run().success().stdout()
+}
+
+/// Somebody inside has a file open before the host renames it to where it is protected.
+#[test]
+fn what_was_opened_before_it_was_protected_is_not_trusted() {
+    let (sandbox, project) = world();
+    let mut inside = sandbox.remount().serve();
+    let launcher = inside.running().pid();
+    sandbox.file("project/new", "planted");
+    let held = inside.act(["hold", "write", "new"]).ok();
+    std::fs::rename(project.join("new"), project.join(".envrc")).unwrap();
+    wait_until("it stands still", LIMIT, || stands_still(launcher));
+    wait_until("it is said", LIMIT, || status(&sandbox).contains("changed: "));
+    assert!(status(&sandbox).contains("stale"));
+    inside.ask(["fd-write", &held, "late"]);
+    assert!(stands_still(launcher));
+    assert_eq!(std::fs::read_to_string(project.join(".envrc")).unwrap(), "planted");
+    // Another file in its place: nobody has that open.
+    replace(&project.join(".envrc"), "new");
+    inside.answer().ok();
+    settled(&mut inside);
+    assert!(!status(&sandbox).contains("changed: "));
+    assert_eq!(inside.act(["read", ".envrc"]).ok(), "new");
+    inside.act(["open-write", ".envrc"]).errno("EROFS");
+    // Who only reads, and who has another file open, is nobody to wait for.
+    inside.act(["hold", "read", ".envrc"]).ok();
+    replace(&project.join(".envrc"), "again");
+    wait_until("it is there", LIMIT, || inside.act(["read", ".envrc"]).ok() == "again");
+    settled(&mut inside);
+    inside.end().success();
+    let log = sandbox.ctl().option("log").run().success().stdout();
+    assert_eq!(log.matches("changed-before").count(), 1, "{log}");
+}
+
+/// The same with another name, which somebody inside gives it.
+#[test]
+fn another_name_from_before_it_was_protected_is_not_trusted() {
+    let (sandbox, project) = world();
+    // This one has had two all the time.
+    sandbox.file("project/store", "one");
+    sandbox.file("project/.lefthook.yml", "one");
+    let twice = |from: &str, to: &str| {
+        let new = project.join("draft");
+        std::fs::hard_link(project.join(from), &new).unwrap();
+        std::fs::rename(&new, project.join(to)).unwrap();
+    };
+    twice("store", ".lefthook.yml");
+    let mut inside = sandbox.remount().serve();
+    settled(&mut inside);
+    sandbox.file("project/other-store", "two");
+    twice("other-store", ".lefthook.yml");
+    protected(&mut inside, ".lefthook.yml");
+    wait_until("it is there", LIMIT, || inside.act(["read", ".lefthook.yml"]).ok() == "two");
+    settled(&mut inside);
+    inside.act(["create", "more"]).ok();
+    assert!(!status(&sandbox).contains("changed: "));
+
+    sandbox.file("project/new", "one");
+    inside.act(["link", "new", "name"]).ok();
+    std::fs::rename(project.join("new"), project.join(".envrc")).unwrap();
+    wait_until("it is said", LIMIT, || status(&sandbox).contains("changed: "));
+    inside.act(["open-write", "name"]).errno("EROFS");
+    assert!(status(&sandbox).contains(".envrc") && status(&sandbox).contains("stale"));
+    std::fs::remove_file(project.join("name")).unwrap();
+    settled(&mut inside);
+    inside.act(["create", "still-more"]).ok();
+    inside.act(["open-write", ".envrc"]).errno("EROFS");
+    inside.end().success();
+}
+
 /// What the host moves away and back, with names and contents: of the placeholder nothing, of
 /// the git directory what is protected in it.
 fn moved(project: &Path) -> Vec<(PathBuf, Vec<u8>)> {

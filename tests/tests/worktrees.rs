@@ -79,7 +79,7 @@ fn what_is_added_outside_is_protected() {
         inside.end().success();
         let log = log(&sandbox);
         assert_eq!(log.matches("worktree-protected").count(), 2, "{log}");
-        assert!(!log.contains("worktree-changed"), "{log}");
+        assert!(!log.contains("changed-before"), "{log}");
     }
 }
 
@@ -143,7 +143,7 @@ fn what_was_changed_before_is_said() {
     });
     inside.end().success();
     let log = log(&sandbox);
-    assert_eq!(log.matches("worktree-changed").count(), 2, "{log}");
+    assert_eq!(log.matches("changed-before").count(), 2, "{log}");
 }
 
 /// Somebody inside may make any number of directories: here `REMOUNT_CROWD` of them.

@@ -217,6 +217,11 @@ impl Assembler {
                 values.iter().rev().fold(fail, |no, &v| self.branch(IF_EQUAL, v, pass, no));
                 self.push(LOAD, arg.low())
             }
+            Condition::ThenLowIn { arg, is, other, values } => {
+                let test = self.condition(&Condition::LowIn { arg: other, values }, pass, fail);
+                self.branch(IF_EQUAL, is, test, pass);
+                self.push(LOAD, arg.low())
+            }
             Condition::NonZero { arg } => {
                 self.branch(IF_ANY_BIT, u32::MAX, pass, fail);
                 let low = self.push(LOAD, arg.low());

@@ -11,7 +11,8 @@ use crate::sys::process::NS_GET_PARENT;
 /// acted on, and it would let an attacker who runs code in the broker try again.
 #[must_use]
 pub fn broker_filter() -> Filter {
-    Filter::new(Action::KillProcess, Action::KillProcess, GROUPS)
+    let groups: Vec<Group> = GROUPS.iter().copied().chain([WRITERS]).collect();
+    Filter::new(Action::KillProcess, Action::KillProcess, &groups)
 }
 
 /// What a helper of remountd may do from before its request on; everything else kills it: it
@@ -197,6 +198,31 @@ const fn allow_if(
 const fn no_bit(arg: Arg, mask: u32) -> Condition {
     Condition::MaskedEq { arg, mask: mask as u64, value: 0 }
 }
+
+/// Descriptor flags, and whether a file is open for writing: a lease for reading, given back.
+const WRITERS: Group = allow_if(
+    "writers",
+    &[libc::SYS_fcntl],
+    &[
+        Condition::LowIn {
+            arg: Arg::A1,
+            values: &[
+                libc::F_GETFD as u32,
+                libc::F_SETFD as u32,
+                libc::F_GETFL as u32,
+                libc::F_SETFL as u32,
+                libc::F_DUPFD_CLOEXEC as u32,
+                libc::F_SETLEASE as u32,
+            ],
+        },
+        Condition::ThenLowIn {
+            arg: Arg::A1,
+            is: libc::F_SETLEASE as u32,
+            other: Arg::A2,
+            values: &[libc::F_RDLCK as u32, libc::F_UNLCK as u32],
+        },
+    ],
+);
 
 const GROUPS: &[Group] = &[
     // Talking on connections that exist. No socket, bind, listen or connect: the

@@ -71,6 +71,10 @@ fn decide(filter: &Filter, call: &Call) -> Action {
                 Condition::LowIn { arg, values } => {
                     values.contains(&(call.args[arg as usize] as u32))
                 }
+                Condition::ThenLowIn { arg, is, other, values } => {
+                    call.args[arg as usize] as u32 != is
+                        || values.contains(&(call.args[other as usize] as u32))
+                }
                 Condition::NonZero { arg } => call.args[arg as usize] != 0,
             };
             if all.iter().all(holds) { *then } else { *otherwise }
@@ -108,6 +112,10 @@ fn argument_samples(filter: &Filter) -> Vec<u64> {
                     for v in values.iter().copied().map(u64::from) {
                         samples.extend([v, v + 1, v.wrapping_sub(1), v | 1 << 32, v | 1 << 63]);
                     }
+                }
+                Condition::ThenLowIn { is, values, .. } => {
+                    samples.extend([is, is + 1].map(u64::from));
+                    samples.extend(values.iter().copied().map(u64::from));
                 }
                 // 0 and each half alone are among them.
                 Condition::NonZero { .. } => {}
@@ -287,7 +295,11 @@ impl Random {
         } else {
             let longest = if self.below(10) == 0 { 400 } else { 6 };
             let values: Vec<u32> = (0..self.below(longest)).map(|_| self.bits() as u32).collect();
-            Condition::LowIn { arg, values: values.leak() }
+            let values = values.leak();
+            match self.below(3) {
+                0 => Condition::ThenLowIn { arg, is: self.below(3) as u32, other: Arg::A1, values },
+                _ => Condition::LowIn { arg, values },
+            }
         }
     }
 

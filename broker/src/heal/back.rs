@@ -27,13 +27,13 @@ impl Healer {
         let path = &slot.kept.path;
         match mount::lstat_at(CWD, path) {
             Ok(stat) if stat.is_mount_root && slot.mount == Some(stat.mount_id) => {
-                return Ok(false);
+                return self.settle(index).map(|()| false);
             }
             Ok(_) => {}
             Err(Errno::NOENT) if self.may_stand_in(slot, now) => self.stand_in(index)?,
             Err(errno) => return Err(errno),
         }
-        insist(|| {
+        let is_back = insist(|| {
             let slot = &self.slots[index];
             let at = mount::open_exact_or_link(CWD, &slot.kept.path)?;
             let stat = mount::stat(at.as_fd())?;
@@ -51,8 +51,10 @@ impl Healer {
                 return Err(Errno::STALE);
             }
             self.retire(index, registry)?;
+            self.slots[index].doubt(&stat);
             Ok(Tried::Mounted(self.mount(index, at.as_fd(), &stat, registry)))
-        })
+        })?;
+        self.settle(index).map(|()| is_back)
     }
 
     /// Takes what is mounted there for what belongs there.
@@ -85,6 +87,7 @@ impl Healer {
             _ => {}
         }
         self.slots[index].mount = Some(stat.mount_id);
+        self.slots[index].note_names(stat);
         Ok(())
     }
 

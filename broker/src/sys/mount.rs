@@ -111,6 +111,8 @@ pub struct FileStat {
     pub mode: u16,
     /// Owner.
     pub uid: u32,
+    /// How many names it has.
+    pub names: u32,
     /// The mount it was reached through (`stx_mnt_id`).
     pub mount_id: u64,
     /// Whether it is the root of that mount.
@@ -196,6 +198,7 @@ fn stat_at(dir: BorrowedFd<'_>, path: impl rustix::path::Arg, flags: AtFlags) ->
         id: FileId { dev: (s.stx_dev_major, s.stx_dev_minor), ino: s.stx_ino },
         mode: s.stx_mode,
         uid: s.stx_uid,
+        names: s.stx_nlink,
         mount_id: s.stx_mnt_id,
         is_mount_root: s.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
         device: (s.stx_rdev_major, s.stx_rdev_minor),
@@ -248,6 +251,21 @@ pub fn open_exact_or_link_in(
 /// As `open(2)`.
 pub fn open_following(path: &Path) -> Result<OwnedFd> {
     open_location(CWD, path, ResolveFlags::NO_MAGICLINKS)
+}
+
+/// Opens a regular file to read, as [`open_exact`] finds it or with other `resolve` flags. What
+/// is none is looked at only: to open a FIFO or a device does something to others.
+///
+/// # Errors
+/// As `openat2(2)`; `EINVAL` if it is no regular file, `ESTALE` if it became another one.
+pub fn open_regular(dir: BorrowedFd<'_>, path: &Path, resolve: ResolveFlags) -> Result<OwnedFd> {
+    let seen = stat(open_with(dir, path, OFlags::NOFOLLOW, resolve)?.as_fd())?;
+    if !seen.is_file() {
+        return Err(Errno::INVAL);
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::openat2(dir, path, flags, rustix::fs::Mode::empty(), resolve)?;
+    if stat(file.as_fd())?.id == seen.id { Ok(file) } else { Err(Errno::STALE) }
 }
 
 fn open_location(

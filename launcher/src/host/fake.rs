@@ -79,7 +79,15 @@ impl FakeFiles {
             Node::Link(_) => 0o120777,
         };
         let id = FileId { dev: (8, 1), ino };
-        Ok(FileStat { id, mode, uid: 7, mount_id: 1, is_mount_root: false, device: (0, 0) })
+        Ok(FileStat {
+            id,
+            mode,
+            uid: 7,
+            names: 1,
+            mount_id: 1,
+            is_mount_root: false,
+            device: (0, 0),
+        })
     }
 
     fn parent_followed(&self, path: &Path) -> Result<PathBuf, Errno> {

@@ -2,7 +2,7 @@
 
 use crate::git::extensions_say;
 use crate::sys::mount;
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, FileType, ResolveFlags};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::BorrowedFd;
@@ -107,13 +107,7 @@ fn read_with(
     resolve: ResolveFlags,
     most: usize,
 ) -> Result<Vec<u8>, Errno> {
-    // Not waiting for the other end of a FIFO.
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve)?;
-    let stat = rustix::fs::fstat(&file)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(Errno::INVAL);
-    }
+    let file = mount::open_regular(dir, path, resolve)?;
     let mut text = vec![0; most + 1];
     let length = rustix::io::read(&file, &mut text)?;
     text.truncate(length);

@@ -3,6 +3,7 @@
 
 use super::Instruction;
 use crate::filter::{Action, Rule, agent_filter, broker_filter};
+use std::os::fd::AsRawFd;
 
 /// Runs `act` in a child of its own and returns its wait status. `act` must neither
 /// allocate nor panic: the child of a process with threads may not.
@@ -251,6 +252,11 @@ fn the_kernel_takes_a_program_with_long_jumps() {
 #[test]
 fn the_brokers_filter_lets_it_work_and_kills_what_else() {
     let program = broker_filter().compile();
+    let path = std::env::temp_dir().join(format!("remount-filter.{}", std::process::id()));
+    std::fs::write(&path, "").unwrap();
+    let file = std::fs::File::open(&path).unwrap();
+    std::fs::remove_file(path).unwrap();
+    let own = file.as_raw_fd() as u64;
     let allowed = exit_code(in_child(|| {
         if !confine(&program) {
             return 1;
@@ -259,6 +265,8 @@ fn the_brokers_filter_lets_it_work_and_kills_what_else() {
             (libc::SYS_getpid, [0; 3]),
             (libc::SYS_sched_yield, [0; 3]),
             (libc::SYS_fcntl, [0, libc::F_GETFD as u64, 0]),
+            (libc::SYS_fcntl, [own, libc::F_SETLEASE as u64, libc::F_RDLCK as u64]),
+            (libc::SYS_fcntl, [own, libc::F_SETLEASE as u64, libc::F_UNLCK as u64]),
             (libc::SYS_mprotect, [0, 0, libc::PROT_READ as u64]),
             (libc::SYS_prlimit64, [0, libc::RLIMIT_NOFILE as u64, 0]),
         ];
@@ -273,6 +281,7 @@ fn the_brokers_filter_lets_it_work_and_kills_what_else() {
         (libc::SYS_mount_setattr, [u64::MAX, 0, libc::AT_RECURSIVE as u64]),
         (libc::SYS_mprotect, [0, 0, libc::PROT_EXEC as u64]),
         (libc::SYS_fcntl, [0, libc::F_SETOWN as u64, 0]),
+        (libc::SYS_fcntl, [0, libc::F_SETLEASE as u64, libc::F_WRLCK as u64]),
         (libc::SYS_prlimit64, [0, libc::RLIMIT_NOFILE as u64, 8]),
     ] {
         let before = in_child(|| i32::from(call(nr, args) == ENOSYS));
