@@ -88,7 +88,12 @@ impl<K: Ord + Clone> Leases<K> {
             }
             (Mode::Rw, None, Some(_)) => self.entry(target).until = most,
             (Mode::Rw, Some(Term::For(time)), _) => self.entry(target).until = end(time),
-            (Mode::Rw, Some(Term::Held), _) => self.entry(target).held.push((session, most)),
+            (Mode::Rw, Some(Term::Held), _) => {
+                let held = &mut self.entry(target).held;
+                // Asked for again by the same client, it is no other one.
+                held.retain(|(holder, _)| *holder != session);
+                held.push((session, most));
+            }
         }
         self.entry(target).closing = None;
     }
@@ -204,5 +209,22 @@ impl Server<'_> {
                 self.record(&Entry { targets: &names, message: message.as_deref(), ..entry });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_holds_a_target_once() {
+        let (mut leases, now) = (Leases::default(), Instant::now());
+        for session in [7, 8, 7, 7] {
+            leases.changed(&"w", Mode::Rw, session, Some(Term::Held), None);
+        }
+        assert_eq!(leases.report(&"w", now).map(|lease| lease.held), Some(2));
+        assert!(leases.due(now, |session| session == 7).is_empty());
+        assert_eq!(leases.report(&"w", now).map(|lease| lease.held), Some(1));
+        assert_eq!(leases.due(now, |_| false), [("w", 1)]);
     }
 }
