@@ -223,13 +223,9 @@ impl Connection {
         Ok(Self { stream: hand_over(shared, timeout)? })
     }
 
-    /// One that was made in another way. Calls on it wait from now on, for any time.
-    ///
-    /// # Errors
-    /// As `ioctl(2)`.
-    pub fn of_stream(stream: OwnedFd) -> Result<Self> {
-        rustix::io::ioctl_fionbio(&stream, false)?;
-        Ok(Self { stream })
+    /// One that was made in another way, and on which calls wait.
+    pub fn of_stream(stream: OwnedFd) -> Self {
+        Self { stream }
     }
 
     /// The connection's stream socket.

@@ -186,9 +186,13 @@ impl Client {
     /// From now on, no call takes longer than `timeout` (at least a millisecond).
     ///
     /// # Errors
-    /// As `setsockopt(2)`.
+    /// As `setsockopt(2)`; none while an answer is due ([`Self::after_sending`]), which is then
+    /// waited for without an end.
     pub fn set_timeout(&mut self, timeout: Duration) -> Result<(), ClientError> {
-        crate::channel::limit(self.stream.as_fd(), timeout).map_err(ClientError::Transport)
+        match crate::channel::limit(self.stream.as_fd(), timeout) {
+            Err(_) if self.sent => Ok(()),
+            set => set.map_err(ClientError::Transport),
+        }
     }
 
     /// Every target, as it is now.

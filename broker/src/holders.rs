@@ -19,7 +19,7 @@ use crate::sys::process::{parent_pid_namespace, thread_time};
 use crate::target::Member;
 pub(crate) use halt::{Halted, pause};
 use held::{Held, descriptors, mappings, threads};
-use process::{Namespace, Stat, command, each_number, inner_ids, namespace, namespace_at};
+use process::{Namespace, Stat, command, each_number, inner_ids, name, namespace, namespace_at};
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Result;
 use rustix::process::{Pid, Signal};
@@ -136,6 +136,13 @@ impl Inspector {
     pub(crate) fn command(&self, pid: Pid) -> String {
         let process = self.process(pid.as_raw_nonzero().get());
         process.map(|process| command(process.as_fd())).unwrap_or_default()
+    }
+
+    /// The name of a process outside, as printable text. Unlike [`Self::command`] it never waits
+    /// for that process.
+    pub(crate) fn name(&self, pid: Pid) -> String {
+        let process = self.process(pid.as_raw_nonzero().get());
+        process.map(|process| name(process.as_fd())).unwrap_or_default()
     }
 
     /// The ids, outside, of a process and its ancestors.

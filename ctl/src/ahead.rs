@@ -6,7 +6,8 @@
 //! SDM 3C, 26.1.2), and takes some two microseconds, more on a busy one: with the rest of that
 //! start, a quarter of a toggle.
 //!
-//! At that time nothing is relocated and there are no thread-local variables, so even to
+//! What then keeps the library or the program from starting, such as a limit of memory, comes
+//! after the request. At that time nothing is relocated and there are no thread-local variables, so even to
 //! compare two slices is a call that leads nowhere. Hence assembly, for the one architecture
 //! where that instruction is; a test compares what it makes of command lines with what
 //! [`crate::cli`] and the protocol make of them.

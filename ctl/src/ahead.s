@@ -54,11 +54,19 @@ remount_ahead_start:
     test eax, eax
     jnz .Lclose
 
+    mov eax, 72                     # fcntl: from here on it waits
+    mov edi, r13d
+    mov esi, 4                      # F_SETFL
+    mov edx, 2                      # O_RDWR
+    syscall
+    test eax, eax
+    jnz .Lclose
+
     mov eax, 44                     # sendto
     mov edi, r13d
     lea rsi, [rsp + 112]
     mov rdx, r15
-    mov r10d, 0x4000                # MSG_NOSIGNAL
+    mov r10d, 0x4040                # MSG_NOSIGNAL | MSG_DONTWAIT
     xor r8d, r8d
     xor r9d, r9d
     syscall

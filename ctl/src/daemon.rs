@@ -68,11 +68,10 @@ pub(super) fn connect(places: &[PathBuf], pid: Option<u32>) -> Result<Way, Failu
 }
 
 /// The connection on which the request was sent before this program began.
-pub(super) fn asked(wanted: &Broker, stream: OwnedFd) -> Result<Way, Failure> {
-    let connection = Connection::of_stream(stream).map_err(ClientError::Transport)?;
-    let client = Client::from(connection).after_sending();
+pub(super) fn asked(wanted: &Broker, stream: OwnedFd) -> Way {
+    let client = Client::from(Connection::of_stream(stream)).after_sending();
     // Only a line that names a socket is sent so early.
-    Ok(Way { daemon: wanted.socket.clone(), ..client.into() })
+    Way { daemon: wanted.socket.clone(), ..client.into() }
 }
 
 /// Whether this may be the first version's answer to what it does not know: it hangs up.
@@ -92,8 +91,9 @@ pub(super) fn classic(way: Way, set: &SetRequest, error: ClientError) -> Result<
     let plain = *set
         == SetRequest { path: set.path.clone(), ..SetRequest::new(set.targets.clone(), set.wish) };
     let ([name], Wish::Ro | Wish::Rw, true) = (names, set.wish, plain) else {
-        let hint = "it knows 'ro NAME [PATH]', 'rw NAME [PATH]' and 'list'";
-        return Err(refused("carry out the request: this remountd is of the first version", hint));
+        let hint = "it ended, or is of the first version, which knows 'ro NAME [PATH]', \
+                    'rw NAME [PATH]' and 'list'";
+        return Err(refused("carry out the request: remountd does not answer it", hint));
     };
     let verb = if set.wish == Wish::Ro { "ro" } else { "rw" };
     // It has two forms: in one a path may be named, in the other it has to be, and `/` is the
@@ -136,7 +136,12 @@ fn place(way: Way) -> Option<PathBuf> {
 /// Makes a request of one line; all that the daemon says to it until it hangs up, which
 /// `quit` asks for: the end of an answer is not marked in all of them.
 fn ask(daemon: &Path, request: &str) -> Result<Vec<String>, Failure> {
-    let tried = |error| Failure::Io(format!("ask {}", render::path(daemon)), error);
+    let tried = |error: io::Error| {
+        // What a socket says whose time is over (socket(7), SO_RCVTIMEO).
+        let is_late = error.kind() == io::ErrorKind::WouldBlock;
+        let error = if is_late { io::ErrorKind::TimedOut.into() } else { error };
+        Failure::Io(format!("ask {}", render::path(daemon)), error)
+    };
     let mut stream = UnixStream::connect(daemon).map_err(tried)?;
     stream.set_read_timeout(Some(TIMEOUT)).map_err(tried)?;
     stream.write_all(format!("{request}\nquit\n").as_bytes()).map_err(tried)?;

@@ -105,7 +105,7 @@ fn run(args: Args, quiet: bool) -> Result<Exit, Failure> {
     Ok(match args.command {
         Command::Set(set) => {
             let mut way = match ahead::take() {
-                Some(stream) => daemon::asked(wanted, stream)?,
+                Some(stream) => daemon::asked(wanted, stream),
                 None => connect(wanted)?,
             };
             let text = match change(&mut way, set.clone()) {

@@ -52,6 +52,21 @@ fn what_cannot_be_sent_ahead_is_sent_later() {
     daemon.sandboxed("\"$CTL\" --socket \"$W/none\" rw w").exits(4).says("no such file");
 }
 
+/// Once it is sent, what cannot be set is gone without: the answer says what has become of it.
+#[test]
+fn what_was_sent_is_answered_whatever_is_denied_then() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::new(&sandbox, "");
+    let strace = require("strace").display().to_string();
+    let target = daemon.target().display().to_string();
+    let script = format!(
+        "'{strace}' -qq -o /dev/null -e inject=ioctl,setsockopt:error=EPERM \
+         \"$CTL\" --socket \"$S\" rw w && echo x >\"$W/a\""
+    );
+    let outcome = daemon.bwrap(["--ro-bind", &target, &target]).sh(&script).run();
+    assert_eq!(outcome.success().stdout(), "w: rw\n", "{outcome}");
+}
+
 /// What `/proc/PID/syscall` begins with while a process waits for a connection (x86-64; 203 on
 /// aarch64).
 const CONNECT: &str = if cfg!(target_arch = "x86_64") { "42 " } else { "203 " };

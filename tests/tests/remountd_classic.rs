@@ -138,7 +138,7 @@ fn our_client_works_with_the_first_versions_daemon() {
         hears(&["list"]);
         // What it cannot do is not done by halves.
         let outcome = ctl(&["rw", "w", "--for", "1h"]);
-        outcome.exits(1).says("this remountd is of the first version");
+        outcome.exits(1).says("or is of the first version");
         hears(&[]);
     }
 }

@@ -3,6 +3,7 @@
 
 use remount_tests::daemon::{Daemon, socket};
 use remount_tests::{LIMIT, Sandbox, bin, children, mounts, require, wait_until};
+use rustix::process::Signal;
 use std::path::{Path, PathBuf};
 
 /// Asks for `rw` and says the exit code; then that the directory is as it was.
@@ -333,5 +334,41 @@ s.sendall(b"rw w\n"); print(first.decode().strip(), s.recv(999).decode().strip()
         );
         let outcome = command.sh(&script).run();
         assert_eq!(outcome.stdout().trim(), expected, "{outcome}");
+    }
+}
+
+/// What another rule keeps is that rule's, also where the first one's path leads to it.
+#[test]
+fn a_path_of_one_target_does_not_reach_another() {
+    let sandbox = Sandbox::new();
+    let (git, sub) = (sandbox.dir("outside/w/.git"), sandbox.dir("outside/w/sub"));
+    let kept = format!("[targets.git]\npath = {git:?}\nauthority = \"host\"\n");
+    let daemon = Daemon::new(&sandbox, &kept);
+    let target = daemon.target();
+    let options = [&target, &git, &sub].map(|dir| [Path::new("--ro-bind"), dir, dir]);
+    let script = r#""$CTL" --socket "$S" rw w /sub && echo x >"$W/sub/a" || exit 9
+        for path in /.git "$W/.git" /.git/hooks; do
+            "$CTL" --socket "$S" rw w "$path"; echo "code $?"
+        done
+        (echo x >"$W/.git/a") 2>&1 | grep -o 'Read-only file system'"#;
+    let outcome = daemon.bwrap(options.into_iter().flatten()).sh(script).run();
+    let refused = "code 5\n".repeat(3);
+    assert_eq!(outcome.stdout(), format!("w: rw\n{refused}Read-only file system\n"), "{outcome}");
+    outcome.says("belongs to another target");
+}
+
+/// A command line is in its process's memory, and whoever reads it waits for that.
+#[test]
+fn the_log_names_who_asks_without_a_look_into_its_memory() {
+    let sandbox = Sandbox::new();
+    let daemon = Daemon::new(&sandbox, "");
+    daemon.sandboxed("\"$CTL\" --socket \"$S\" rw w; \"$CTL\" --socket \"$S\" rw v");
+    daemon.running.kill(Signal::TERM);
+    let log = daemon.running.wait();
+    for event in ["granted", "refused"] {
+        let stderr = log.stderr();
+        let line = stderr.lines().find(|line| line.contains(event));
+        let line = line.unwrap_or_else(|| panic!("no {event}: {log}"));
+        assert!(line.contains(r#""command":"remountctl""#), "{line}");
     }
 }

@@ -50,11 +50,13 @@ impl Daemon<'_> {
         (pid.map(|pid| pid.as_raw_nonzero().get()), command)
     }
 
-    /// The client's command line, read once for each connection.
+    /// What the client's process calls itself, read once for each connection. Its command line
+    /// is in its memory: who reads that waits for as long as a page fault there takes, and the
+    /// file that it is about may be the client's own.
     pub(super) fn command(&self, id: SessionId) -> Option<&str> {
         let client = self.clients.get(id)?;
         let pid = client.who.peer.pid?;
-        Some(client.session.command.get_or_init(|| self.inspector.command(pid)))
+        Some(client.session.command.get_or_init(|| self.inspector.name(pid)))
     }
 
     pub(super) fn answer(&mut self, id: SessionId, dialect: Dialect, reply: &Reply) {

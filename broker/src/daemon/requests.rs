@@ -6,6 +6,7 @@ use super::place::{NsId, Place, refusal};
 use super::rules::{Rule, Who};
 use super::serve::Daemon;
 use crate::apply::RETRY_FOR;
+use crate::escape::Escaped;
 use crate::name::{Authority, Mode};
 use crate::proto::{
     self, Dialect, ErrorCode, Fault, OnBusy, Origin, PathClaim, Refusal, Reply, Request, Selection,
@@ -13,6 +14,7 @@ use crate::proto::{
 };
 use crate::sandbox::Standing;
 use crate::server::sessions::SessionId;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -210,11 +212,27 @@ impl Daemon<'_> {
                 return Err(refusal(ErrorCode::NotAuthorised, message, ""));
             }
             let spot = spot(rule, path)?;
+            if let Some(path) = path.map(|_| &spot.path).filter(|path| self.is_of_other(rule, path))
+            {
+                let path = Escaped::path(path);
+                let message = format!("switch {name}: {path} belongs to another target");
+                return Err(refusal(ErrorCode::NotAuthorised, message, "use that one's name"));
+            }
             if !spots.contains(&spot) {
                 spots.push(spot);
             }
         }
         Ok((spots, false))
+    }
+}
+
+impl Daemon<'_> {
+    /// Whether a path below that of `rule` is at or below one that another rule is about: what
+    /// that one keeps, this one must not undo.
+    fn is_of_other(&self, rule: &Rule, path: &Path) -> bool {
+        let is_nearer =
+            |other: &Rule| other.path != rule.path && other.path.starts_with(&rule.path);
+        self.rules.targets.iter().any(|other| is_nearer(other) && path.starts_with(&other.path))
     }
 }
 

@@ -75,14 +75,19 @@ pub(super) fn inner_ids(process: BorrowedFd<'_>) -> Vec<i32> {
     ids.split_ascii_whitespace().filter_map(|id| id.parse().ok()).collect()
 }
 
+/// The name as printable text; without a look into the process's memory.
+pub(super) fn name(process: BorrowedFd<'_>) -> String {
+    let name = read(process, c"comm", 64).unwrap_or_default();
+    Escaped::os(OsStr::from_bytes(name.trim_ascii_end())).to_string()
+}
+
 /// The command line as printable text, shortened; of one that is empty, the name.
 pub(super) fn command(process: BorrowedFd<'_>) -> String {
     let line = read(process, c"cmdline", 4 * COMMAND).unwrap_or_default();
     let words: Vec<&[u8]> = line.split(|byte| *byte == 0).filter(|word| !word.is_empty()).collect();
     let mut text = Escaped::os(OsStr::from_bytes(&words.join(&b' '))).to_string();
     if text.is_empty() {
-        let name = read(process, c"comm", 64).unwrap_or_default();
-        text = format!("[{}]", Escaped::os(OsStr::from_bytes(name.trim_ascii_end())));
+        text = format!("[{}]", name(process));
     }
     match text.char_indices().nth(COMMAND) {
         Some((end, _)) => format!("{}…", &text[..end]),

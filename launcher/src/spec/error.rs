@@ -1,5 +1,6 @@
 //! What can be wrong with arguments, profiles and the host they meet.
 
+use super::git::MOST_REPOSITORIES;
 use crate::confine::landlock::Unavailable;
 use crate::profile::{ExpandError, ProfileError};
 use remount_broker::escape::Escaped;
@@ -41,6 +42,9 @@ pub enum SpecError {
         /// What it is.
         why: &'static str,
     },
+    /// The index names more repositories than are protected.
+    #[error("make {} the project, with git = \"ro\": its index names more than {MOST_REPOSITORIES} other repositories", show(.0))]
+    TooManyRepositories(PathBuf),
     /// A path that must be absolute is not.
     #[error("{origin}: {}: not an absolute path", show(path))]
     Relative {
@@ -332,6 +336,9 @@ impl SpecError {
             }
             Self::ProjectTooLarge(_) | Self::ProjectUnsuitable { .. } => {
                 "change to a project's directory first, or set [workspace] path in a profile"
+            }
+            Self::TooManyRepositories(_) => {
+                "take some out of it, or set git = \"hooks\" under [workspace] in a profile"
             }
             Self::Relative { .. } => "write it from the root, beginning with /",
             Self::DotDot { .. } => "write the path without '..'",

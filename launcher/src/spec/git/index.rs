@@ -6,8 +6,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-/// As many are looked at: each is a mount.
-const MOST_LINKS: usize = 1000;
+/// A longer name is none of a file (`PATH_MAX`).
+const LONGEST: usize = 4096;
 
 /// The mode of an entry that is the commit of another repository.
 const GITLINK: u32 = 0o160_000;
@@ -23,8 +23,9 @@ const HASH: usize = 40;
 /// The paths, from the worktree on, of entries that are other repositories; none of an index
 /// that is not in order, which git would not read either, nor of one that is split.
 /// `is_sha256` says which objects the repository has, and is asked only where it matters.
-pub(super) fn links(text: &[u8], is_sha256: impl FnOnce() -> bool) -> Vec<PathBuf> {
-    let read = HASHES.map(|hash| Entries::new(text, hash)?.links());
+/// No more than `most`.
+pub(super) fn links(text: &[u8], most: usize, is_sha256: impl FnOnce() -> bool) -> Vec<PathBuf> {
+    let read = HASHES.map(|hash| Entries::new(text, hash)?.links(most));
     match read {
         [Some(_), Some(long)] if is_sha256() => long,
         [short, long] => short.or(long).unwrap_or_default(),
@@ -52,12 +53,12 @@ impl<'t> Entries<'t> {
         (2..=4).contains(&version).then_some(Self { rest, version, left, hash, path: Vec::new() })
     }
 
-    fn links(mut self) -> Option<Vec<PathBuf>> {
+    fn links(mut self, most: usize) -> Option<Vec<PathBuf>> {
         let mut found = Vec::new();
         while self.left > 0 {
             self.left -= 1;
             let mode = self.step()?;
-            if mode == GITLINK && found.len() < MOST_LINKS {
+            if mode == GITLINK && found.len() < most && self.path.len() < LONGEST {
                 let path = Path::new(OsStr::from_bytes(&self.path));
                 if path.components().all(|part| matches!(part, Component::Normal(_))) {
                     found.push(path.to_owned());
@@ -161,7 +162,7 @@ mod tests {
                 ["sha1", "sha256"].iter().flat_map(|it| ["2", "3", "4"].map(|number| (it, number)))
             {
                 let (text, config) = index_of(format, version, files, subs);
-                let found = links(&text, || is_sha256(&config));
+                let found = links(&text, 9, || is_sha256(&config));
                 let wanted: Vec<_> = subs.iter().map(PathBuf::from).collect();
                 assert_eq!(found, wanted, "{format} {version} {files:?}");
             }
@@ -169,10 +170,27 @@ mod tests {
     }
 
     #[test]
+    fn no_more_are_kept_than_can_be() {
+        let entry = |length: usize| {
+            let mut text = vec![0; MODE];
+            text.extend(GITLINK.to_be_bytes());
+            text.resize(HASH + HASHES[0] + 2, 0);
+            text.resize(text.len() + length, b'a');
+            text.resize((text.len() + 8) & !7, 0);
+            text
+        };
+        let lengths = [1, 2, 3, LONGEST];
+        let mut text = [b"DIRC".as_slice(), &2_u32.to_be_bytes(), &4_u32.to_be_bytes()].concat();
+        text.extend(lengths.iter().flat_map(|length| entry(*length)));
+        assert_eq!(links(&text, 9, || false).len(), 3);
+        assert_eq!(links(&text, 2, || false).len(), 2);
+    }
+
+    #[test]
     fn what_is_cut_off_has_none() {
         let (whole, _) = index_of("sha1", "2", FILES, SUBS);
-        assert_eq!(links(&whole[..whole.len() / 2], || false), Vec::<PathBuf>::new());
-        assert_eq!(links(b"", || false), Vec::<PathBuf>::new());
+        assert_eq!(links(&whole[..whole.len() / 2], 9, || false), Vec::<PathBuf>::new());
+        assert_eq!(links(b"", 9, || false), Vec::<PathBuf>::new());
     }
 
     proptest! {
@@ -186,7 +204,7 @@ mod tests {
             text.extend(version.to_be_bytes());
             text.extend(count.to_be_bytes());
             text.extend(rest);
-            for path in links(&text, || version % 2 == 0) {
+            for path in links(&text, 9, || version % 2 == 0) {
                 prop_assert!(path.components().all(|it| matches!(it, Component::Normal(_))));
             }
         }

@@ -14,7 +14,7 @@ pub(in crate::spec) struct Way {
     pub named: PathBuf,
     /// Where it begins.
     pub base: PathBuf,
-    /// Where that leads, if there is something.
+    /// Where that leads, if there is a directory.
     pub leads_to: Option<PathBuf>,
 }
 
@@ -77,7 +77,8 @@ impl Trail {
         files: &dyn Files,
     ) -> Option<PathBuf> {
         let named = pointer(&files.read(file).ok()?, prefix, base)?;
-        let leads_to = files.find(&named).ok().map(|found| found.path);
+        let found = files.find(&named).ok().filter(|found| found.stat.is_dir());
+        let leads_to = found.map(|found| found.path);
         self.ways.push(Way { named, base: base.to_owned(), leads_to: leads_to.clone() });
         leads_to
     }

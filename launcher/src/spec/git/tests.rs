@@ -134,7 +134,28 @@ fn what_is_in_the_worktree_itself_is_protected_without_proof() {
     assert!(has(&found("/p", &repository(files, "/p/real")).unwrap(), "/p/real/hooks"));
     // The worktree as its own git directory would be a target in a target.
     let files = repository(FakeFiles::new(), "/p").link("/p/.git", ".");
-    assert_eq!(found("/p", &files), None);
+    let found = found("/p", &files).unwrap();
+    assert_eq!(found.target(Path::new("/p")), None);
+    assert!(has(&found, "/p/config") && !has(&found, "/p/.git"));
+}
+
+#[test]
+fn a_git_directory_in_a_bare_one_hides_nothing() {
+    let bare = || repository(FakeFiles::new(), "/p");
+    // An empty one is none.
+    let empty = found("/p", &bare().dir("/p/.git")).unwrap();
+    assert_eq!(empty.common, Path::new("/p"));
+    let both = found("/p", &repository(bare(), "/p/.git")).unwrap();
+    assert_eq!(both.common, Path::new("/p/.git"));
+    assert!(!has(&both, "/p/.git") && has(&both, "/p/.git/.git"));
+    for found in [empty, both] {
+        assert!(has(&found, "/p/config") && has(&found, "/p/hooks"));
+    }
+    let config = FakeFiles::new().file("/p/config", "[core]\n\trepositoryFormatVersion = 0\n");
+    assert!(has(&found("/p", &config).unwrap(), "/p/hooks"));
+    for other in [FakeFiles::new().file("/p/config", "x"), FakeFiles::new().file("/p/HEAD", "")] {
+        assert_eq!(found("/p", &other.dir("/p/src")), None);
+    }
 }
 
 #[test]

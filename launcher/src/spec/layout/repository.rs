@@ -1,6 +1,6 @@
 //! The project's git directory: what of it can be changed.
 
-use super::super::git::{Repository, RuleKind, Way};
+use super::super::git::{MOST_REPOSITORIES, Repository, RuleKind, Way};
 use super::super::view::Area;
 use super::super::{Asker, Entry, SpecError, What};
 use super::Layout;
@@ -8,9 +8,7 @@ use super::cover::IfMissing;
 use crate::profile::GitPolicy;
 use remount_broker::placeholder::Kind;
 use std::path::Path;
-
-/// As many repositories in others are looked at.
-const MOST_REPOSITORIES: usize = 1000;
+use std::rc::Rc;
 
 impl Layout<'_> {
     /// Protects what git executes or, if the profile says so, all of git's; also in the
@@ -38,11 +36,16 @@ impl Layout<'_> {
             }
             let mut other = Repository::find(&root, self.host.files.as_ref());
             links.append(&mut other.links);
+            // What is left over in the end is too much however much it is.
+            links.truncate(MOST_REPOSITORIES + 1);
             // A submodule's is in this one's.
             other.dir = other.dir.filter(|dir| !repository.rules(&dir.common));
             self.protect_work_tree(&root, &other, policy)?;
         }
-        Ok(())
+        match policy == GitPolicy::Ro && !links.is_empty() {
+            true => Err(SpecError::TooManyRepositories(workspace.to_owned())),
+            false => Ok(()),
+        }
     }
 
     fn protect_work_tree(
@@ -62,16 +65,23 @@ impl Layout<'_> {
             // Where there is no repository none can be made.
             self.protect(&dot_git, &Asker::Git, &IfMissing::Guard(Kind::Directory))?;
         }
-        if policy == GitPolicy::Hooks || policy == GitPolicy::Ro && is_bare {
-            for rule in dir.map_or(&[][..], |dir| &dir.rules) {
-                match &rule.what {
-                    RuleKind::Executed(stand_in) => {
-                        let missing = stand_in.clone().map_or(IfMissing::Skip, IfMissing::Guard);
-                        self.protect(&rule.path, &Asker::Git, &missing)?;
-                    }
-                    RuleKind::Open => self.open_part(&rule.path)?,
-                    RuleKind::Pinned => self.pin(&rule.path)?,
+        for rule in dir.map_or(&[][..], |dir| &dir.rules) {
+            let is_read_only = || dir.is_some_and(|dir| rule.path.starts_with(&dir.common));
+            let holds = match policy {
+                GitPolicy::Hooks => true,
+                GitPolicy::Ro => is_bare || !is_read_only(),
+                GitPolicy::Rw => false,
+            };
+            if !holds {
+                continue;
+            }
+            match &rule.what {
+                RuleKind::Executed(stand_in) => {
+                    let missing = stand_in.clone().map_or(IfMissing::Skip, IfMissing::Guard);
+                    self.protect(&rule.path, &Asker::Git, &missing)?;
                 }
+                RuleKind::Open => self.open_part(&rule.path)?,
+                RuleKind::Pinned => self.pin(&rule.path)?,
             }
         }
         if policy != GitPolicy::Rw {
@@ -108,9 +118,19 @@ impl Layout<'_> {
         self.protect_end(&place.path)
     }
 
-    /// Protects what git may take for a directory of its own, if nobody has said what it is.
+    /// Protects what git may take for a directory of its own, if nobody has said what it is. Of
+    /// what is missing, the first directory: below what stands in for it nothing can be made.
     fn protect_end(&mut self, path: &Path) -> Result<(), SpecError> {
-        let Ok(place) = self.view.locate(path) else { return Ok(()) };
+        let Ok(end) = self.view.locate(path) else { return Ok(()) };
+        let mut place = Rc::clone(&end);
+        let ancestors: Vec<&Path> = end.path.ancestors().skip(1).collect();
+        for above in ancestors.into_iter().rev() {
+            let Ok(above) = self.view.locate(above) else { return Ok(()) };
+            if self.existing(&above).is_none() {
+                place = above;
+                break;
+            }
+        }
         if self.entries.iter().any(|entry| entry.dest == place.path) {
             return Ok(());
         }
