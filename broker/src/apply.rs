@@ -27,7 +27,7 @@ pub const RETRY_EVERY: Duration = Duration::from_micros(200);
 /// Tries in a row within a round: most writers are gone after one. Where several make
 /// and remove names without pause, only many tries find the instant between them (three
 /// on two processors: 5 of 60 requests with 4 tries, 23 with 64). They take some 0.1 ms.
-const TRIES: usize = 64;
+pub(crate) const TRIES: usize = 64;
 
 /// What an operation needs of the kernel. Tests put a model in its place.
 pub(crate) trait Mounts: Debug + Send {

@@ -3,8 +3,8 @@
 //! One is forked before there is a request for it, since that and what a new process has to
 //! do first takes longer than its errand. It is used once: where it was is no good company.
 
-use super::errand::Errand;
-use super::place::{NsId, Place, refusal};
+use super::errand::{Errand, MOUNT, receive};
+use super::place::{NsId, refusal};
 use super::visit::{Filters, visit};
 use crate::proto::{ErrorCode, Refusal, Reply};
 use crate::reason::Reason;
@@ -12,7 +12,7 @@ use crate::sys::memory::Heap;
 use crate::sys::process::{Fork, fork};
 use rustix::io::{Errno, Result as KernelResult};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
 use rustix::process::{
     PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, pidfd_open,
     pidfd_send_signal, waitid, waitpid,
@@ -69,6 +69,10 @@ pub(super) struct Helper {
     claim: Claim,
     /// For whom it works, in the order of its answers.
     jobs: VecDeque<u64>,
+    /// How many mounts it may still send.
+    lends: usize,
+    /// Those that it has sent with what it answers next; none for one that did not arrive.
+    mounts: Vec<Option<OwnedFd>>,
 }
 
 /// What a helper is sent for.
@@ -97,7 +101,20 @@ pub(super) struct Helpers {
 }
 
 /// What became of a job.
-pub(super) type Outcome = (u64, Result<Reply, Refusal>);
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub job: u64,
+    pub reply: Result<Reply, Refusal>,
+    /// The mounts of the targets that it may have lent, in their order.
+    pub mounts: Vec<Option<OwnedFd>>,
+}
+
+impl Outcome {
+    /// It was not carried out.
+    pub fn refused(job: u64, refusal: Refusal) -> Self {
+        Self { job, reply: Err(refusal), mounts: Vec::new() }
+    }
+}
 
 impl Helpers {
     pub fn new(proc: OwnedFd) -> Self {
@@ -143,40 +160,60 @@ impl Helpers {
     /// As `fork(2)` and [`Errand::send`].
     pub fn send(
         &mut self,
-        (errand, place): (&Errand, &Place),
+        (errand, fds): (&Errand, &[BorrowedFd<'_>]),
         (uid, sort): (u32, Sort),
         claim: Claim,
         jobs: Vec<u64>,
     ) -> KernelResult<()> {
-        let waiting = self.ready.take();
-        let ready = match waiting.map(|it| (errand.send(it.socket.as_fd(), place), it)) {
-            Some((Ok(()), ready)) => ready,
-            failed => {
-                // It has ended, which is not its to do.
-                if let Some((_, ended)) = failed {
-                    self.bury(ended);
-                }
-                let fresh = self.fork()?;
-                if let Err(errno) = errand.send(fresh.socket.as_fd(), place) {
-                    self.bury(fresh);
-                    return Err(errno);
-                }
-                fresh
-            }
+        let sent = match self.ready.take() {
+            Some(waiting) => self.tell(waiting, errand, fds),
+            None => Err(Errno::PIPE),
         };
-        self.running.push(Helper { uid, sort, claim, jobs: jobs.into(), ..ready.into() });
+        let sent = match sent {
+            // There is none, or it has ended, which is not its to do.
+            Err(errno) if errno != Errno::TOOMANYREFS => {
+                self.fork(&[]).and_then(|fresh| self.tell(fresh, errand, fds))
+            }
+            sent => sent,
+        };
+        let ready = match sent {
+            // What is on its way between processes of this user, its sandboxes' among them, is
+            // as much as may be. That keeps nobody from being born with descriptors.
+            Err(Errno::TOOMANYREFS) => {
+                self.fork(fds).and_then(|heir| self.tell(heir, errand, &[]))?
+            }
+            sent => sent?,
+        };
+        let (jobs, lends) = (jobs.into(), errand.lends());
+        self.running.push(Helper { uid, sort, claim, jobs, lends, ..ready.into() });
         self.look = Some(Instant::now() + LOOK);
         self.put_off();
         Ok(())
     }
 
-    fn fork(&self) -> KernelResult<Ready> {
+    fn tell(
+        &mut self,
+        ready: Ready,
+        errand: &Errand,
+        fds: &[BorrowedFd<'_>],
+    ) -> KernelResult<Ready> {
+        match errand.send(ready.socket.as_fd(), fds) {
+            Ok(()) => Ok(ready),
+            Err(errno) => {
+                self.bury(ready);
+                Err(errno)
+            }
+        }
+    }
+
+    /// A new one, which has these descriptors.
+    fn fork(&self, fds: &[BorrowedFd<'_>]) -> KernelResult<Ready> {
         let flags = SocketFlags::CLOEXEC;
         let (socket, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         // It reads as soon as it runs, and only an errand of very many targets has to wait.
         set_socket_timeout(&socket, Timeout::Send, Some(DEADLINE))?;
         let pid = match fork()? {
-            Fork::Child => visit(self.proc.as_fd(), &self.filters, self.heap, &theirs),
+            Fork::Child => visit(self.proc.as_fd(), &self.filters, self.heap, (&theirs, fds)),
             Fork::Parent(pid) => pid,
         };
         // Only time is lost without.
@@ -230,10 +267,10 @@ impl Helpers {
         let Some(helper) = self.running.get_mut(index) else { return Vec::new() };
         let Some(socket) = &helper.socket else { return Vec::new() };
         let mut chunk = [0_u8; 4096];
-        let outcomes = match rustix::io::read(socket, &mut chunk) {
-            Ok(count) if count > 0 && helper.input.len() < LONGEST => {
-                helper.input.extend_from_slice(&chunk[..count]);
-                helper.answers()
+        let outcomes = match receive(socket.as_fd(), &mut chunk, RecvFlags::DONTWAIT) {
+            Ok(part) if part.bytes > 0 && helper.input.len() < LONGEST => {
+                helper.input.extend_from_slice(&chunk[..part.bytes]);
+                helper.answers(part.fds)
             }
             Err(Errno::INTR | Errno::AGAIN) => Vec::new(),
             _ => helper.give_up("its helper ended before it answered"),
@@ -267,7 +304,7 @@ impl Helpers {
         if self.ready.is_none() {
             // If it fails now, only time is lost: the next request forks its own, and if that
             // fails too, its client is told why, and so is the log.
-            self.ready = self.fork().ok();
+            self.ready = self.fork(&[]).ok();
         }
     }
 }
@@ -284,6 +321,8 @@ impl From<Ready> for Helper {
             sort: Sort::Request,
             claim: ((0, 0), BTreeSet::new()),
             jobs: VecDeque::new(),
+            lends: 0,
+            mounts: Vec::new(),
         }
     }
 }
@@ -294,14 +333,24 @@ impl Helper {
         self.jobs.is_empty() && !self.killed
     }
 
-    fn answers(&mut self) -> Vec<Outcome> {
-        let mut outcomes = Vec::new();
-        while let Some(end) = self.input.iter().position(|byte| *byte == b'\n') {
+    /// What it has said so far; these descriptors came with the end of it.
+    fn answers(&mut self, fds: Vec<OwnedFd>) -> Vec<Outcome> {
+        let (mut outcomes, mut fds) = (Vec::new(), fds.into_iter());
+        loop {
+            while self.input.first() == Some(&MOUNT) {
+                self.input.remove(0);
+                if self.lends > 0 {
+                    self.lends -= 1;
+                    self.mounts.push(fds.next());
+                }
+            }
+            let end = self.input.iter().position(|byte| *byte == b'\n');
+            let Some(end) = end else { break };
             let line: Vec<u8> = self.input.drain(..=end).collect();
             let Some(job) = self.jobs.pop_front() else { break };
             let reply = Reply::from_json(&line);
-            outcomes
-                .push((job, reply.map_err(|bad| refusal(ErrorCode::Failed, bad.to_string(), ""))));
+            let reply = reply.map_err(|bad| refusal(ErrorCode::Failed, bad.to_string(), ""));
+            outcomes.push(Outcome { job, reply, mounts: std::mem::take(&mut self.mounts) });
         }
         if self.jobs.is_empty() {
             // What it still does, it does for nobody.
@@ -315,7 +364,7 @@ impl Helper {
         let failed = |job| {
             let message = format!("carry out the request: {why}");
             let hint = "'remountctl list' shows what became of it";
-            (job, Err(refusal(ErrorCode::Failed, message, hint)))
+            Outcome::refused(job, refusal(ErrorCode::Failed, message, hint))
         };
         std::mem::take(&mut self.jobs).into_iter().map(failed).collect()
     }

@@ -1,6 +1,6 @@
 //! Requests that need a look into a sandbox: queued, given to helpers, concluded.
 
-use super::errand::{Act, Errand, Task};
+use super::errand::{Act, Carried, Errand, Spot, Task};
 use super::helpers::{Outcome, Sort, cannot_start};
 use super::place::{NsId, Place, refusal};
 use super::rules::Who;
@@ -11,15 +11,25 @@ use crate::proto::{
 };
 use crate::sandbox::Standing;
 use crate::server::journal::Entry;
-use crate::server::leases::OWN;
+use crate::server::leases::{Attempt, OWN};
 use crate::server::sessions::SessionId;
 use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// A target of a sandbox.
 pub(super) type Key = (NsId, PathBuf);
+
+/// What has a lease.
+#[derive(Debug, Clone)]
+pub(super) struct Lent {
+    spot: Spot,
+    /// Its mount, to be closed whatever becomes of the path. It is passed on and closed, and
+    /// nothing else is done with it here: whoever made its file system could make that wait.
+    mount: Option<Rc<OwnedFd>>,
+}
 
 /// Between two attempts at a busy target.
 const RETRY_BUSY: Duration = Duration::from_millis(20);
@@ -41,6 +51,8 @@ pub(super) struct Job {
     place: Rc<Place>,
     pub task: Task,
     pub lease: Option<Term>,
+    /// The mount to be closed, if that is not to be looked for.
+    mount: Option<Rc<OwnedFd>>,
     /// Until then it is tried again when the target is busy.
     pub patience: Option<Instant>,
     not_before: Instant,
@@ -86,8 +98,8 @@ impl Daemon<'_> {
                     true => "carry out the request: earlier ones are stuck in a file system",
                     false => "carry out the request: earlier ones took too long",
                 };
-                let outcome = (job.id, Err(refusal(ErrorCode::Failed, message, "try again later")));
-                self.finish(outcome);
+                let refusal = refusal(ErrorCode::Failed, message, "try again later");
+                self.finish(Outcome::refused(job.id, refusal));
                 index -= 1;
             }
             // Those that came later wait for those before them; who tries again does not
@@ -103,25 +115,30 @@ impl Daemon<'_> {
         let first = &self.queue[index];
         let (place, who) = (first.place.clone(), first.who.clone());
         let (spots, sort) = (first.task.spots.clone(), first.sort());
+        let mount = first.mount.clone();
+        // What needs no look goes alone: nothing that looks is to be in its way.
+        let most = if mount.is_some() { 1 } else { BATCH };
         let (mut tasks, mut jobs, mut claims) = (Vec::new(), Vec::new(), BTreeSet::new());
         for job in self.queue[index..].iter_mut().filter(|job| !job.started) {
             let same = job.place.id == place.id && job.task.spots == spots;
+            let same = same && job.mount.is_some() == mount.is_some();
             let same = same && (job.who.peer.uid, job.who.peer.gid) == (who.peer.uid, who.peer.gid);
-            if same && job.who.groups == who.groups && job.not_before <= now && jobs.len() < BATCH {
+            if same && job.who.groups == who.groups && job.not_before <= now && jobs.len() < most {
                 job.started = true;
                 claims.append(&mut job.claims());
-                tasks.push(job.task.clone());
+                tasks.push((job.task.clone(), job.lease.is_some()));
                 jobs.push(job.id);
             }
         }
         let ids = jobs.clone();
-        let errand = Errand::new(&place, &who, self.world.privileged, &tasks);
+        let errand = Errand::new(&place, &who, self.world.privileged, mount.is_some(), &tasks);
+        let fds = Carried::new(&place, mount.as_deref()).all();
         let claim = (place.id, claims);
         let user = (who.peer.uid, sort);
-        let started = self.helpers.send((&errand, &place), user, claim, jobs);
+        let started = self.helpers.send((&errand, &fds), user, claim, jobs);
         if let Err(errno) = started {
             for id in ids {
-                self.finish((id, Err(cannot_start(errno))));
+                self.finish(Outcome::refused(id, cannot_start(errno)));
             }
             return false;
         }
@@ -134,7 +151,7 @@ impl Daemon<'_> {
     }
 
     /// What is to be done with an answer.
-    pub(super) fn finish(&mut self, (id, reply): Outcome) {
+    pub(super) fn finish(&mut self, Outcome { job: id, reply, mounts }: Outcome) {
         let Some(index) = self.queue.iter().position(|job| job.id == id) else { return };
         let now = Instant::now();
         let outcome = reply.and_then(|reply| match reply {
@@ -158,17 +175,22 @@ impl Daemon<'_> {
         let job = self.queue.remove(index);
         match job.kind {
             Kind::Close(tries) => self.closed(&job, tries, &outcome),
-            _ => self.conclude(&job, outcome),
+            _ => self.conclude(&job, outcome, mounts),
         }
     }
 
-    fn conclude(&mut self, job: &Job, outcome: Result<Reply, Refusal>) {
+    fn conclude(
+        &mut self,
+        job: &Job,
+        outcome: Result<Reply, Refusal>,
+        mounts: Vec<Option<OwnedFd>>,
+    ) {
         if let Some(client) = self.clients.get_mut(job.session) {
             (client.session.busy, client.session.parked) = (false, false);
         }
         let reply = match outcome {
             Err(refused) => Err(refused),
-            Ok(Reply::List(targets)) => Ok(self.completed(job, targets)),
+            Ok(Reply::List(targets)) => Ok(self.completed(job, targets, mounts)),
             Ok(other) => Ok(other),
         };
         if job.kind == Kind::Set {
@@ -179,8 +201,13 @@ impl Daemon<'_> {
     }
 
     /// The answer to a job whose targets are these now.
-    fn completed(&mut self, job: &Job, mut targets: Vec<TargetReport>) -> Reply {
-        let now = Instant::now();
+    fn completed(
+        &mut self,
+        job: &Job,
+        mut targets: Vec<TargetReport>,
+        mounts: Vec<Option<OwnedFd>>,
+    ) -> Reply {
+        let (now, mut mounts) = (Instant::now(), mounts.into_iter());
         for report in &mut targets {
             let Some(spot) = job.task.spots.iter().find(|it| it.name == report.name) else {
                 continue;
@@ -189,10 +216,12 @@ impl Daemon<'_> {
             report.path.clone_from(&spot.path);
             if job.kind == Kind::Set {
                 let most = spot.max_lease;
+                let is_sent = job.task.act.lends(job.lease.is_some(), most);
+                let mount = if is_sent { mounts.next().flatten() } else { None };
                 self.leases.changed(&key, report.mode, job.session, job.lease, most);
                 if self.leases.has(&key) {
-                    let lent = (job.place.clone(), job.who.clone(), spot.clone());
-                    self.lent.insert(key.clone(), lent);
+                    let lent = Lent { spot: spot.clone(), mount: mount.map(Rc::new) };
+                    self.lent.insert(key.clone(), (job.place.clone(), job.who.clone(), lent));
                 } else {
                     self.lent.remove(&key);
                 }
@@ -220,16 +249,17 @@ impl Daemon<'_> {
     pub(super) fn end_leases(&mut self, now: Instant) {
         let clients = &self.clients;
         for (key, tries) in self.leases.due(now, |id| clients.has(id)) {
-            let Some((place, who, spot)) = self.lent.get(&key).cloned() else {
+            let Some((place, who, lent)) = self.lent.get(&key).cloned() else {
                 self.leases.ended(&key);
                 continue;
             };
             let act = Act::Set { wish: Wish::Ro, standing: Standing::Broker };
             let deadline = if tries == 1 { now + RETRY_FOR } else { now };
             self.last_job += 1;
-            let task = Task { spots: vec![spot], optional: false, act, deadline };
+            let task = Task { spots: vec![lent.spot], optional: false, act, deadline };
             let from = (OWN, Dialect::Json);
-            let job = Job::new(self.last_job, from, Kind::Close(tries), (place, who), task);
+            let mut job = Job::new(self.last_job, from, Kind::Close(tries), (place, who), task);
+            job.mount = lent.mount;
             // Before all requests: those for the same target would keep it waiting.
             let next = self.queue.iter().position(|job| job.sort() == Sort::Request);
             self.queue.insert(next.unwrap_or(self.queue.len()), job);
@@ -242,15 +272,20 @@ impl Daemon<'_> {
         let key = (job.place.id, spot.path.clone());
         let targets = [spot.name.clone()];
         let message = outcome.as_ref().err().map(|refused| refused.message.clone());
-        // A target that is no longer there is not writable there either.
-        let over = match outcome {
-            Ok(_) => true,
-            Err(refused) => refused.error == ErrorCode::Stale,
+        // One that is no longer in the tree is not writable there either. One that could not be
+        // found may be.
+        let attempt = match outcome {
+            Ok(_) => Attempt::Closed,
+            Err(refused) => match refused.error {
+                ErrorCode::Stale => Attempt::Closed,
+                ErrorCode::Busy => Attempt::Busy,
+                _ => Attempt::Failed,
+            },
         };
-        if over {
+        if attempt == Attempt::Closed {
             self.lent.remove(&key);
         }
-        if let Some(entry) = self.leases.attempted(&key, tries, over) {
+        if let Some(entry) = self.leases.attempted(&key, tries, attempt) {
             self.record(&Entry { targets: &targets, message: message.as_deref(), ..entry });
         }
     }
@@ -287,6 +322,7 @@ impl Job {
             place,
             task,
             lease: None,
+            mount: None,
             patience: None,
             not_before: now,
             give_up: now + TURN,

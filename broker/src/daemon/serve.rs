@@ -1,9 +1,8 @@
 //! The daemon's event loop: one thread, and never a call that waits for anybody else.
 
 use super::clients::Clients;
-use super::errand::Spot;
 use super::helpers::{Helpers, LOOK, Outcome};
-use super::jobs::{Key, Queue};
+use super::jobs::{Key, Lent, Queue};
 use super::place::{Place, World};
 use super::rules::{Rules, Who};
 use crate::channel::accept;
@@ -104,7 +103,7 @@ pub(super) struct Daemon<'a> {
     pub helpers: Helpers,
     pub leases: Leases<Key>,
     /// Where the targets are that have a lease.
-    pub lent: BTreeMap<Key, (Rc<Place>, Rc<Who>, Spot)>,
+    pub lent: BTreeMap<Key, (Rc<Place>, Rc<Who>, Lent)>,
     pub journal: Journal,
     pub inspector: Inspector,
     pub last_job: u64,
@@ -178,9 +177,9 @@ fn room_for_clients() -> Result<usize, DaemonError> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
         .map_err(DaemonError::Prepare)?;
-    // For each a connection and a process, a request's two namespaces, a lease's two and who
-    // ends it.
-    let room = maximum.unwrap_or(u64::MAX).saturating_sub(RESERVED) / 7;
+    // For each a connection and a process, a request's two namespaces, a lease's two, its
+    // mount, and who ends it.
+    let room = maximum.unwrap_or(u64::MAX).saturating_sub(RESERVED) / 8;
     let room = room.clamp(4, MOST_CLIENTS);
     Ok(usize::try_from(room).unwrap_or(4))
 }

@@ -4,21 +4,23 @@
 //! the rules name and the host's `/proc`, which it was given as a descriptor. Whatever
 //! stands in its way there can hold up nobody but it.
 
-use super::errand::{Act, Errand, Namespaces, Spot, Step};
+use super::errand::{Act, Carried, Errand, MOUNT, Spot, Step, send};
 use super::place::{NsId, refusal};
-use crate::apply::{Operation, Progress, RETRY_EVERY};
+use crate::apply::{Operation, Progress, RETRY_EVERY, TRIES};
 use crate::escape::Escaped;
 use crate::filter::{Program, entered_filter, visitor_filter};
 use crate::held::Watch;
 use crate::holders::{Inspector, pause, watched};
 use crate::host::Places;
+use crate::name::Mode;
 use crate::proto::{
-    Dialect, ErrorCode, Holders, Refusal, Reply, Selection, SetRequest, State, TargetReport, Wish,
+    Dialect, ErrorCode, Fault, Holders, Refusal, Reply, Selection, SetRequest, State, TargetReport,
+    Wish,
 };
 use crate::reason::Reason;
 use crate::sandbox::{Registry, Standing};
 use crate::sys::memory::{Heap, map_program};
-use crate::sys::mount::{self, FileId};
+use crate::sys::mount::{self, Attributes, FileId, Reach};
 use crate::sys::{namespace, process, seccomp};
 use crate::target::{Member, Target};
 use rustix::fs::CWD;
@@ -36,18 +38,24 @@ use std::time::Instant;
 
 /// A helper's whole life, which begins before there is a request: it gives up what it does not
 /// need, waits at `socket` for its one errand, answers each step of it there with a line, and
-/// waits for the daemon to end it, so that its end is in nobody's way.
+/// waits for the daemon to end it, so that its end is in nobody's way. It keeps `inherited`, if
+/// the descriptors of its errand cannot be sent.
 pub(super) fn visit(
     proc: BorrowedFd<'_>,
     filters: &Filters,
     heap: Option<Heap>,
-    socket: &OwnedFd,
+    (socket, inherited): (&OwnedFd, &[BorrowedFd<'_>]),
 ) -> ! {
-    let ready = prepare(proc, filters, socket);
+    let ready = prepare(proc, filters, (socket, inherited));
     // Page faults that the request would wait for; only time is lost without.
     map_program().and(heap.map_or(Ok(()), Heap::own)).unwrap_or(());
-    let Ok(Some((errand, namespaces))) = Errand::receive(socket.as_fd()) else { process::exit(1) };
-    let visitor = ready.and_then(|()| Visitor::enter(&errand, namespaces, proc, &filters.entered));
+    let owned = inherited.iter().map(BorrowedFd::try_clone_to_owned).collect();
+    let Ok(owned) = owned else { process::exit(1) };
+    let Ok(Some((errand, carried))) = Errand::receive(socket.as_fd(), owned) else {
+        process::exit(1)
+    };
+    let ways = (socket.as_fd(), proc);
+    let visitor = ready.and_then(|()| Visitor::enter(&errand, carried, ways, &filters.entered));
     for step in &errand.steps {
         let reply = match &visitor {
             Ok(visitor) => visitor.carry_out(step),
@@ -87,8 +95,12 @@ impl Filters {
 }
 
 /// Gives up all that no errand needs.
-fn prepare(proc: BorrowedFd<'_>, filters: &Filters, socket: &OwnedFd) -> KernelResult<()> {
-    process::close_all_but(&[socket.as_fd(), proc])?;
+fn prepare(
+    proc: BorrowedFd<'_>,
+    filters: &Filters,
+    (socket, inherited): (&OwnedFd, &[BorrowedFd<'_>]),
+) -> KernelResult<()> {
+    process::close_all_but(&[&[socket.as_fd(), proc], inherited].concat())?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     set_parent_process_death_signal(Some(Signal::KILL))?;
     seccomp::load(&filters.whole)
@@ -106,7 +118,11 @@ struct Visitor<'a> {
     spots: &'a [Spot],
     /// For each of them: the file that it has to be.
     meant: Vec<KernelResult<FileId>>,
+    /// The mount of the only one, if it is to be closed and not to be looked for.
+    mount: Option<OwnedFd>,
     is_host: bool,
+    /// Where the daemon is told.
+    socket: BorrowedFd<'a>,
     proc: BorrowedFd<'a>,
     /// The sandbox's PID namespace, and a process there.
     pids: (NsId, Pid),
@@ -117,8 +133,8 @@ struct Visitor<'a> {
 impl<'a> Visitor<'a> {
     fn enter(
         errand: &'a Errand,
-        namespaces: Namespaces,
-        proc: BorrowedFd<'a>,
+        carried: Carried<OwnedFd>,
+        (socket, proc): (BorrowedFd<'a>, BorrowedFd<'a>),
         entered: &Program,
     ) -> KernelResult<Self> {
         if let Some((uid, gid, groups)) = &errand.rights {
@@ -129,10 +145,12 @@ impl<'a> Visitor<'a> {
             namespace::reach_files_as(*uid, *gid)?;
         }
         let id = |spot: &Spot| Ok(mount::stat(mount::open_exact(CWD, &spot.source)?.as_fd())?.id);
-        let meant = errand.spots.iter().map(id).collect();
+        let Carried { mount, user, target } = carried;
+        // What is not looked for here cannot be made unreachable either.
+        let sought = if target.is_some() { &[] } else { &errand.spots[..] };
+        let meant = sought.iter().map(id).collect();
         let places = if errand.is_users_own { Places::here() } else { None };
         let holds = places.map(|places| Watch::new(&places.state).map(Arc::new)).transpose()?;
-        let Namespaces { mount, user } = namespaces;
         // From a user namespace that it has entered, an ordinary user's process has no way back
         // or to another sandbox: rights over a namespace come from those above it
         // (cap_capable, security/commoncap.c). The filter would deny what the kernel denies.
@@ -155,11 +173,13 @@ impl<'a> Visitor<'a> {
         }
         let (pids, pid) = errand.pids;
         let pids = (pids, Pid::from_raw(pid).ok_or(Errno::PROTO)?);
-        Ok(Self { spots: &errand.spots, meant, is_host: errand.is_host, proc, pids, holds })
+        let (spots, is_host, mount) = (&errand.spots[..], errand.is_host, target);
+        Ok(Self { spots, meant, mount, is_host, socket, proc, pids, holds })
     }
 
     fn carry_out(&self, step: &Step) -> Reply {
         let done = match step.act {
+            Act::Set { .. } if self.mount.is_some() => self.close(step).map(Reply::Done),
             Act::Set { wish, standing } => self.set(step, wish, standing).map(Reply::Done),
             Act::Report => Ok(Reply::List(self.report())),
             Act::Holders => self.registry(step).map(|it| Reply::Holders(self.holders(&it))),
@@ -173,6 +193,10 @@ impl<'a> Visitor<'a> {
         for (spot, meant) in self.spots.iter().zip(&self.meant) {
             let (target, is_mount) = match find(spot, *meant) {
                 Err(_) if step.optional => continue,
+                // Out of sight is not closed: it is to be tried again.
+                Err(refused) if step.act.is_end() => {
+                    return Err(Refusal { error: ErrorCode::Failed, ..refused });
+                }
                 found => found?,
             };
             if !is_mount && step.optional {
@@ -202,6 +226,7 @@ impl<'a> Visitor<'a> {
         let request = SetRequest::new(Selection::All, wish);
         let fault = |fault| Refusal::from(&fault);
         let right = registry.authorize(&request, standing).map_err(fault)?;
+        self.lend(step, &registry)?;
         let mut operation = Operation::new(right, &registry, Instant::now() + step.patience);
         loop {
             match operation.advance(&registry, Instant::now()) {
@@ -219,6 +244,60 @@ impl<'a> Visitor<'a> {
                     return Err(refusal);
                 }
             }
+        }
+    }
+
+    /// Gives the daemon the mounts that are to be closed again, before they are opened: it will
+    /// not need their paths then, which whoever is in the sandbox can make unreachable.
+    fn lend(&self, step: &Step, registry: &Registry) -> Result<(), Refusal> {
+        for target in registry.all().map(|index| registry.target(index)) {
+            if !step.act.lends(step.is_leased, target.max_lease) {
+                continue;
+            }
+            let mounts: Vec<_> = target.members.iter().map(Member::fd).collect();
+            send(self.socket, &[MOUNT], &mounts).map_err(|errno| {
+                let why = Reason::from(errno);
+                let message = format!("lend {}: keep hold of its mount: {why:#}", target.name);
+                let hint = "nothing was changed; processes of this user have sent too many \
+                            descriptors that nobody has received";
+                let hint = if errno == Errno::TOOMANYREFS { hint } else { "nothing was changed" };
+                refusal(ErrorCode::Failed, message, hint)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Closes the mount that a lease was given of, wherever it is by now. No file system is asked
+    /// anything: none can hold this up.
+    fn close(&self, step: &Step) -> Result<Vec<TargetReport>, Refusal> {
+        let (Some(mount), Some(spot)) = (&self.mount, self.spots.first()) else {
+            return Err(refusal(ErrorCode::Failed, "close a target: none was named", ""));
+        };
+        let (name, path) = (spot.name.clone(), spot.path.clone());
+        let until = Instant::now() + step.patience;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let fault =
+                match mount::set_attributes(mount.as_fd(), Attributes::READ_ONLY, Reach::This) {
+                    Ok(()) => return Ok(Vec::new()),
+                    Err(Errno::BUSY) if Instant::now() < until => {
+                        if tries % TRIES == 0 {
+                            pause(RETRY_EVERY)
+                        } else {
+                            std::thread::yield_now()
+                        }
+                        continue;
+                    }
+                    Err(Errno::BUSY) => Fault::Busy { name, path },
+                    // Taken out of the tree: nobody can change it any more, nor find it.
+                    Err(Errno::INVAL) => Fault::Detached { name, path },
+                    Err(errno) => {
+                        let reason = Reason::from(errno).to_string();
+                        Fault::Failed { name, mode: Mode::Ro, path, reason }
+                    }
+                };
+            return Err(Refusal::from(&fault));
         }
     }
 

@@ -162,6 +162,8 @@ const VISITOR: Group = allow(
     &[
         libc::SYS_read,
         libc::SYS_write,
+        // A mount that is lent, to the daemon.
+        libc::SYS_sendmsg,
         libc::SYS_close,
         libc::SYS_ppoll,
         #[cfg(target_arch = "x86_64")]

@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 /// Between two attempts to end a lease of a busy target.
 const AGAIN: Duration = Duration::from_millis(100);
 
+/// The longest pause between two attempts, if one after another fails for another reason.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
 /// One of so many attempts is made while the sandbox stands still, if nobody is found who
 /// holds the target.
 const HALTED: u32 = 10;
@@ -51,6 +54,18 @@ struct Closing {
     /// When to try next; none while an attempt is under way.
     next: Option<Instant>,
     tries: u32,
+    /// How many in a row have failed, and not because the target was busy.
+    failed: u32,
+}
+
+/// How an attempt to close a target went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    Closed,
+    /// It is in use, which passes.
+    Busy,
+    /// Whether it passes, nobody knows.
+    Failed,
 }
 
 impl<K: Ord + Clone> Leases<K> {
@@ -114,7 +129,8 @@ impl<K: Ord + Clone> Leases<K> {
             if running.until.is_some() || !running.held.is_empty() {
                 continue;
             }
-            let closing = running.closing.get_or_insert(Closing { next: Some(now), tries: 0 });
+            let closing =
+                running.closing.get_or_insert(Closing { next: Some(now), tries: 0, failed: 0 });
             if closing.next.is_some_and(|next| next <= now) {
                 closing.next = None;
                 closing.tries = closing.tries.saturating_add(1);
@@ -161,14 +177,17 @@ impl<K: Ord + Clone> Leases<K> {
         &mut self,
         target: &K,
         tries: u32,
-        is_closed: bool,
+        attempt: Attempt,
     ) -> Option<Entry<'static>> {
-        if is_closed {
+        if attempt == Attempt::Closed {
             self.ended(target);
             return Some(Entry { event: "lease-ended", mode: Some("ro"), ..Entry::default() });
         }
         if let Some(closing) = self.by_target.get_mut(target).and_then(|it| it.closing.as_mut()) {
-            closing.next = Some(Instant::now() + AGAIN);
+            closing.failed =
+                if attempt == Attempt::Failed { closing.failed.saturating_add(1) } else { 0 };
+            let pause = AGAIN * (1 << closing.failed.saturating_sub(1).min(7));
+            closing.next = Some(Instant::now() + pause.min(LONGEST_PAUSE));
         }
         (tries == 1).then(|| Entry { event: "lease-busy", ..Entry::default() })
     }
@@ -203,9 +222,10 @@ impl Server<'_> {
     ) {
         for &target in &pending.targets {
             let names = [self.registry.target(target).name.clone()];
-            let closed = self.registry.mode(target) == Mode::Ro;
+            let is_closed = self.registry.mode(target) == Mode::Ro;
+            let attempt = if is_closed { Attempt::Closed } else { Attempt::Busy };
             let message = outcome.as_ref().err().map(ToString::to_string);
-            if let Some(entry) = self.leases.attempted(&target, tries, closed) {
+            if let Some(entry) = self.leases.attempted(&target, tries, attempt) {
                 self.record(&Entry { targets: &names, message: message.as_deref(), ..entry });
             }
         }
