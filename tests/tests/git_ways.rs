@@ -198,6 +198,25 @@ fn a_bare_repository_is_one_without_some_of_it() {
     inside.end().success();
 }
 
+/// The common git directory is in the project, and not in `.git`.
+#[test]
+fn where_git_is_read_only_what_is_common_is_held() {
+    let sandbox = Sandbox::git();
+    let project = sandbox.project();
+    std::fs::rename(project.join(".git"), project.join("real")).unwrap();
+    std::fs::create_dir(project.join(".git")).unwrap();
+    std::fs::copy(project.join("real/HEAD"), project.join(".git/HEAD")).unwrap();
+    std::fs::write(project.join(".git/commondir"), "../real\n").unwrap();
+    sandbox.git_prints(&project, &["status", "--short"]);
+    let run = sandbox.host(bin("remount-run")).separated().cwd(&project);
+    let mut inside = run.options(["--profile", "codex"]).serve();
+    for name in [".git/HEAD", "real/config", "real/hooks/post-commit"] {
+        inside.act(["write", name, "x"]).errno("EROFS");
+    }
+    inside.act(["create", "ordinary"]).ok();
+    inside.end().success();
+}
+
 /// A hook may be a link to a script of the project: that is what git executes.
 #[test]
 fn what_a_hook_leads_to_is_held() {

@@ -171,7 +171,7 @@ impl Helpers {
         };
         let sent = match sent {
             // There is none, or it has ended, which is not its to do.
-            Err(Errno::PIPE | Errno::CONNRESET) => {
+            Err(errno) if errno != Errno::TOOMANYREFS => {
                 self.fork(&[]).and_then(|fresh| self.tell(fresh, errand, fds))
             }
             sent => sent,
