@@ -193,6 +193,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_regular_file_is_not_opened() {
+        use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+        let root = std::env::temp_dir().join(format!("remount-fifo.{}", std::process::id()));
+        std::fs::create_dir_all(&root).unwrap();
+        let (fifo, file) = (root.join("fifo"), root.join("file"));
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, 0o600.into(), 0).unwrap();
+        std::fs::write(&file, "x").unwrap();
+        let told = init(CreateFlags::NONBLOCK).unwrap();
+        add_watch(&told, &root, WatchFlags::OPEN).unwrap();
+        let is_told = || rustix::io::read(&told, &mut [0; 4096]).is_ok();
+        assert_eq!(read(CWD, &fifo), Err(Errno::INVAL));
+        assert!(!is_told());
+        assert_eq!(read(CWD, &file).unwrap(), b"x");
+        assert!(is_told());
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
     fn a_worktree_of_the_host_leads_back() {
         let root = std::env::temp_dir().join(format!("remount-leads.{}", std::process::id()));
         std::fs::create_dir_all(root.join("w")).unwrap();
